@@ -1,0 +1,1 @@
+"""The Muon family of optimizers for JAX, as composable Optax transformations."""

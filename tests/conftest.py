@@ -1,0 +1,23 @@
+"""Fixtures shared by the tests."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The root of the checkout."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The optional folder of real data: $MIMUON_SHARED, else `shared` beside the checkout."""
+    folder = Path(os.environ.get("MIMUON_SHARED", REPOSITORY.parent / "shared"))
+    if not folder.is_dir():
+        pytest.skip(f"no optional data: {folder} is not a folder; set MIMUON_SHARED")
+    return folder
