@@ -1,8 +1,10 @@
 """Fixtures shared by the tests."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
+import jaxtyping
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -21,3 +23,11 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no optional data: {folder} is not a folder; set MIMUON_SHARED")
     return folder
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """Runtime type checks off: bad input meets the library's own errors, as it does for users."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
