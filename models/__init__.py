@@ -1,0 +1,1 @@
+"""Model definitions in Flax nnx: one folder a model. They know no optimizer."""

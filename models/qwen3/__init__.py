@@ -1,0 +1,17 @@
+"""Qwen3 dense decoder: configuration, training forward pass, sampling."""
+
+from models.qwen3.config import Qwen3Config, qwen3_0_6b, qwen3_1_7b, qwen3_4b, qwen3_8b, tiny
+from models.qwen3.modeling import Qwen3
+from models.qwen3.params import matrix_dimension_numbers, parameter_count
+
+__all__ = [
+    "Qwen3",
+    "Qwen3Config",
+    "matrix_dimension_numbers",
+    "parameter_count",
+    "qwen3_0_6b",
+    "qwen3_1_7b",
+    "qwen3_4b",
+    "qwen3_8b",
+    "tiny",
+]
