@@ -1,0 +1,108 @@
+"""Spectral powers ``U S^p V^T`` of batches of matrices; ``p = 0`` is the orthogonal factor."""
+
+from collections.abc import Callable
+from typing import cast
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from mimuon_jax.products import product
+from mimuon_jax.scaling import check_matrices, nonzero, unit_maximum
+from mimuon_jax.types import Number
+
+#: A method of `power`: ``(x, p) -> U S^p V^T``.
+PowerMethod = Callable[[Float[Array, "*batch m n"], Number], Float[Array, "*batch m n"]]
+
+
+def polar(x: Float[Array, "*batch m n"]) -> Float[Array, "*batch m n"]:
+    """The orthogonal factor ``U V^T`` of ``M = U S V^T``, by the SVD.
+
+    Only directions with a non-zero singular value count (``s > s_1 max(m, n) eps``, float32's eps),
+    so a matrix of rank ``r`` gives one with ``r`` singular values 1, and zero gives zero. The exact
+    reference for `newton_schulz`; slow on an accelerator.
+
+    Args:
+      x: matrices ``[..., m, n]``.
+
+    Returns:
+      The same shape and dtype as ``x``, computed in float32.
+
+    Raises:
+      ValueError: ``x`` is no floating-point batch of matrices.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from mimuon_jax.powers import polar
+      >>> y = polar(jnp.array([[0.0, 5.0], [0.25, 0.0]]))
+      >>> bool(jnp.allclose(y, jnp.array([[0.0, 1.0], [1.0, 0.0]]), atol=1e-6))
+      True
+    """
+    check_matrices(x, "polar")
+    return _svd_power(x, 0.0)
+
+
+def power(
+    x: Float[Array, "*batch m n"], p: Number, *, method: str | PowerMethod = "svd"
+) -> Float[Array, "*batch m n"]:
+    """The spectral power ``U S^p V^T`` of ``M = U S V^T``.
+
+    Homogeneous of degree ``p`` in the scale of ``M``. ``p = 1`` gives ``M``, ``p = 0`` gives
+    `polar`, and between them the singular values are drawn together.
+
+    Args:
+      x: matrices ``[..., m, n]``.
+      p: exponent in [0, 1]; may be traced with method "svd", and is then not checked.
+      method: "svd" (exact, any ``p``) or a function ``(x, p) -> U S^p V^T``.
+
+    Returns:
+      The same shape and dtype as ``x``, computed in float32.
+
+    Raises:
+      ValueError: ``x`` is no floating-point batch of matrices, ``p`` is outside [0, 1] or NaN, or
+        ``method`` is unknown.
+
+    Source: "Delving into Muon and Beyond", the family p in {1, 1/2, 1/4, 0}.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from mimuon_jax.powers import power
+      >>> y = power(jnp.array([[0.0, 9.0], [4.0, 0.0]]), 0.5)
+      >>> bool(jnp.allclose(y, jnp.array([[0.0, 3.0], [2.0, 0.0]]), atol=1e-5))
+      True
+    """
+    check_matrices(x, "power")
+    known = known_exponent(p)
+    if known is not None and not 0 <= known <= 1:
+        raise ValueError(f"p={known} is outside [0, 1]; 0 orthogonalizes, 1 changes nothing")
+    if callable(method):
+        return method(x, p)
+    if method not in METHODS:
+        raise ValueError(
+            f"method={method!r} is unknown; use {', '.join(map(repr, METHODS))} or a function"
+            " (x, p) -> U S^p V^T"
+        )
+    return METHODS[method](x, p)
+
+
+def known_exponent(p: Number) -> float | None:
+    """``p`` as a Python number, or None while it is traced."""
+    try:
+        return float(cast(float, p))
+    except jax.errors.ConcretizationTypeError:
+        return None
+
+
+def _svd_power(x: Float[Array, "*batch m n"], p: Number) -> Float[Array, "*batch m n"]:
+    """``U S^p V^T`` over the non-zero singular values, in float32."""
+    if known_exponent(p) == 1:
+        return x
+    exponent = jnp.asarray(p, jnp.float32)
+    y, scale = unit_maximum(x)
+    u, s, vt = jnp.linalg.svd(y, full_matrices=False)
+    kept = nonzero(s, *x.shape[-2:])
+    s = jnp.where(kept, jnp.where(kept, s, 1.0) ** exponent, 0.0)
+    return (product(u * s[..., None, :], vt) * scale**exponent).astype(x.dtype)
+
+
+METHODS: dict[str, PowerMethod] = {"svd": _svd_power}

@@ -1,0 +1,169 @@
+"""Newton-Schulz against a float64 rewrite of the polynomial, and its laws."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mimuon_jax.coefficients import DION, JORDAN, POLAR_EXPRESS, Schedule
+from mimuon_jax.newton_schulz import newton_schulz
+from mimuon_jax.products import compute_dtype, product
+from mimuon_jax.scaling import check_matrices, unit_frobenius, unit_maximum
+
+SHAPE = (2, 3, 24, 40)
+
+
+def gaussian(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def rewrite(x: np.ndarray, schedule: Schedule) -> np.ndarray:
+    """The polynomial in float64, on the side that is not the smaller one."""
+    x = np.asarray(x, np.float64)
+    x = x / (schedule.prescale * np.linalg.norm(x, axis=(-2, -1), keepdims=True))
+    for a, b, c in schedule.triples:
+        gram = np.swapaxes(x, -2, -1) @ x
+        x = a * x + x @ (b * gram + c * gram @ gram)
+    return x
+
+
+def relative(y: jax.Array, expected: np.ndarray) -> float:
+    return float(np.linalg.norm(np.asarray(y, np.float64) - expected) / np.linalg.norm(expected))
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [JORDAN, DION, POLAR_EXPRESS, Schedule(((1.5, -0.5, 0.0),) * 4, prescale=1.25)],
+    ids=["jordan", "dion", "polar express", "cubic, pre-scaled"],
+)
+def test_equals_the_float64_polynomial(schedule):
+    x = gaussian(*SHAPE)
+    # Observed: 2e-7 to 6e-7.
+    assert relative(newton_schulz(jnp.asarray(x), schedule=schedule), rewrite(x, schedule)) < 1e-5
+
+
+def test_transposes_and_batches_are_what_they_say():
+    x = jnp.asarray(gaussian(*SHAPE))
+    y = newton_schulz(x)
+    chex.assert_trees_all_close(newton_schulz(x.mT).mT, y, atol=0, rtol=0)
+    slices = jax.vmap(jax.vmap(newton_schulz))(x)
+    chex.assert_trees_all_close(slices, y, atol=1e-6)
+    chex.assert_trees_all_close(newton_schulz(x[1, 2]), y[1, 2], atol=1e-6)
+    chex.assert_trees_all_close(jax.jit(newton_schulz)(x), y, atol=2e-6)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e20, 1e30])
+def test_the_scale_of_the_input_does_not_matter(scale):
+    x = gaussian(*SHAPE)
+    y = newton_schulz(jnp.asarray(x * np.float32(scale)))
+    # The rounding of x * scale, amplified by the steepest schedule. Observed: 1e-6.
+    assert relative(y, np.asarray(newton_schulz(jnp.asarray(x)), np.float64)) < 1e-5
+
+
+def test_powers_of_two_change_no_bit():
+    x = jnp.asarray(gaussian(*SHAPE))
+    chex.assert_trees_all_equal(newton_schulz(x * 2.0**-80), newton_schulz(x))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
+def test_zero_stays_zero_beside_matrices_that_are_not(dtype):
+    x = jnp.asarray(gaussian(*SHAPE)).at[1, 1].set(0.0)
+    y = newton_schulz(x, dtype=dtype)
+    chex.assert_trees_all_equal(y[1, 1], jnp.zeros(SHAPE[2:]))
+    chex.assert_tree_all_finite(y)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
+def test_the_dtype_of_the_input_is_kept(dtype):
+    x = jnp.asarray(gaussian(*SHAPE)).astype(dtype)
+    for compute in (None, jnp.bfloat16, jnp.float16):
+        assert newton_schulz(x, dtype=compute).dtype == dtype
+    exact = rewrite(np.asarray(x, np.float32), POLAR_EXPRESS)
+    # Half an ulp of the output dtype, relative to entries of like size. Observed: 0.29 eps.
+    assert relative(newton_schulz(x), exact) < max(float(jnp.finfo(dtype).eps), 1e-5)
+
+
+def test_rank_deficiency_is_kept():
+    x = gaussian(24, 5) @ gaussian(5, 40, seed=1)
+    s = np.linalg.svd(np.asarray(newton_schulz(jnp.asarray(x))), compute_uv=False)
+    np.testing.assert_allclose(s[:5], 1, atol=0.006)
+    # Rounding in the null space, grown by the product of the slopes at zero, at most 1700.
+    assert s[5:].max() < 1e-3
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 4), (3, 0), (0, 0), (1, 1), (1, 7), (7, 1)])
+def test_degenerate_shapes(shape):
+    y = newton_schulz(jnp.ones(shape))
+    assert y.shape == shape
+    if y.size:
+        assert abs(float(jnp.linalg.norm(y)) - 1) < 0.006
+
+
+def test_not_a_number_is_not_hidden():
+    x = jnp.asarray(gaussian(*SHAPE)).at[0, 0, 3, 4].set(jnp.nan)
+    y = newton_schulz(x)
+    assert bool(jnp.isnan(y[0, 0]).all())
+    chex.assert_tree_all_finite(y[1])
+
+
+def test_gradients_are_finite_even_at_zero():
+    x = jnp.asarray(gaussian(*SHAPE)).at[1, 1].set(0.0)
+    chex.assert_tree_all_finite(jax.grad(lambda x: newton_schulz(x).sum())(x))
+
+
+def test_products_are_true_float32():
+    """A product in TF32 or bfloat16 would lose the small term; HLO carries the demand."""
+    x = jnp.asarray(gaussian(24, 40))
+    lowered = jax.jit(product).lower(x, x.mT).as_text()
+    assert "precision = [HIGHEST, HIGHEST]" in lowered
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_sixteen_bit_products_accumulate_in_float32(dtype):
+    a, b = (jnp.asarray(gaussian(*SHAPE, seed=seed)).astype(dtype) for seed in (0, 1))
+    y = product(a, b.mT)
+    exact = np.asarray(a, np.float64) @ np.asarray(b.mT, np.float64)
+    assert y.dtype == jnp.float32
+    assert relative(y, exact) < 1e-6
+
+
+def test_sixteen_bit_products_reach_the_tensor_cores():
+    """Off the CPU, the operands of every product stay 16 bits wide."""
+    x = jax.ShapeDtypeStruct(SHAPE, jnp.float32)
+    for dtype, name in ((jnp.bfloat16, "bf16"), (jnp.float16, "f16")):
+        traced = jax.jit(lambda x, dtype=dtype: newton_schulz(x, dtype=dtype)).trace(x)
+        text = traced.lower(lowering_platforms=("cuda",)).as_text()
+        dots = [line for line in text.splitlines() if "dot_general" in line]
+        assert len(dots) == 18
+        assert all(f"x{name}>, tensor<" in dot and "xf32>" in dot for dot in dots)
+
+
+def test_normalization():
+    x = jnp.asarray(gaussian(*SHAPE)).at[0, 0].set(0.0)
+    y, scale = unit_maximum(x)
+    assert scale.shape == (2, 3, 1, 1)
+    assert float(scale[0, 0, 0, 0]) == 1.0
+    chex.assert_trees_all_close(y * scale, x, rtol=1e-6)
+    norms = jnp.linalg.norm(unit_frobenius(x), axis=(-2, -1))
+    chex.assert_trees_all_close(norms, jnp.ones((2, 3)).at[0, 0].set(0.0), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "message"),
+    [
+        ((5,), jnp.float32, r"newton_schulz needs a batch of matrices .* got shape \(5,\)"),
+        ((5, 4), jnp.int32, r"newton_schulz needs a real .* got int32 of shape \(5, 4\)"),
+        ((5, 4), jnp.complex64, r"newton_schulz needs a real .* got complex64"),
+    ],
+)
+def test_what_is_no_matrix_is_refused(shape, dtype, message):
+    # On the check itself: the shape checker of the tests stops a call before it gets here.
+    with pytest.raises(ValueError, match=message):
+        check_matrices(jnp.zeros(shape, dtype), "newton_schulz")
+
+
+@pytest.mark.parametrize("dtype", [jnp.int32, jnp.float64, "float8_e4m3fn"])
+def test_other_compute_dtypes_are_refused(dtype):
+    with pytest.raises(ValueError, match="use float32, bfloat16 or float16"):
+        compute_dtype(dtype)
