@@ -1,0 +1,65 @@
+"""Slow, clear float64 NumPy rewrites of every optimizer: what the library is measured against."""
+
+from tests.oracles.matrices import (
+    GAINS,
+    MEASURES,
+    Array,
+    Axes,
+    Numbers,
+    as_matrices,
+    gate_is_open,
+    newton_schulz,
+    orthogonal,
+    per_matrix,
+    spectral_power,
+)
+from tests.oracles.momentum import Estimate, adam, ema, heavy_ball, mvr
+from tests.oracles.optimizers import (
+    mimuon,
+    muon,
+    muon_mvr1,
+    muon_mvr2,
+    musgd,
+    sgdm,
+    shampoo,
+    spectral_adam,
+    spectral_sgd,
+)
+from tests.oracles.rules import Rule, Tree, adamw, lion, sgd
+from tests.oracles.trees import MixedTree, curved, fixed_mixed_tree
+
+__all__ = [
+    "GAINS",
+    "MEASURES",
+    "Array",
+    "Axes",
+    "Estimate",
+    "MixedTree",
+    "Numbers",
+    "Rule",
+    "Tree",
+    "adam",
+    "adamw",
+    "as_matrices",
+    "curved",
+    "ema",
+    "fixed_mixed_tree",
+    "gate_is_open",
+    "heavy_ball",
+    "lion",
+    "mimuon",
+    "muon",
+    "muon_mvr1",
+    "muon_mvr2",
+    "musgd",
+    "mvr",
+    "newton_schulz",
+    "orthogonal",
+    "per_matrix",
+    "sgd",
+    "sgdm",
+    "shampoo",
+    "spectral_adam",
+    "spectral_power",
+    "spectral_sgd",
+]

@@ -1,0 +1,80 @@
+"""The fixed tree on which the library and the oracles are compared."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from tests.oracles.matrices import Array, Axes, Numbers, per_matrix
+from tests.oracles.rules import Tree
+
+SHAPES: dict[str, tuple[tuple[int, ...], Axes | None]] = {
+    "embedder/embedding": ((11, 6), None),
+    "stem/conv/kernel": ((3, 3, 3, 8), ((0, 1, 2), (3,))),
+    "stem/conv/bias": ((8,), None),
+    "dense/tall/kernel": ((15, 6), ((0,), (1,))),
+    "dense/tall/bias": ((6,), None),
+    "dense/wide/kernel": ((6, 15), ((0,), (1,))),
+    # Scanned layers: axis 0 counts them. Heads are outputs of `query`, a batch axis of `value`,
+    # which lies between the two matrix axes, and part of the reduction of `out`.
+    "layers/mlp/up/kernel": ((3, 6, 14), ((1,), (2,))),
+    "layers/attention/query/kernel": ((3, 7, 3, 5), ((1,), (2, 3))),
+    "layers/attention/value/kernel": ((3, 7, 3, 4), ((1,), (3,))),
+    "layers/attention/out/kernel": ((3, 3, 5, 7), ((1, 2), (3,))),
+    "layers/norm/scale": ((3, 6), None),
+    "norm/scale": ((6,), None),
+    "head/kernel": ((6, 11), None),
+}
+
+
+class MixedTree(NamedTuple):
+    """A parameter tree, its gradients and the axes of its matrices."""
+
+    params: Tree
+    gradients: list[Tree]
+    numbers: Numbers
+
+
+def fixed_mixed_tree(seed: int = 1, steps: int = 10) -> MixedTree:
+    """2-D matrices of both orientations, scanned 3-D and 4-D, a convolution, vectors, an embedding.
+
+    Each matrix' gradients share a mean with singular values spread over [1, 3] and add noise of a
+    third of its smallest one, so that every estimate stays well-conditioned, and they swell and
+    fade over the steps, so that gates open and shut. Weights are of a step's size, so that the
+    updates, and no start value, decide a comparison of parameters. Adam's first update is a matrix
+    of signs, which may happen to be singular: with the default seed none is.
+    """
+    random = np.random.default_rng(seed)
+
+    def gradients_of(shape: tuple[int, ...], axes: Axes | None) -> list[Array]:
+        mean, width = random.normal(size=shape), 1.0
+        if axes is not None:
+            mean = per_matrix(_with_spread_spectrum, axes, mean)
+            reduction, output = (math.prod(shape[i] for i in group) for group in axes)
+            width = reduction**0.5 + output**0.5  # of a matrix of unit normals: its largest s
+        return [
+            (1 + 0.6 * math.sin(step)) * (mean + 0.33 / width * random.normal(size=shape))
+            for step in range(steps)
+        ]
+
+    params = {path: 0.1 * random.normal(size=shape) for path, (shape, _) in SHAPES.items()}
+    leaves = {path: gradients_of(*entry) for path, entry in SHAPES.items()}
+    gradients = [{path: leaf[step] for path, leaf in leaves.items()} for step in range(steps)]
+    return MixedTree(params, gradients, {path: axes for path, (_, axes) in SHAPES.items()})
+
+
+def _with_spread_spectrum(m: Array) -> Array:
+    """`m` with its singular values replaced by equally spaced ones from 3 to 1."""
+    u, s, vt = np.linalg.svd(m, full_matrices=False)
+    return (u * np.linspace(3, 1, len(s))) @ vt
+
+
+def curved(gradients: list[Tree]) -> Callable[[int, Tree], Tree]:
+    """`(t, params) -> G_t + c_t W`: batches that differ in place and in curvature."""
+
+    def gradient_at(step: int, params: Tree) -> Tree:
+        curvature = 0.3 + 0.2 * math.cos(step)
+        return {path: gradients[step][path] + curvature * w for path, w in params.items()}
+
+    return gradient_at
