@@ -3,15 +3,20 @@
 from models.qwen3.config import Qwen3Config, qwen3_0_6b, qwen3_1_7b, qwen3_4b, qwen3_8b, tiny
 from models.qwen3.modeling import Qwen3
 from models.qwen3.params import matrix_dimension_numbers, parameter_count
+from models.qwen3.sampling import Cache, decode_step, prefill, sample
 
 __all__ = [
+    "Cache",
     "Qwen3",
     "Qwen3Config",
+    "decode_step",
     "matrix_dimension_numbers",
     "parameter_count",
+    "prefill",
     "qwen3_0_6b",
     "qwen3_1_7b",
     "qwen3_4b",
     "qwen3_8b",
+    "sample",
     "tiny",
 ]

@@ -193,12 +193,14 @@ class Qwen3(nnx.Module):
 
         Arguments and errors are those of `__call__`.
         """
-        _check(tokens, self.config.vocab_size, segment_ids=segment_ids, positions=positions)
+        check_tokens(tokens, self.config.vocab_size)
         if positions is None:
             positions = jnp.arange(tokens.shape[1])[None, :]
+        _check_fit("positions", positions, tokens.shape, (1, tokens.shape[1]))
         rotation = rotary(positions, self.config)
         mask = None
         if segment_ids is not None:
+            _check_fit("segment_ids", segment_ids, tokens.shape)
             mask = segment_ids[:, None, :, None] == segment_ids[:, None, None, :]
 
         def attend(query: Queries, key: Keys, value: Keys) -> tuple[Queries, None]:
@@ -258,31 +260,28 @@ def dot_product_attention(
         return jax.nn.dot_product_attention(query, key, value, mask=mask, is_causal=is_causal)
 
 
-def _check(
-    tokens: Int[Array, "B T"], vocab_size: int, **companions: Int[Array, "#B T"] | None
-) -> None:
-    """Refuses tokens that are no `[B, T]` integers of the vocabulary and companions of no fit."""
+def check_tokens(tokens: Int[Array, "B T"], vocab_size: int) -> None:
+    """Refuses what is no `[B, T]` array of integers in `[0, V)`; traced values are not known."""
     if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer) or not tokens.size:
         raise ValueError(
             f"tokens are {tokens.dtype}{list(tokens.shape)}; use integers [batch, time] with at "
             f"least one row and one column (tokens[None, :] for a single sequence)"
         )
-    for name, array in companions.items():
-        if array is None:
-            continue
-        fits = array.ndim == 2 and array.shape[1] == tokens.shape[1]
-        rows = (tokens.shape[0],) if name == "segment_ids" else (1, tokens.shape[0])
-        if not (fits and array.shape[0] in rows and jnp.issubdtype(array.dtype, jnp.integer)):
-            raise ValueError(
-                f"{name} are {array.dtype}{list(array.shape)} for tokens {list(tokens.shape)}; "
-                f"use one integer a token"
-            )
     try:
         low, high = int(tokens.min()), int(tokens.max())
     except jax.errors.ConcretizationTypeError:
-        return  # Traced: the values are not known yet.
+        return
     if low < 0 or high >= vocab_size:
         raise ValueError(
             f"tokens range from {low} to {high}, but vocab_size={vocab_size} allows 0 to "
             f"{vocab_size - 1}; use the tokenizer of this model, or a larger vocab_size"
+        )
+
+
+def _check_fit(name: str, array: Int[Array, "#B T"], *shapes: tuple[int, ...]) -> None:
+    """Refuses what is no integer array of one of these shapes."""
+    if array.shape not in shapes or not jnp.issubdtype(array.dtype, jnp.integer):
+        raise ValueError(
+            f"{name} are {array.dtype}{list(array.shape)}; use integers of shape "
+            f"{' or '.join(str(list(shape)) for shape in shapes)}, like the tokens"
         )
