@@ -1,0 +1,66 @@
+"""What is shipped: the wheel's content, its dependencies, and the public names."""
+
+import inspect
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+import mimuon_jax
+
+PUBLIC = [getattr(mimuon_jax, name) for name in mimuon_jax.__all__]
+
+
+@pytest.fixture(scope="module")
+def project(repository: Path) -> dict:
+    return tomllib.loads((repository / "pyproject.toml").read_text())["project"]
+
+
+def test_three_runtime_dependencies_without_upper_bounds(project):
+    requirements = [Requirement(line) for line in project["dependencies"]]
+    assert {r.name for r in requirements} == {"jax", "jaxtyping", "optax"}
+    assert {s.operator for r in requirements for s in r.specifier} == {">="}
+
+
+def test_wheel_holds_the_library_alone(repository, project, tmp_path):
+    command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "-d", str(tmp_path)]
+    subprocess.run(command, cwd=repository, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    shipped = set(zipfile.ZipFile(wheel).namelist())
+    metadata = f"mimuon_jax-{project['version']}.dist-info"
+    sources = repository.joinpath("mimuon_jax").rglob("*.py")
+    expected = {str(path.relative_to(repository)) for path in sources}
+    expected |= {"mimuon_jax/py.typed"}
+    expected |= {f"{metadata}/{name}" for name in ("METADATA", "WHEEL", "RECORD")}
+    expected |= {f"{metadata}/licenses/LICENSE"}
+    assert shipped == expected
+
+
+def test_import_needs_nothing_but_the_runtime_dependencies(repository):
+    program = "import sys, mimuon_jax; print(*{name.partition('.')[0] for name in sys.modules})"
+    run = subprocess.run(
+        [sys.executable, "-c", program], cwd=repository, check=True, capture_output=True, text=True
+    )
+    unwanted = {"flax", "tensorflow", "torch", "grain", "orbax", "beartype", "models", "train"}
+    assert not unwanted & set(run.stdout.split())
+
+
+def test_every_public_name_is_listed():
+    # Submodules are bound by importing them; one that is public is listed all the same.
+    bound = {
+        n for n, v in vars(mimuon_jax).items() if not n.startswith("_") and not inspect.ismodule(v)
+    }
+    listed = {n for n in mimuon_jax.__all__ if not inspect.ismodule(getattr(mimuon_jax, n))}
+    assert bound == listed
+
+
+@pytest.mark.parametrize("value", PUBLIC, ids=mimuon_jax.__all__)
+def test_public_functions_carry_an_example(value):
+    if not inspect.isfunction(value):
+        pytest.skip("data and types need no example")
+    assert "Example:" in (value.__doc__ or "")
+    assert ">>>" in (value.__doc__ or "")

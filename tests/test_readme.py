@@ -1,0 +1,35 @@
+"""The README keeps what it promises: its Python runs, its commands are the real ones."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+README = (Path(__file__).resolve().parent.parent / "README.md").read_text()
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
+PYTHON = [text for language, text in BLOCKS if language == "python"]
+TRAIN = "python3 -m pip install uv && python3 -m uv run python -m train lm"
+TEST = "python3 -m pip install uv && python3 -m uv run pytest"
+
+
+@pytest.mark.parametrize("block", PYTHON, ids=lambda block: block.splitlines()[-1])
+def test_python_blocks_run(block):
+    exec(compile(block, "README.md", "exec"), {"__name__": "readme"})
+
+
+def test_the_first_example_has_ten_lines():
+    lines = [line for line in PYTHON[0].splitlines() if line.strip()]
+    assert "optax.chain" in PYTHON[0]
+    assert len(lines) == 10
+
+
+def test_the_first_screen_has_exactly_two_commands():
+    (commands, *_) = [text for language, text in BLOCKS if language == "sh"]
+    lines = [line.partition("#")[0].strip() for line in commands.splitlines()]
+    assert [line for line in lines if line] == [TRAIN, TEST]
+
+
+def test_continuous_integration_starts_with_the_readme_command(repository):
+    script = (repository / ".ci" / "run").read_text().splitlines()
+    commands = [line.strip() for line in script if "python3 -m" in line]
+    assert commands[0] == TEST
