@@ -1,0 +1,28 @@
+"""The two ways a run can end that are no defect of the program."""
+
+from difflib import get_close_matches
+
+
+class BadInput(Exception):
+    """A mistake in what was asked for: shown as one line, exit code 2, nothing written."""
+
+
+class TrainingStopped(Exception):
+    """Training cannot go on (a loss that is no number): shown as one line, exit code 1."""
+
+
+def require(condition: bool, message: str) -> None:
+    """Raises `BadInput(message)` unless the condition holds."""
+    if not condition:
+        raise BadInput(message)
+
+
+def did_you_mean(name: str, known: list[str]) -> str:
+    """Returns ` (did you mean X?)` for the nearest known name, or an empty string."""
+    near = get_close_matches(name, known, n=1)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+def one_line(text: object) -> str:
+    """Returns the text with every run of white space, line ends included, made one space."""
+    return " ".join(str(text).split())

@@ -1,0 +1,84 @@
+"""What a run shows while it runs: a live bar on a terminal, plain lines otherwise."""
+
+import sys
+import time
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+class Reporter:
+    """Shows loss, throughput, gate rate and time left. Quiet: shows warnings alone."""
+
+    def __init__(self, steps: int, *, unit: str, loss_unit: str, quiet: bool = False) -> None:
+        """Prepares the display.
+
+        Args:
+            steps: length of the whole run.
+            unit: what throughput counts, "bytes".
+            loss_unit: unit of the loss, "nats/byte".
+            quiet: show warnings alone.
+        """
+        self._steps, self._unit, self._loss_unit, self._quiet = steps, unit, loss_unit, quiet
+        self._console = Console(highlight=False)
+        columns = (
+            TextColumn("step"),
+            MofNCompleteColumn(),
+            BarColumn(bar_width=None),
+            TextColumn("{task.description}"),
+            TimeRemainingColumn(compact=True),
+            TextColumn("left"),
+        )
+        self._bar = Progress(*columns, console=self._console, transient=True)
+        self._live = self._console.is_terminal and not quiet
+        self._task = None
+        self._last_line = -float("inf")
+        self._validation = ""
+
+    def __enter__(self) -> Self:
+        if self._live:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def line(self, text: str) -> None:
+        """Prints a line, above the bar if there is one."""
+        if not self._quiet:
+            self._console.print(text, markup=False, soft_wrap=True)
+
+    def warn(self, text: str) -> None:
+        """Prints a warning to standard error."""
+        if self._live:
+            self._console.print(f"warning: {text}", markup=False, soft_wrap=True)
+        else:
+            print(f"warning: {text}", file=sys.stderr, flush=True)
+
+    def step(self, step: int, metrics: dict[str, float], *, rate: float) -> None:
+        """Shows a training step.
+
+        Args:
+            step: steps done.
+            metrics: `loss` and, with a gate, `gate_rate`.
+            rate: throughput, in units a second.
+        """
+        parts = [f"loss {metrics['loss']:.3f} {self._loss_unit}"]
+        parts += [f"gate {metrics['gate_rate']:.0%} open"] if "gate_rate" in metrics else []
+        parts += [f"{rate:,.0f} {self._unit}/s"]
+        text = ", ".join(parts)
+        if self._live:
+            if self._task is None:
+                self._task = self._bar.add_task(text, total=self._steps, completed=step)
+            self._bar.update(self._task, completed=step, description=text + self._validation)
+        elif step == self._steps or time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES:
+            self._last_line = time.monotonic()
+            self.line(f"step {step}/{self._steps}: {text}")
+
+    def validation(self, step: int, loss: float) -> None:
+        """Shows an evaluation on the held-out split."""
+        self._validation = f", validation {loss:.3f}"
+        self.line(f"step {step}/{self._steps}: validation loss {loss:.4f} {self._loss_unit}")

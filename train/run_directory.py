@@ -1,0 +1,198 @@
+"""The folder of a run: what it is a run of, whether it may be resumed, and what came of it."""
+
+import contextlib
+import importlib.metadata
+import json
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple, TextIO
+
+import jax
+
+from train.config import Config, differences, to_json
+from train.errors import BadInput, require
+from train.files import write_atomically
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+CHECKOUT = Path(__file__).resolve().parent.parent
+
+
+class Result(NamedTuple):
+    """What came of a finished run; losses in the task's unit."""
+
+    run_dir: Path
+    steps: int
+    initial_validation_loss: float  # before the first step
+    validation_loss: float  # after the last step
+    best_validation_loss: float
+    best_step: int
+    trained: bool  # False: the run had finished before this call
+
+
+class Files(NamedTuple):
+    """The paths inside a run directory."""
+
+    config: Path
+    environment: Path
+    metrics: Path
+    curve: Path
+    result: Path
+    checkpoints: Path
+
+
+def files(directory: Path) -> Files:
+    """The paths inside a run directory."""
+    return Files(
+        config=directory / "config.json",
+        environment=directory / "environment.jsonl",
+        metrics=directory / "metrics.jsonl",
+        curve=directory / "loss.png",
+        result=directory / "result.json",
+        checkpoints=directory / "checkpoints",
+    )
+
+
+def check_same_run(config: Config) -> bool:
+    """Says whether the configured directory holds this run already; writes nothing.
+
+    Returns:
+        True: a run of this configuration, to go on with. False: nothing there yet.
+
+    Raises:
+        BadInput: a run of another configuration (says where it differs), or no run at all.
+    """
+    directory, path = config.directory, files(config.directory).config
+    if not path.exists():
+        foreign = not directory.is_dir() if directory.exists() else False
+        visible = [] if foreign or not directory.exists() else _visible(directory)
+        require(
+            not foreign and not visible,
+            f"{directory} exists and is no run directory (it has no config.json); choose another "
+            "--run-dir",
+        )
+        return False
+    found = differences(_stored(path)["config"], to_json(config))
+    require(
+        not found,
+        f"{directory} holds a run of another configuration: {'; '.join(found)}. Repeat the old "
+        "options to resume it, or choose another --run-dir",
+    )
+    return True
+
+
+def check_same_data(config: Config, data: dict[str, Any]) -> None:
+    """Raises `BadInput` if the run in the configured directory was started on other data."""
+    before = _stored(files(config.directory).config)["data"]
+    require(
+        before == data,
+        f"the data changed since {config.directory} was started: {json.dumps(before)} there, "
+        f"{json.dumps(data)} here. Restore the old data to resume it, or choose another --run-dir",
+    )
+
+
+def create(config: Config, data: dict[str, Any]) -> None:
+    """Makes the configured directory and writes what it is a run of."""
+    try:
+        config.directory.mkdir(parents=True, exist_ok=True)
+        record = {"config": to_json(config), "data": data}
+        write_atomically(files(config.directory).config, json.dumps(record, indent=2) + "\n")
+    except OSError as error:
+        raise BadInput(f"cannot write to --run-dir {config.directory}: {error}") from error
+
+
+@contextlib.contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Holds the directory against a second process; a killed holder lets go by itself."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    with (directory / ".lock").open("w") as file:
+        _lock(fcntl, file, directory)
+        yield
+
+
+def record_environment(directory: Path) -> None:
+    """Appends a line about this start: time, command, versions, devices, git revision."""
+    devices = jax.local_devices()
+    record = {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": {name: _version(name) for name in PACKAGES},
+        "devices": f"{len(devices)} x {devices[0].device_kind}",
+        "git_revision": _git("describe", "--always", "--abbrev=40", "--dirty"),
+    }
+    with files(directory).environment.open("a") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def write_result(result: Result) -> None:
+    """Writes the mark of a finished run."""
+    record = {k: v for k, v in result._asdict().items() if k not in ("run_dir", "trained")}
+    write_atomically(files(result.run_dir).result, json.dumps(record, indent=2) + "\n")
+
+
+def read_result(directory: Path) -> Result | None:
+    """What came of a run, or None if it has not finished."""
+    path = files(directory).result
+    if not path.exists():
+        return None
+    return Result(run_dir=directory, trained=False, **json.loads(path.read_text()))
+
+
+def _stored(path: Path) -> dict[str, Any]:
+    """Reads config.json."""
+    try:
+        stored = json.loads(path.read_text())
+        return {"config": stored["config"], "data": stored["data"]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadInput(
+            f"{path} is unreadable ({error!r}), so nothing can be resumed there; choose another "
+            "--run-dir"
+        ) from error
+
+
+def _visible(directory: Path) -> list[Path]:
+    """What is in a directory, but for the leftovers of a run killed while it was created."""
+    return [path for path in directory.iterdir() if not path.name.startswith(".")]
+
+
+def _lock(fcntl: Any, file: TextIO, directory: Path) -> None:
+    """Takes the lock or says who has it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise BadInput(
+            f"another process is training in {directory}; wait for it, or choose another --run-dir"
+        ) from None
+
+
+def _version(package: str) -> str | None:
+    """The installed version of a package."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _git(*arguments: str) -> str | None:
+    """Output of a git command on the checkout; None without git or outside a repository."""
+    try:
+        done = subprocess.run(
+            ["git", *arguments],
+            cwd=CHECKOUT,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

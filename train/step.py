@@ -1,0 +1,114 @@
+"""The training state and the step: pure functions, jitted by the loop."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import P
+from jax.sharding import Mesh, NamedSharding
+from jaxtyping import Array, Float, Int32, PRNGKeyArray
+
+from mimuon_jax.diagnostics import gate_rate, has_gate
+from train.mesh import tree_shardings
+from train.task import Task, Tree
+
+
+class State(NamedTuple):
+    """All that the next step needs; the data position and the random key follow from `step`."""
+
+    step: Int32[Array, ""]  # steps done
+    params: Tree
+    rest: Tree
+    opt_state: optax.OptState
+
+
+def make_state(task: Task, optimizer: optax.GradientTransformation, mesh: Mesh, seed: int) -> State:
+    """Initial state, laid out on the mesh: parameters by the task's rules, their optimizer alike.
+
+    Args:
+        task: gives initial parameters and sharding rules.
+        optimizer: gives its own state.
+        mesh: where the arrays live.
+        seed: of the initial parameters, which do not depend on the mesh.
+
+    Returns:
+        The state before the first step.
+    """
+    key, _ = _keys(seed)
+    params, rest = jax.eval_shape(task.init, key)
+    everywhere = NamedSharding(mesh, P())
+    layout = (
+        tree_shardings(params, task.sharding_rules, mesh),
+        jax.tree.map(lambda _: everywhere, rest),
+    )
+    params, rest = jax.jit(task.init, out_shardings=layout)(key)
+    opt_state = jax.jit(optimizer.init)(params)
+    return State(jax.device_put(jnp.zeros((), jnp.int32), everywhere), params, rest, opt_state)
+
+
+def train_step(
+    state: State,
+    batch: Tree,
+    *,
+    task: Task,
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    seed: int,
+) -> tuple[State, dict[str, Float[Array, ""]]]:
+    """One optimizer step.
+
+    Args:
+        state: the state after `t` steps.
+        batch: batch `t`.
+        task: gives the loss.
+        optimizer: turns gradients into updates.
+        schedule: the learning rate, for the record alone.
+        seed: of the run; with `t` it gives the step's random key.
+
+    Returns:
+        The state after `t + 1` steps, and scalars: `loss`, `gradient_norm` (before clipping),
+        `learning_rate`, the optimizer's `gate_rate` if it has a gate, and the task's own.
+    """
+    key = jax.random.fold_in(_keys(seed)[1], state.step)
+    value_and_grad = jax.value_and_grad(task.loss, has_aux=True)
+    (loss, (rest, metrics)), gradients = value_and_grad(state.params, state.rest, batch, key)
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    metrics = {
+        "loss": loss,
+        "gradient_norm": optax.global_norm(gradients),
+        "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
+        **({"gate_rate": gate_rate(opt_state)} if has_gate(opt_state) else {}),
+        **metrics,
+    }
+    params = optax.apply_updates(state.params, updates)
+    return State(state.step + 1, params, rest, opt_state), metrics
+
+
+def jit_step(
+    state: State,
+    *,
+    task: Task,
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    seed: int,
+) -> Callable[[State, Tree], tuple[State, dict[str, Any]]]:
+    """`train_step`, compiled for a state's layout; the old state's buffers are reused.
+
+    Fixing the output layout to that of the input keeps step 2 from compiling again.
+    """
+
+    def step(state: State, batch: Tree) -> tuple[State, dict[str, Any]]:
+        return train_step(
+            state, batch, task=task, optimizer=optimizer, schedule=schedule, seed=seed
+        )
+
+    layout = jax.tree.map(lambda x: x.sharding, state)
+    return jax.jit(step, donate_argnums=0, out_shardings=(layout, None))
+
+
+def _keys(seed: int) -> tuple[PRNGKeyArray, PRNGKeyArray]:
+    """The run's keys: of the initial parameters, and of the steps."""
+    initial, steps = jax.random.split(jax.random.key(seed))
+    return initial, steps

@@ -1,0 +1,42 @@
+"""What a task is to the loop: plain functions over parameters, and its data."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import grain
+import jax
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from mimuon_jax.types import Matrices
+from train.mesh import Rules
+
+Tree = Any  # a pytree of arrays
+
+
+class Task(NamedTuple):
+    """Model, loss, data and evaluation of one kind of training.
+
+    `params` are what the optimizer changes, `rest` what else the model carries from step to step
+    (running statistics; empty for a decoder).
+    """
+
+    init: Callable[[PRNGKeyArray], tuple[Tree, Tree]]  # key -> (params, rest); pure, jitted
+    loss: Callable[
+        [Tree, Tree, Tree, PRNGKeyArray],  # params, rest, batch, key
+        tuple[Float[Array, ""], tuple[Tree, dict[str, Float[Array, ""]]]],  # loss, (rest, metrics)
+    ]
+    batches: grain.MapDataset  # element k is this process's part of the batch of step k
+    evaluate: Callable[[Tree, Tree], dict[str, float]]  # on the held-out split; has a "loss"
+    finish: Callable[[Tree, Tree, Path], str]  # writes samples into a folder, returns what to print
+    matrices: Matrices  # dimension numbers of the parameters
+    sharding_rules: Rules  # of the parameters; `rest` is replicated
+    items_a_step: int  # of the unit below
+    unit: str  # what throughput counts: "bytes", "images"
+    loss_unit: str  # "nats/byte"
+    data: dict[str, int | str]  # sizes and checksum, to tell whether the data changed
+
+
+def split_batch(batch: Tree, sharding: jax.sharding.Sharding) -> Tree:
+    """Lays this process's part of a batch out over the mesh."""
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)

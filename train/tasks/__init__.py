@@ -1,0 +1,1 @@
+"""Tasks: a configuration each, and the model, data, loss and evaluation it stands for."""
