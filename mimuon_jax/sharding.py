@@ -1,0 +1,242 @@
+"""How arrays lie on a mesh, and the ways into one program for each of its devices.
+
+Explicit axes are read from the arrays' types, and outside jit from the arrays themselves. For Auto
+axes the caller may hand the shardings over; where not, XLA's partitioner tells them while it
+compiles.
+"""
+
+import itertools
+import math
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import jax
+from jax import Array
+from jax.core import Tracer
+from jax.experimental.custom_partitioning import custom_partitioning
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+
+#: For every axis of an array the mesh axes that cut it, slowest first.
+Spec: TypeAlias = tuple[tuple[str, ...], ...]
+
+#: ``(specs, sizes of the mesh axes) -> f``, where ``f`` takes one device's parts of all operands.
+Program: TypeAlias = Callable[[Sequence[Spec], Mapping[str, int]], Callable[..., tuple[Array, ...]]]
+
+Sharding: TypeAlias = NamedSharding | PartitionSpec | None
+AnyMesh: TypeAlias = Mesh | AbstractMesh
+
+_FREE = (AxisType.Auto, AxisType.Explicit)
+
+
+def distribute(
+    program: Program,
+    arrays: Sequence[Array],
+    flags: Sequence[Array],
+    batch_axes: Sequence[tuple[int, ...]],
+    shardings: Sequence[Sharding] | None,
+) -> tuple[Array, ...]:
+    """Runs a program on every device of the mesh on which the arrays lie.
+
+    Args:
+      program: from how the arrays are cut, a function of one device's parts of arrays and flags
+        that returns its parts of the results. It sees no mesh axis of one device.
+      arrays: the results have their shapes and shardings.
+      flags: none, or one for each array, of the shape of its batch axes.
+      batch_axes: which axes of each array these are.
+      shardings: one an array (None: not cut), or None if nothing is known. A wrong one costs time,
+        never correctness. Explicit axes need none.
+
+    Returns:
+      The results. Without a mesh, those of the program on whole arrays.
+
+    Raises:
+      ValueError: shardings without a mesh, or such that do not fit it or their arrays.
+    """
+    mesh = _mesh(arrays, shardings)
+    if shardings is not None:
+        _check(arrays, shardings, mesh)
+    manual = _sizes(mesh, (AxisType.Manual,))
+    alone = math.prod(_sizes(mesh, _FREE).values()) == 1
+    if alone and manual and shardings is not None:
+        # The caller's shard_map, and the caller says how its parts make whole arrays.
+        specs = [_spec(s, x.ndim, manual) for s, x in zip(shardings, arrays, strict=True)]
+        return _of_one_device(program, specs, manual)(*arrays, *flags)
+    specs = None if alone else _specs(arrays, shardings, mesh)
+    if specs is not None:
+        return _by_shard_map(program, arrays, flags, batch_axes, specs, mesh)
+    traced = any(isinstance(x, Tracer) for x in arrays)
+    if traced and not alone and not manual:
+        return _by_partitioner(program, arrays, flags, batch_axes)
+    return program([((),) * x.ndim for x in arrays], {})(*arrays, *flags)
+
+
+def _by_shard_map(
+    program: Program,
+    arrays: Sequence[Array],
+    flags: Sequence[Array],
+    batch_axes: Sequence[tuple[int, ...]],
+    specs: Sequence[Spec],
+    mesh: AnyMesh,
+) -> tuple[Array, ...]:
+    """Shardings that are known while tracing."""
+    free = _sizes(mesh, _FREE)
+    inputs = _partition_specs(specs, batch_axes if flags else ())
+    outputs = inputs[: len(arrays)]
+    explicit = _sizes(mesh, (AxisType.Explicit,))
+    if explicit:  # what lies otherwise is an error there, and flags may
+        targets = [NamedSharding(mesh, _only(spec, explicit)) for spec in inputs[len(arrays) :]]
+        flags = [jax.sharding.reshard(x, s) for x, s in zip(flags, targets, strict=True)]
+    run = jax.shard_map(
+        _of_one_device(program, specs, free),
+        mesh=mesh,
+        axis_names=set(free),
+        in_specs=inputs,
+        out_specs=outputs,
+        check_vma=False,
+    )
+    return run(*arrays, *flags)
+
+
+def _by_partitioner(
+    program: Program,
+    arrays: Sequence[Array],
+    flags: Sequence[Array],
+    batch_axes: Sequence[tuple[int, ...]],
+) -> tuple[Array, ...]:
+    """Shardings that only XLA knows."""
+    call = custom_partitioning(program([((),) * x.ndim for x in arrays], {}))
+
+    def partition(mesh: Mesh, operands: Sequence[Any], results: object) -> tuple:
+        del results
+        sizes = dict(mesh.shape)
+        specs = [
+            _divisible(_spec(x.sharding, len(x.shape), sizes), x.shape, sizes)
+            for x in operands[: len(arrays)]
+        ]
+        inputs = _partition_specs(specs, batch_axes if flags else ())
+        shardings = tuple(NamedSharding(mesh, spec) for spec in inputs)
+        lowered = _of_one_device(program, specs, sizes)
+        return mesh, lowered, shardings[: len(arrays)], shardings
+
+    # Every axis of every array is a factor of its own; the results are cut like the arrays.
+    number = itertools.count()
+    factors = [" ".join(f"f{next(number)}" for _ in x.shape) for x in (*arrays, *flags)]
+    call.def_partition(
+        partition=partition,
+        infer_sharding_from_operands=lambda mesh, operands, results: tuple(
+            x.sharding for x in operands[: len(arrays)]
+        ),
+        sharding_rule=f"{', '.join(factors)} -> {', '.join(factors[: len(arrays)])}",
+    )
+    return tuple(call(*arrays, *flags))
+
+
+def _of_one_device(
+    program: Program, specs: Sequence[Spec], sizes: Mapping[str, int]
+) -> Callable[..., tuple[Array, ...]]:
+    """The program without mesh axes of one device, which would only cost empty collectives."""
+    large = {axis: size for axis, size in sizes.items() if size > 1}
+    specs = [tuple(tuple(a for a in axes if a in large) for axes in spec) for spec in specs]
+    return program(specs, large)
+
+
+def _mesh(arrays: Sequence[Array], shardings: Sequence[object] | None) -> AnyMesh:
+    """The mesh of the arrays, else of the shardings, else of the context; perhaps empty."""
+    candidates = [
+        *(_placed(x).mesh for x in arrays if _placed(x)),
+        *(jax.typeof(x).sharding.mesh for x in arrays),
+        *(s.mesh for s in shardings or () if isinstance(s, NamedSharding)),
+    ]
+    return next((mesh for mesh in candidates if not mesh.empty), jax.sharding.get_abstract_mesh())
+
+
+def _placed(x: Array) -> Any:
+    """Where a concrete array is on a mesh, else None."""
+    known = not isinstance(x, Tracer) and isinstance(x.sharding, NamedSharding)
+    return x.sharding if known else None
+
+
+def _sizes(mesh: AnyMesh, types: Sequence[AxisType]) -> dict[str, int]:
+    """Axes of the given types, in the order of the mesh."""
+    kinds = zip(mesh.axis_names, mesh.axis_types, strict=True)
+    return {axis: mesh.shape[axis] for axis, kind in kinds if kind in types}
+
+
+def _specs(
+    arrays: Sequence[Array], shardings: Sequence[Sharding] | None, mesh: AnyMesh
+) -> list[Spec] | None:
+    """How the arrays are cut over all axes that are not manual, or None if only XLA will know."""
+    free, explicit = _sizes(mesh, _FREE), _sizes(mesh, (AxisType.Explicit,))
+    auto = _sizes(mesh, (AxisType.Auto,))
+    if shardings is None and not explicit and not all(_placed(x) for x in arrays):
+        return None
+    specs = []
+    for x, handed in zip(arrays, shardings or [None] * len(arrays), strict=True):
+        typed = _spec(jax.typeof(x).sharding, x.ndim, explicit)
+        other = _spec(_placed(x) or handed, x.ndim, auto)
+        spec = tuple(map(operator.add, typed, other))
+        specs.append(_divisible(spec, x.shape, free))
+    return specs
+
+
+def _spec(sharding: object, rank: int, sizes: Mapping[str, int]) -> Spec:
+    """The mesh axes, of those that have a size, that cut each axis of an array."""
+    return tuple(tuple(a for a in axes if a in sizes) for axes in _entries(sharding, rank))
+
+
+def _entries(sharding: Any, rank: int) -> list[tuple[str, ...]]:
+    """A partition spec with one tuple for every axis; of an unknown sharding: not cut."""
+    spec = getattr(sharding, "spec", sharding)
+    entries = list(spec) if isinstance(spec, PartitionSpec) else []
+    entries += [None] * (rank - len(entries))
+    as_tuple = lambda entry: (entry,) if isinstance(entry, str) else ()  # noqa: E731
+    return [entry if isinstance(entry, tuple) else as_tuple(entry) for entry in entries]
+
+
+def _divisible(spec: Spec, shape: Sequence[int], sizes: Mapping[str, int]) -> Spec:
+    """Without the mesh axes that do not divide an axis of the array."""
+    kept = []
+    for axes, size in zip(spec, shape, strict=True):
+        while size % math.prod(sizes[axis] for axis in axes):
+            axes = axes[:-1]
+        kept.append(axes)
+    return tuple(kept)
+
+
+def _partition_specs(
+    specs: Sequence[Spec], batch_axes: Sequence[tuple[int, ...]]
+) -> tuple[PartitionSpec, ...]:
+    """Of the arrays, and of flags that are cut like their batch axes."""
+    flags = [tuple(spec[i] for i in axes) for spec, axes in zip(specs, batch_axes, strict=False)]
+    return tuple(PartitionSpec(*(axes or None for axes in spec)) for spec in [*specs, *flags])
+
+
+def _only(spec: PartitionSpec, sizes: Mapping[str, int]) -> PartitionSpec:
+    """Without the mesh axes that have no size here."""
+    return PartitionSpec(*(axes or None for axes in _spec(spec, len(spec), sizes)))
+
+
+def _check(arrays: Sequence[Array], shardings: Sequence[object], mesh: Mesh | AbstractMesh) -> None:
+    """Raises where a sharding fits neither mesh nor array."""
+    if len(shardings) != len(arrays):
+        raise ValueError(f"{len(shardings)} shardings for {len(arrays)} arrays; give one each")
+    for x, sharding in zip(arrays, shardings, strict=True):
+        if sharding is None:
+            continue
+        given = f"sharding {sharding} of an array of shape {x.shape}"
+        spec = getattr(sharding, "spec", sharding)
+        if not isinstance(spec, PartitionSpec) or len(spec) > x.ndim:
+            raise ValueError(f"{given} must be a NamedSharding or a PartitionSpec of its rank")
+        if mesh.empty:
+            raise ValueError(
+                f"{given} has no mesh, and neither the array nor the context has one; give "
+                "NamedSharding(mesh, spec), or call it under jax.set_mesh(mesh)"
+            )
+        names = list(itertools.chain(*_entries(spec, x.ndim)))
+        unknown = [axis for axis in names if axis not in mesh.axis_names]
+        if unknown or len(set(names)) < len(names):
+            raise ValueError(
+                f"{given} must name axes of the mesh, {', '.join(map(repr, mesh.axis_names))}, "
+                "each at most once"
+            )
