@@ -26,7 +26,7 @@ from tests.oracles.optimizers import (
     spectral_sgd,
 )
 from tests.oracles.rules import Rule, Tree, adamw, lion, sgd
-from tests.oracles.trees import MixedTree, curved, fixed_mixed_tree
+from tests.oracles.trees import MixedTree, curvature, curved, fixed_mixed_tree
 
 __all__ = [
     "GAINS",
@@ -41,6 +41,7 @@ __all__ = [
     "adam",
     "adamw",
     "as_matrices",
+    "curvature",
     "curved",
     "ema",
     "fixed_mixed_tree",

@@ -35,6 +35,14 @@ class MixedTree(NamedTuple):
     gradients: list[Tree]
     numbers: Numbers
 
+    def part(self, *paths: str) -> "MixedTree":
+        """Only the given leaves: less to compile where the others would show nothing new."""
+        return MixedTree(
+            {path: self.params[path] for path in paths},
+            [{path: tree[path] for path in paths} for tree in self.gradients],
+            {path: self.numbers[path] for path in paths},
+        )
+
 
 def fixed_mixed_tree(seed: int = 1, steps: int = 10) -> MixedTree:
     """2-D matrices of both orientations, scanned 3-D and 4-D, a convolution, vectors, an embedding.
@@ -70,11 +78,15 @@ def _with_spread_spectrum(m: Array) -> Array:
     return (u * np.linspace(3, 1, len(s))) @ vt
 
 
+def curvature(step: int) -> float:
+    """`c_t` of `curved`."""
+    return 0.3 + 0.2 * math.cos(step)
+
+
 def curved(gradients: list[Tree]) -> Callable[[int, Tree], Tree]:
     """`(t, params) -> G_t + c_t W`: batches that differ in place and in curvature."""
 
     def gradient_at(step: int, params: Tree) -> Tree:
-        curvature = 0.3 + 0.2 * math.cos(step)
-        return {path: gradients[step][path] + curvature * w for path, w in params.items()}
+        return {path: gradients[step][path] + curvature(step) * w for path, w in params.items()}
 
     return gradient_at
