@@ -35,3 +35,9 @@ def unchecked() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Keeps doctest collection from importing what is no test: oracles and scripts beside them."""
+    helper = collection_path.suffix == ".py" and not collection_path.name.startswith("test_")
+    return helper or None

@@ -28,7 +28,7 @@ def test_three_runtime_dependencies_without_upper_bounds(project):
 
 def test_wheel_holds_the_library_alone(repository, project, tmp_path):
     command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "-d", str(tmp_path)]
-    subprocess.run(command, cwd=repository, check=True, capture_output=True)
+    subprocess.run(command, cwd=repository, check=True)
     (wheel,) = tmp_path.glob("*.whl")
     shipped = set(zipfile.ZipFile(wheel).namelist())
     metadata = f"mimuon_jax-{project['version']}.dist-info"
