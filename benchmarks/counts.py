@@ -1,0 +1,134 @@
+"""Collectives, bytes, FLOPs, compile seconds and memory of one compiled optimizer step."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import AxisType
+
+from benchmarks.hlo import work
+from benchmarks.workloads import LAYOUTS, QWEN3, Layout, abstract, ideal_flops, numbers
+from mimuon_jax import heavy_ball, orthogonalize
+
+STEPS = 5  # Jordan's schedule, the default of optax.contrib.muon: the same polynomial for both
+ENTRIES = ("explicit", "handed over", "auto")  # how the shardings are known
+Tree = dict[str, jax.ShapeDtypeStruct]
+
+
+class Row(NamedTuple):
+    """One compiled step, of one device."""
+
+    model: str
+    layers: int
+    layout: str
+    dtype: str
+    implementation: str
+    entry: str
+    collectives: int
+    looped: int  # of these, inside a loop
+    received: float  # MB out of collectives
+    gflop: float  # of matrix products
+    ideal: float  # gflop over an equal share of the standard iteration's
+    products: int  # matrix products executed
+    seconds: float  # to lower and compile
+    temporaries: float  # MB beside arguments and results
+    failed: str = ""
+
+
+def ours(leaves: Tree, entry: str) -> optax.GradientTransformation:
+    """Momentum, orthogonalization, learning rate: `muon` without its auxiliary half."""
+    shardings = {name: leaf.sharding for name, leaf in leaves.items()}
+    return optax.chain(
+        heavy_ball(0.95, nesterov=True),
+        orthogonalize(
+            "jordan",
+            gain="width",
+            matrices=numbers({name: leaf.shape for name, leaf in leaves.items()}),
+            shardings=shardings if entry == "handed over" else None,
+        ),
+        optax.scale_by_learning_rate(0.02),
+    )
+
+
+def optax_muon(leaves: Tree, entry: str) -> optax.GradientTransformation:
+    """The peer."""
+    del entry
+    by_name = numbers({name: leaf.shape for name, leaf in leaves.items()})
+    return optax.contrib.muon(0.02, muon_weight_dimension_numbers=by_name)
+
+
+def measure(
+    model: str,
+    layout: str,
+    dtype: str = "float32",
+    entry: str = "auto",
+    layers: int | None = None,
+    make: Callable[[Tree, str], optax.GradientTransformation] = ours,
+) -> Row:
+    """Lowers and compiles one step, and reads the result.
+
+    Args:
+      model: a key of `QWEN3`.
+      layout: a key of `LAYOUTS`, or "none" for one device without a mesh.
+      dtype: of parameters, gradients and momentum.
+      entry: one of `ENTRIES`.
+      layers: None for all.
+      make: `ours` or `optax_muon`.
+    """
+    config = QWEN3[model] if layers is None else QWEN3[model]._replace(layers=layers)
+    where = LAYOUTS.get(layout, Layout({}, False, lambda name: (None, None)))
+    shapes = config.shapes(scanned=where.scanned)
+    kind = AxisType.Explicit if entry == "explicit" else AxisType.Auto
+    leaves = abstract(shapes, where, kind, jnp.dtype(dtype))
+    name = "optax" if make is optax_muon else "mimuon_jax"
+    row = Row(model, config.layers, layout, dtype, name, entry, *[math.nan] * 8)
+    tx = make(leaves, entry)
+    start = time.perf_counter()
+    try:
+        compiled = lower(tx, leaves).compile()
+    except Exception as error:  # whatever a peer raises is a result
+        return row._replace(failed=type(error).__name__)
+    seconds = time.perf_counter() - start
+    done = work(compiled.as_text())
+    share = ideal_flops(shapes, STEPS) / math.prod(where.mesh.values())
+    return row._replace(
+        collectives=done.collectives.total(),
+        looped=done.looped,
+        received=done.received / 1e6,
+        gflop=done.flops / 1e9,
+        ideal=done.flops / share,
+        products=done.products,
+        seconds=seconds,
+        temporaries=compiled.memory_analysis().temp_size_in_bytes / 1e6,
+    )
+
+
+def lower(tx: optax.GradientTransformation, leaves: Tree) -> jax.stages.Lowered:
+    """One update with parameters, gradients and momentum that lie alike; the last two are donated."""
+
+    def like_its_parameter(path: tuple, x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        name = getattr(path[-1], "key", None) if path else None
+        sharding = leaves[name].sharding if name in leaves else None
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+    state = jax.tree_util.tree_map_with_path(like_its_parameter, jax.eval_shape(tx.init, leaves))
+    step = jax.jit(lambda g, s, p: tx.update(g, s, p), donate_argnums=(0, 1))
+    return step.lower(leaves, state, leaves)
+
+
+def rows(
+    model: str = "0.6b", layers: int | None = None, dtype: str = "float32", peer: bool = True
+) -> Iterator[Row]:
+    """All layouts and entries, then the peer's."""
+    for layout in LAYOUTS:
+        for entry in ENTRIES:
+            yield measure(model, layout, dtype, entry, layers)
+    yield measure(model, "none", dtype, "auto", layers)
+    if peer:
+        yield measure(model, "fsdp", dtype, "explicit", layers, optax_muon)
+        for layout in [*LAYOUTS, "none"]:
+            yield measure(model, layout, dtype, "auto", layers, optax_muon)

@@ -1,0 +1,140 @@
+"""What a compiled program does each time it runs, read from its HLO text.
+
+Loops count as often as they run; of a conditional's branches the dearest counts.
+"""
+
+import math
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+
+COLLECTIVES = (
+    "all-gather",
+    "all-reduce",
+    "all-to-all",
+    "collective-broadcast",
+    "collective-permute",
+    "ragged-all-to-all",
+    "reduce-scatter",
+)
+_BITS = {"pred": 8, "bf16": 16}
+_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
+_INSTRUCTION = re.compile(
+    r"^\s*(?:ROOT )?%?(?P<name>[\w.\-]+) = (?P<type>\(.*?\)|\S+) (?P<code>[\w\-]+)\((?P<rest>.*)$"
+)
+_CALLED = re.compile(r"(?:calls|to_apply|body|true_computation|false_computation)=%?([\w.\-]+)")
+
+
+@dataclass
+class Work:
+    """Of one device, in one run of the program."""
+
+    collectives: Counter[str] = field(default_factory=Counter)
+    received: float = 0.0  # bytes that come out of collectives, a device's own share included
+    products: int = 0  # matrix products executed
+    flops: float = 0.0  # of the matrix products alone: 2 m n k each
+    looped: int = 0  # collectives inside a loop
+
+    def add(self, other: "Work", times: int = 1) -> None:
+        """Adds what ``times`` runs of something else do."""
+        for kind, count in other.collectives.items():
+            self.collectives[kind] += times * count
+        self.received += times * other.received
+        self.products += times * other.products
+        self.flops += times * other.flops
+        self.looped += times * other.looped
+
+
+def work(text: str) -> Work:
+    """Reads ``compiled.as_text()``.
+
+    Raises:
+      ValueError: no entry computation, or a loop around something that counts without a known
+        number of turns.
+    """
+    computations, entry = _computations(text)
+    if entry is None:
+        raise ValueError("no ENTRY computation: this is no text of a compiled program")
+    return _of(entry, computations, {})
+
+
+def _computations(text: str) -> tuple[dict[str, list[re.Match]], str | None]:
+    """Instructions of every computation, and the name of the first to run."""
+    computations: dict[str, list[re.Match]] = {}
+    entry, current = None, []
+    for line in text.splitlines():
+        header = _COMPUTATION.match(line)
+        if header:
+            current = computations.setdefault(header[2], [])
+            entry = header[2] if header[1] else entry
+        elif instruction := _INSTRUCTION.match(line):
+            current.append(instruction)
+    return computations, entry
+
+
+def _of(name: str, computations: dict[str, list[re.Match]], known: dict[str, Work]) -> Work:
+    """The work of one run of a computation."""
+    if name in known:
+        return known[name]
+    total = known[name] = Work()
+    types = {i["name"]: i["type"] for i in computations[name]}
+    for instruction in computations[name]:
+        code, rest = instruction["code"], instruction["rest"]
+        kind = code.removesuffix("-done")
+        if kind in COLLECTIVES:  # "-start" has operands among its results
+            total.collectives[kind] += 1
+            total.received += _bytes(instruction["type"])
+        elif code == "dot":
+            total.products += 1
+            total.flops += _flops(instruction["type"], rest, types)
+        elif code == "conditional":
+            branches = [_of(n, computations, known) for n in _branches(rest)]
+            total.add(max(branches, key=lambda b: (b.flops, b.received)))
+        elif code not in ("reduce", "map", "sort", "scatter", "select-and-scatter"):
+            for called in _CALLED.findall(rest):
+                inner = _of(called, computations, known)
+                total.add(inner, _turns(rest, inner) if code == "while" else 1)
+                if code == "while":
+                    total.looped += sum(inner.collectives.values())
+    return total
+
+
+def _branches(rest: str) -> list[str]:
+    """Names of a conditional's branches."""
+    listed = re.search(r"branch_computations=\{([^}]*)\}", rest)
+    return re.findall(r"[\w.\-]+", listed[1]) if listed else _CALLED.findall(rest)
+
+
+def _turns(rest: str, inner: Work) -> int:
+    """How often a loop runs."""
+    count = re.search(r"known_trip_count\D*(\d+)", rest)
+    if count is None and (inner.collectives or inner.products):
+        raise ValueError(f"a loop without a known number of turns: {rest[:200]}")
+    return int(count[1]) if count else 1
+
+
+def _flops(result: str, rest: str, types: dict[str, str]) -> float:
+    """``2 m n k`` of a dot."""
+    operand = re.search(r"%?([\w.\-]+)[,)]", re.sub(r"\w+\[[\d,]*\](\{[^}]*\})? ", "", rest))
+    contracted = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", rest)
+    if operand is None or contracted is None:
+        raise ValueError(f"a dot in an unknown form: {rest[:200]}")
+    (_, sizes), *_ = _arrays(types[operand[1]])
+    depth = math.prod(sizes[int(axis)] for axis in contracted[1].split(",") if axis)
+    return 2.0 * depth * sum(math.prod(shape) for _, shape in _arrays(result))
+
+
+def _bytes(type_: str) -> float:
+    """Size of an array or of all arrays of a tuple."""
+    return sum(_width(dtype) * math.prod(sizes) / 8 for dtype, sizes in _arrays(type_))
+
+
+def _arrays(type_: str) -> list[tuple[str, tuple[int, ...]]]:
+    """``"(f32[2,3]{1,0}, u8[])"`` -> ``[("f32", (2, 3)), ("u8", ())]``."""
+    found = re.findall(r"([a-z]\w*)\[([\d,]*)\]", type_)
+    return [(dtype, tuple(int(n) for n in sizes.split(",") if n)) for dtype, sizes in found]
+
+
+def _width(dtype: str) -> int:
+    """Bits of one element: ``f8e4m3fn`` and ``u16`` say it themselves."""
+    return _BITS.get(dtype) or int(re.search(r"\d+", dtype)[0])

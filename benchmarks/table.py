@@ -1,0 +1,40 @@
+"""Rows of named numbers as text and as JSON."""
+
+import json
+import platform
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import optax
+
+
+def show(row: Any) -> str:
+    """One value in few characters."""
+    if isinstance(row, float):
+        return "-" if row != row else f"{row:.4g}"
+    return str(row)
+
+
+def stream(rows: Iterable[NamedTuple]) -> list[NamedTuple]:
+    """Prints rows as they come, under one header, and returns them."""
+    printed: list[NamedTuple] = []
+    for row in rows:
+        if not printed:
+            print("  ".join(f"{name:>12}" for name in row._fields), flush=True)
+        print("  ".join(f"{show(value):>12}" for value in row), flush=True)
+        printed.append(row)
+    return printed
+
+
+def save(path: Path, rows: Sequence[NamedTuple]) -> None:
+    """Writes rows and what they were measured on."""
+    record = {
+        "jax": jax.__version__,
+        "optax": optax.__version__,
+        "devices": [device.device_kind for device in jax.devices()],
+        "machine": platform.machine(),
+        "rows": [row._asdict() for row in rows],
+    }
+    path.write_text(json.dumps(record, indent=1) + "\n")
