@@ -1,0 +1,152 @@
+"""Factors of an orthogonalized update, from the sizes of its matrix alone."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from mimuon_jax.matrices import matrix_shape, roles
+from mimuon_jax.types import Array, Gain, Matrices, State, Tree
+
+
+def width(reduction: int, output: int) -> float:
+    """``sqrt(max(1, output / reduction))``: one rate for all widths (Jordan's Muon).
+
+    Args:
+      reduction: size of the reduction axis, ``m``.
+      output: size of the output axis, ``n``.
+
+    Returns:
+      The factor; 1 for a matrix that is no wider than high.
+
+    Source:
+      Jordan et al., "Muon", 2024.
+
+    Example:
+      >>> from mimuon_jax.gains import width
+      >>> width(4, 16), width(16, 4)
+      (2.0, 1.0)
+    """
+    return math.sqrt(max(1.0, output / reduction))
+
+
+def rms(reduction: int, output: int) -> float:
+    """``0.2 sqrt(max(reduction, output))``: updates with the RMS of AdamW's (Moonshot).
+
+    An orthogonal matrix has RMS ``1 / sqrt(max(m, n))``; AdamW's updates were measured at 0.2 to
+    0.4. With this gain AdamW's learning rate and decay carry over.
+
+    Args:
+      reduction: size of the reduction axis, ``m``.
+      output: size of the output axis, ``n``.
+
+    Returns:
+      The factor.
+
+    Source:
+      Liu et al., "Muon is scalable for LLM training", 2025 (arXiv 2502.16982), section 2.2.
+
+    Example:
+      >>> from mimuon_jax.gains import rms
+      >>> rms(25, 16)
+      1.0
+    """
+    return 0.2 * math.sqrt(max(reduction, output))
+
+
+def spectral(reduction: int, output: int) -> float:
+    """``sqrt(output / reduction)``: a unit change of the input's RMS norm to the output's.
+
+    Args:
+      reduction: size of the reduction axis, ``m``.
+      output: size of the output axis, ``n``.
+
+    Returns:
+      The factor.
+
+    Source:
+      Bernstein, "Deriving Muon", 2025.
+
+    Example:
+      >>> from mimuon_jax.gains import spectral
+      >>> spectral(16, 4)
+      0.5
+    """
+    return math.sqrt(output / reduction)
+
+
+#: The gains that have a name.
+GAINS: dict[str, Gain] = {"rms": rms, "spectral": spectral, "width": width}
+
+
+def as_gain(gain: str | Gain | None) -> Gain:
+    """The function that a ``gain`` argument means; None is the constant 1."""
+    if gain is None:
+        return lambda reduction, output: 1.0
+    if callable(gain):
+        return gain
+    if gain in GAINS:
+        return GAINS[gain]
+    raise ValueError(
+        f"gain={gain!r} is unknown; use {', '.join(map(repr, GAINS))}, None or a function "
+        "(reduction, output) -> float"
+    )
+
+
+def scale_by_gain(
+    gain: str | Gain | None = "width", *, matrices: Matrices = None
+) -> optax.GradientTransformation:
+    """Multiplies every matrix by a factor of its sizes; other leaves pass through unchanged.
+
+    Args:
+      gain: ``"width"``, ``"rms"``, ``"spectral"``, a function ``(reduction, output) -> float``, or
+        None for 1.
+      matrices: as in `partition`.
+
+    Returns:
+      A transformation without state.
+
+    Raises:
+      ValueError: an unknown name; at ``init`` as `partition`.
+
+    Source:
+      See `mimuon_jax.gains`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from mimuon_jax import scale_by_gain
+      >>> tx = scale_by_gain("width")
+      >>> tx.update({"kernel": jnp.ones((1, 4))}, tx.init({"kernel": jnp.ones((1, 4))}))[0]
+      {'kernel': Array([[2., 2., 2., 2.]], dtype=float32)}
+    """
+    factor = as_gain(gain)
+
+    def init(params: Tree) -> optax.EmptyState:
+        roles(params, matrices)
+        return optax.EmptyState()
+
+    def update(updates: Tree, state: State, params: Tree = None) -> tuple[Tree, optax.EmptyState]:
+        del params
+        leaves, treedef = jax.tree.flatten(updates)
+        decided = roles(updates, matrices)
+        scaled = [
+            leaf
+            if role.numbers is None
+            else scale(leaf, factor(*matrix_shape(leaf.shape, role.numbers)))
+            for leaf, role in zip(leaves, decided, strict=True)
+        ]
+        return treedef.unflatten(scaled), state
+
+    return optax.GradientTransformation(init, update)
+
+
+def scale(x: Array, factor: float) -> Array:
+    """``factor * x`` in the dtype of ``x``, rounded; exactly ``x`` for the factor 1."""
+    if factor == 1:
+        return x
+    scaled = x * jnp.asarray(factor, x.dtype)
+    # A selection that changes nothing, NaN included. Without it, XLA may contract this product and
+    # the weight decay's sum into one rounding, though not where a gate's selection stands between:
+    # mimuon(threshold=0) and muon would differ in the last bit.
+    return jnp.where(scaled == scaled, scaled, jnp.nan)

@@ -1,0 +1,219 @@
+"""Gradient estimates: heavy ball and exponential moving average, with or without look-ahead.
+
+The two differ by a factor: heavy ball sums gradients, so it is ``1 / (1 - mu)`` times as long as
+the EMA of the same decay. Orthogonalization does not see the factor; thresholds and SGD do.
+"""
+
+import functools
+from collections.abc import Mapping
+from typing import Literal, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.core import Tracer
+from jax.typing import DTypeLike
+
+from mimuon_jax.types import Array, Number, State, Tree
+
+
+class HeavyBallState(NamedTuple):
+    """Memory of `heavy_ball`."""
+
+    momentum: Tree  # M_t, shaped like the parameters
+
+
+class EmaState(NamedTuple):
+    """Memory of `ema`."""
+
+    step: Array  # shape (), int32: updates so far
+    momentum: Tree  # M_t before bias correction, shaped like the parameters
+
+
+def heavy_ball(
+    decay: Number, *, nesterov: bool = False, accumulator_dtype: DTypeLike | None = None
+) -> optax.GradientTransformation:
+    """Sums gradients with exponential forgetting.
+
+    ``M_t = decay * M_{t-1} + G_t`` from ``M_0 = G_0``; passes on ``M_t``, or with Nesterov
+    ``decay * M_t + G_t``. No ``1 - decay`` anywhere: a constant gradient grows by
+    ``1 / (1 - decay)``.
+
+    Args:
+      decay: ``mu`` in [0, 1); 0 passes the gradient on, close to 1 remembers ``1 / (1 - mu)``
+        steps.
+      nesterov: pass on the look-ahead.
+      accumulator_dtype: dtype of the state; None: that of each parameter. The arithmetic is in
+        float32 (float64 where the parameters are) either way, the result in the gradient's dtype.
+
+    Returns:
+      A transformation whose state has the shape and sharding of the parameters.
+
+    Raises:
+      ValueError: ``decay`` outside [0, 1).
+
+    Source:
+      Polyak, 1964; Sutskever et al., 2013 (Nesterov's form).
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from mimuon_jax import heavy_ball
+      >>> tx = heavy_ball(0.5)
+      >>> state = tx.init(jnp.zeros(1))
+      >>> for _ in range(2):
+      ...     estimate, state = tx.update(jnp.ones(1), state)
+      >>> estimate.tolist()
+      [1.5]
+    """
+    _check_decay(decay)
+
+    def init(params: Tree) -> HeavyBallState:
+        return HeavyBallState(_zeros_like(params, accumulator_dtype))
+
+    def update(
+        updates: Tree, state: State, params: Tree = None, *, nesterov: bool
+    ) -> tuple[Tree, HeavyBallState]:
+        del params
+        new = jax.tree.map(lambda m, g: _mix(decay, m, 1.0, g, m), state.momentum, updates)
+        look = (lambda m, g: _mix(decay, m, 1.0, g, g)) if nesterov else _cast_like
+        return jax.tree.map(look, new, updates), HeavyBallState(new)
+
+    return optax.GradientTransformation(init, functools.partial(update, nesterov=nesterov))
+
+
+def ema(
+    decay: Number,
+    *,
+    debias: bool = False,
+    nesterov: bool = False,
+    start: Literal["zero", "gradient"] = "zero",
+    accumulator_dtype: DTypeLike | None = None,
+) -> optax.GradientTransformation:
+    """Averages gradients exponentially.
+
+    ``M_t = decay * M_{t-1} + (1 - decay) * G_t``; passes on ``M_t``, or with Nesterov
+    ``decay * M_t + (1 - decay) * G_t``.
+
+    Args:
+      decay: ``beta`` in [0, 1); 0 passes the gradient on, close to 1 averages over
+        ``1 / (1 - beta)`` steps. (The MiMuon paper's theory writes ``1 - beta`` for it.)
+      debias: divide by ``1 - decay^(t+1)``, ``t`` from 0, what ``M_t`` lacks for having started at
+        zero. With Nesterov ``M_t`` is divided by ``1 - decay^(t+2)`` and ``G_t`` by
+        ``1 - decay^(t+1)``, as in NAdam and optax.
+      nesterov: pass on the look-ahead.
+      start: ``"zero"``: ``M_{-1} = 0``; ``"gradient"``: ``M_0 = G_0``.
+      accumulator_dtype: dtype of the state; None: that of each parameter. The arithmetic is in
+        float32 (float64 where the parameters are) either way, the result in the gradient's dtype.
+
+    Returns:
+      A transformation whose state has the shape and sharding of the parameters.
+
+    Raises:
+      ValueError: ``decay`` outside [0, 1), an unknown ``start``, or ``debias`` with a start that
+        has no bias.
+
+    Source:
+      MiMuon, algorithm 2; Dozat, "Incorporating Nesterov momentum into Adam", 2016.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from mimuon_jax import ema
+      >>> tx = ema(0.5)
+      >>> estimate, _ = tx.update(jnp.ones(1), tx.init(jnp.zeros(1)))
+      >>> estimate.tolist()
+      [0.5]
+    """
+    _check_decay(decay)
+    if start not in ("zero", "gradient"):
+        raise ValueError(f"start={start!r} is unknown; use 'zero' or 'gradient'")
+    if debias and start == "gradient":
+        raise ValueError(
+            "debias=True corrects a start at zero; leave one of start='gradient' and it"
+        )
+
+    def init(params: Tree) -> EmaState:
+        return EmaState(jnp.zeros((), jnp.int32), _zeros_like(params, accumulator_dtype))
+
+    def update(
+        updates: Tree, state: State, params: Tree = None, *, nesterov: bool
+    ) -> tuple[Tree, EmaState]:
+        del params
+        keep = jnp.where(state.step == 0, 0.0, decay) if start == "gradient" else decay
+        new = jax.tree.map(lambda m, g: _mix(keep, m, 1 - keep, g, m), state.momentum, updates)
+        step = jnp.asarray(optax.safe_increment(state.step))
+        now, ahead = (_unbias(decay, step + i) if debias else 1.0 for i in (0, 1))
+        if nesterov:
+            a, b = decay * ahead, (1 - decay) * now
+            passed_on = jax.tree.map(lambda m, g: _mix(a, m, b, g, g), new, updates)
+        elif debias:
+            passed_on = jax.tree.map(lambda m, g: _scale(now, m, g), new, updates)
+        else:
+            passed_on = jax.tree.map(_cast_like, new, updates)
+        return passed_on, EmaState(step, new)
+
+    return optax.GradientTransformation(init, functools.partial(update, nesterov=nesterov))
+
+
+def with_nesterov(momentum: optax.GradientTransformation) -> optax.GradientTransformation:
+    """The same gradient estimate with the look-ahead passed on.
+
+    Args:
+      momentum: a transformation made by `heavy_ball` or `ema`.
+
+    Returns:
+      It with ``nesterov=True``; its state is the same.
+
+    Raises:
+      ValueError: any other transformation, whose look-ahead is not known.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from mimuon_jax.momentum import heavy_ball, with_nesterov
+      >>> tx = with_nesterov(heavy_ball(0.5))
+      >>> tx.update(jnp.ones(1), tx.init(jnp.zeros(1)))[0].tolist()
+      [1.5]
+    """
+    keywords = getattr(momentum.update, "keywords", None)
+    if not isinstance(keywords, Mapping) or "nesterov" not in keywords:
+        raise ValueError(
+            "nesterov=True needs a momentum whose look-ahead is known: a number, heavy_ball(...) "
+            f"or ema(...), got {momentum}; use nesterov=False with any other transformation"
+        )
+    update = functools.partial(cast(functools.partial, momentum.update), nesterov=True)
+    return momentum._replace(update=update)
+
+
+def _check_decay(decay: Number) -> None:
+    """Refuses a number outside [0, 1); a traced one cannot be looked at."""
+    if not isinstance(decay, Tracer) and not 0 <= float(decay) < 1:  # NaN fails too
+        raise ValueError(
+            f"decay={decay} must be in [0, 1): 0 keeps no memory, 1 would never forget"
+        )
+
+
+def _zeros_like(params: Tree, dtype: DTypeLike | None) -> Tree:
+    """Zeros with the shape and sharding of every parameter."""
+    return jax.tree.map(lambda p: jnp.zeros_like(p, dtype=dtype), params)
+
+
+def _mix(a: Number, x: Array, b: Number, y: Array, like: Array) -> Array:
+    """``a x + b y`` in float32 or float64, returned in the dtype of ``like``."""
+    wide = jnp.float64 if jnp.float64 in (x.dtype, y.dtype) else jnp.float32
+    a, b = jnp.asarray(a, wide), jnp.asarray(b, wide)
+    return (a * x.astype(wide) + b * y.astype(wide)).astype(like.dtype)
+
+
+def _scale(a: Number, x: Array, like: Array) -> Array:
+    """``a x`` in float32 or float64, returned in the dtype of ``like``."""
+    wide = jnp.float64 if x.dtype == jnp.float64 else jnp.float32
+    return (jnp.asarray(a, wide) * x.astype(wide)).astype(like.dtype)
+
+
+def _unbias(decay: Number, steps: Array) -> Array:
+    """``1 / (1 - decay^steps)``: what an EMA of so many steps lacks for having started at zero."""
+    return 1 / (1 - jnp.asarray(decay, jnp.float32) ** steps.astype(jnp.float32))
+
+
+def _cast_like(x: Array, like: Array) -> Array:
+    """``x`` in the dtype of ``like``."""
+    return x.astype(like.dtype)

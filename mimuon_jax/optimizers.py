@@ -1,0 +1,228 @@
+"""The optimizers: sentences made of the pieces.
+
+Every one is ``f(learning_rate, *, ...)``, keyword-only after the learning rate, in one order: the
+method's own, ``momentum``, ``nesterov``, ``orthogonalizer``, ``gain``, ``weight_decay``,
+``auxiliary``, ``auxiliary_learning_rate``, ``matrices``. Weight decay is decoupled:
+``W <- (1 - eta lambda) W - eta update``.
+"""
+
+import optax
+from jax.core import Tracer
+
+from mimuon_jax.gates import threshold_gate
+from mimuon_jax.momentum import heavy_ball, with_nesterov
+from mimuon_jax.orthogonalize import orthogonalize
+from mimuon_jax.partition import partition
+from mimuon_jax.types import Gain, LearningRate, Matrices, Measure, Number, Orthogonalizer
+
+# 3e-4, the usual rate of AdamW, where the matrices get 0.02, the usual rate of Muon.
+_AUXILIARY_RATIO = 0.015
+
+
+def muon(
+    learning_rate: LearningRate,
+    *,
+    momentum: Number | optax.GradientTransformation = 0.95,
+    nesterov: bool = True,
+    orthogonalizer: str | Orthogonalizer = "newton_schulz",
+    gain: str | Gain | None = "width",
+    weight_decay: Number = 0.0,
+    auxiliary: optax.GradientTransformation | None = None,
+    auxiliary_learning_rate: LearningRate | None = None,
+    matrices: Matrices = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Muon: orthogonalized momentum for matrices, AdamW for the rest.
+
+    ``M_t = mu M_{t-1} + G_t``; ``W <- (1 - eta lambda) W - eta gain Orth(mu M_t + G_t)``.
+
+    Args:
+      learning_rate: ``eta``, a number or a schedule; 0.02 is usual with the gain ``"width"``,
+        AdamW's rate with ``"rms"``.
+      momentum: ``mu`` in [0, 1) of `heavy_ball`, or a transformation such as ``ema(0.95)``.
+      nesterov: pass on the look-ahead ``mu M_t + G_t``; False: ``M_t``, or what ``momentum`` says.
+      orthogonalizer: see `orthogonalize`.
+      gain: factor by shape: ``"width"``, ``"rms"``, ``"spectral"``, a function or None.
+      weight_decay: ``lambda >= 0`` of the matrices; 0: none.
+      auxiliary: transformation of all other parameters, with its own learning rate; None: AdamW
+        without decay at ``auxiliary_learning_rate``.
+      auxiliary_learning_rate: None: ``0.015 learning_rate``, schedule included (3e-4 at 0.02).
+      matrices: see `partition`.
+
+    Returns:
+      The optimizer.
+
+    Raises:
+      ValueError: an unknown name or a number out of range here, or at ``init`` as `partition`.
+
+    Source:
+      Jordan et al., "Muon", 2024; Liu et al., 2025 (arXiv 2502.16982).
+
+    Example:
+      >>> import jax.numpy as jnp, optax
+      >>> from mimuon_jax import muon
+      >>> params = {"kernel": jnp.eye(2), "bias": jnp.zeros(2)}
+      >>> tx = muon(0.5, orthogonalizer="svd")
+      >>> updates, _ = tx.update(params, tx.init(params), params)
+      >>> optax.apply_updates(params, updates)["kernel"].tolist()
+      [[0.5, 0.0], [0.0, 0.5]]
+    """
+    steps = optax.chain(
+        as_momentum(momentum, nesterov),
+        orthogonalize(orthogonalizer, gain=gain, matrices=matrices),
+        decayed(weight_decay),
+        optax.scale_by_learning_rate(learning_rate),
+    )
+    rest = as_auxiliary(auxiliary, auxiliary_learning_rate, learning_rate)
+    return partition(steps, rest, matrices=matrices)
+
+
+def mimuon(
+    learning_rate: LearningRate,
+    *,
+    threshold: Number = 5e-3,
+    measure: str | Measure = "rms",
+    momentum: Number | optax.GradientTransformation = 0.95,
+    nesterov: bool = False,
+    orthogonalizer: str | Orthogonalizer = "newton_schulz",
+    gain: str | Gain | None = "width",
+    weight_decay: Number = 0.0,
+    auxiliary: optax.GradientTransformation | None = None,
+    auxiliary_learning_rate: LearningRate | None = None,
+    matrices: Matrices = None,
+) -> optax.GradientTransformationExtraArgs:
+    """MiMuon: Muon where the gradient estimate allows it, else momentum SGD, matrix by matrix.
+
+    ``M_t = mu M_{t-1} + G_t``; if ``measure(M_t) >= tau``:
+    ``W <- (1 - eta lambda) W - eta gain Orth(M_t)``, else ``W <- (1 - eta lambda) W - eta M_t``.
+
+    Args:
+      learning_rate: ``eta``, a number or a schedule; the paper's experiments use 0.02.
+      threshold: ``tau >= 0``, in the unit of ``M_t``; 0 is Muon, ``inf`` momentum SGD. The paper's
+        values, 0.005 (language model) and 0.01 (detector), are for `heavy_ball`; with `ema` the
+        same decisions need ``tau (1 - mu)``.
+      measure: ``"rms"``, ``"gap"``, ``"spectral"``, ``"frobenius"`` or a function: see
+        `threshold_gate`.
+      momentum: ``mu`` in [0, 1) of `heavy_ball`, or a transformation such as ``ema(0.95)``.
+      nesterov: gate and pass on the look-ahead ``mu M_t + G_t``; False: ``M_t``, or what
+        ``momentum`` says.
+      orthogonalizer: see `orthogonalize`.
+      gain: factor by shape of the orthogonalized update alone: ``"width"``, ``"rms"``,
+        ``"spectral"``, a function or None.
+      weight_decay: ``lambda >= 0`` of the matrices; 0: none.
+      auxiliary: transformation of all other parameters, with its own learning rate; None: AdamW
+        without decay at ``auxiliary_learning_rate``.
+      auxiliary_learning_rate: None: ``0.015 learning_rate``, schedule included (3e-4 at 0.02).
+      matrices: see `partition`.
+
+    Returns:
+      The optimizer; decisions and measures are in its state, see `mimuon_jax.diagnostics`.
+
+    Raises:
+      ValueError: an unknown name or a number out of range here, or at ``init`` as `partition`.
+
+    Source:
+      MiMuon, algorithm 2 and section 5.
+
+    Example:
+      >>> import jax.numpy as jnp, optax
+      >>> from mimuon_jax import mimuon
+      >>> params = {"up": 4 * jnp.eye(2), "down": jnp.eye(2), "bias": jnp.zeros(2)}
+      >>> tx = mimuon(0.5, threshold=2.0, orthogonalizer="svd")
+      >>> updates, _ = tx.update(params, tx.init(params), params)
+      >>> updates["up"].tolist(), updates["down"].tolist()
+      ([[-0.5, -0.0], [-0.0, -0.5]], [[-0.5, -0.0], [-0.0, -0.5]])
+    """
+    steps = optax.chain(
+        as_momentum(momentum, nesterov),
+        threshold_gate(
+            orthogonalize(orthogonalizer, gain=gain, matrices=matrices),
+            threshold=threshold,
+            measure=measure,
+            matrices=matrices,
+        ),
+        decayed(weight_decay),
+        optax.scale_by_learning_rate(learning_rate),
+    )
+    rest = as_auxiliary(auxiliary, auxiliary_learning_rate, learning_rate)
+    return partition(steps, rest, matrices=matrices)
+
+
+def sgdm(
+    learning_rate: LearningRate,
+    *,
+    momentum: Number | optax.GradientTransformation = 0.9,
+    nesterov: bool = False,
+    weight_decay: Number = 0.0,
+) -> optax.GradientTransformationExtraArgs:
+    """Momentum SGD for every parameter.
+
+    ``M_t = mu M_{t-1} + G_t``; ``W <- (1 - eta lambda) W - eta M_t``.
+
+    Args:
+      learning_rate: ``eta``, a number or a schedule. Heavy ball: a step is up to ``1 / (1 - mu)``
+        gradients long.
+      momentum: ``mu`` in [0, 1) of `heavy_ball`, or a transformation such as ``ema(0.9)``.
+      nesterov: pass on the look-ahead ``mu M_t + G_t``; False: ``M_t``, or what ``momentum`` says.
+      weight_decay: ``lambda >= 0``, decoupled; 0: none.
+
+    Returns:
+      The optimizer.
+
+    Raises:
+      ValueError: a number out of range.
+
+    Source:
+      Sutskever et al., 2013.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from mimuon_jax import sgdm
+      >>> tx = sgdm(0.5)
+      >>> tx.update(jnp.ones(2), tx.init(jnp.ones(2)), jnp.ones(2))[0].tolist()
+      [-0.5, -0.5]
+    """
+    return optax.with_extra_args_support(
+        optax.chain(
+            as_momentum(momentum, nesterov),
+            decayed(weight_decay),
+            optax.scale_by_learning_rate(learning_rate),
+        )
+    )
+
+
+def as_momentum(
+    momentum: Number | optax.GradientTransformation, nesterov: bool
+) -> optax.GradientTransformation:
+    """The transformation that the arguments ``momentum`` and ``nesterov`` mean."""
+    if not isinstance(momentum, optax.GradientTransformation):
+        return heavy_ball(momentum, nesterov=nesterov)
+    return with_nesterov(momentum) if nesterov else momentum
+
+
+def decayed(weight_decay: Number) -> optax.GradientTransformation:
+    """Decoupled decay; nothing at all for the number 0, so that ``params`` are not needed."""
+    if isinstance(weight_decay, Tracer):
+        return optax.add_decayed_weights(weight_decay)
+    if not float(weight_decay) >= 0:
+        raise ValueError(f"weight_decay={weight_decay} must be >= 0: 0 is none")
+    return optax.add_decayed_weights(weight_decay) if weight_decay else optax.identity()
+
+
+def as_auxiliary(
+    auxiliary: optax.GradientTransformation | None,
+    auxiliary_learning_rate: LearningRate | None,
+    learning_rate: LearningRate,
+) -> optax.GradientTransformation:
+    """The transformation of everything that is no matrix."""
+    if auxiliary is not None:
+        if auxiliary_learning_rate is not None:
+            raise ValueError(
+                f"auxiliary_learning_rate={auxiliary_learning_rate} is for the default auxiliary "
+                "transformation; set the rate within `auxiliary`"
+            )
+        return auxiliary
+    if auxiliary_learning_rate is not None:
+        return optax.adam(auxiliary_learning_rate)
+    if callable(learning_rate):
+        return optax.adam(lambda step: _AUXILIARY_RATIO * learning_rate(step))
+    return optax.adam(_AUXILIARY_RATIO * learning_rate)

@@ -1,0 +1,141 @@
+"""Matrices to one transformation, everything else to another."""
+
+from typing import NamedTuple
+
+import jax
+import optax
+
+from mimuon_jax.matrices import batch_shape, check_every_entry_is_used, matrix_shape, roles
+from mimuon_jax.types import Matrices, State, Tree
+
+
+class PartitionState(NamedTuple):
+    """States of the two sides; each sees the other side's leaves as ``optax.MaskedNode``."""
+
+    matrices: optax.OptState
+    auxiliary: optax.OptState
+
+
+def partition(
+    transformation: optax.GradientTransformation,
+    auxiliary: optax.GradientTransformation,
+    *,
+    matrices: Matrices = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Sends the matrices to ``transformation`` and all other parameters to ``auxiliary``.
+
+    Args:
+      transformation: applied to the parameters that are matrices.
+      auxiliary: applied to the rest: vectors, embeddings, output head, whatever ``matrices`` says.
+      matrices: ``optax.contrib.MuonDimensionNumbers`` as a tree, a prefix tree or a function
+        ``params -> tree``, with None for auxiliary. What has no entry follows the default rule: a
+        parameter of rank 2, or a convolution kernel of rank 3 or 4, whose path names no embedding,
+        head, norm, bias or gain. Parameters are told apart by path and shape alone.
+
+    Returns:
+      A transformation with both sides' states; extra arguments go to both sides.
+
+    Raises:
+      ValueError: at ``init``, if numbers do not fit a parameter, name none, or are missing where
+        the rule cannot decide (rank >= 3).
+
+    Source:
+      Jordan et al., "Muon", 2024: hidden matrices to Muon, the rest to AdamW.
+
+    Example:
+      >>> import jax.numpy as jnp, optax
+      >>> from mimuon_jax import partition
+      >>> params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
+      >>> tx = partition(optax.scale(-1.0), optax.scale(10.0))
+      >>> updates, _ = tx.update(params, tx.init(params))
+      >>> updates["kernel"][0].tolist(), updates["bias"].tolist()
+      ([-1.0, -1.0], [10.0, 10.0])
+    """
+    inner = optax.with_extra_args_support(transformation)
+    outer = optax.with_extra_args_support(auxiliary)
+
+    def init(params: Tree) -> PartitionState:
+        check_every_entry_is_used(params, matrices)
+        ours, theirs = _split(params, _chosen(params, matrices))
+        return PartitionState(inner.init(ours), outer.init(theirs))
+
+    def update(
+        updates: Tree, state: State, params: Tree = None, **extra: object
+    ) -> tuple[Tree, PartitionState]:
+        chosen = _chosen(updates, matrices)
+        ours, theirs = _split(updates, chosen)
+        our_params, their_params = (None, None) if params is None else _split(params, chosen)
+        ours, matrix_state = inner.update(ours, state.matrices, our_params, **extra)
+        theirs, auxiliary_state = outer.update(theirs, state.auxiliary, their_params, **extra)
+        return _join(updates, ours, theirs, chosen), PartitionState(matrix_state, auxiliary_state)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def describe(params: Tree, matrices: Matrices = None) -> str:
+    """Table of what every parameter is: matrices and their axes, or auxiliary, and why.
+
+    Args:
+      params: pytree of arrays, ``jax.ShapeDtypeStruct`` or anything with a shape.
+      matrices: as in `partition`.
+
+    Returns:
+      Text, one line a parameter: path, shape, ``batch x [reduction, output]`` or ``auxiliary``, and
+      the reason; last a line of totals in numbers (array elements).
+
+    Raises:
+      ValueError: as `partition` at ``init``.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from mimuon_jax import describe
+      >>> print(describe({"embed": jnp.ones((9, 4)), "up": jnp.ones((4, 8)), "bias": jnp.ones(8)}))
+      parameter  shape   goes to     why
+      bias       (8,)    auxiliary   vector
+      embed      (9, 4)  auxiliary   names an embedding
+      up         (4, 8)  1 x [4, 8]  matrix
+      1 of 3 parameters are matrices, 32 of 76 numbers
+    """
+    check_every_entry_is_used(params, matrices)
+    decided = roles(params, matrices)
+    rows = [("parameter", "shape", "goes to", "why")]
+    for path, shape, numbers, why in decided:
+        goes_to = "auxiliary"
+        if numbers is not None:
+            count = _size(batch_shape(shape, numbers))
+            goes_to = f"{count} x {list(matrix_shape(shape, numbers))}"
+        rows.append((path, str(shape), goes_to, why))
+    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    ours = [role for role in decided if role.numbers is not None]
+    lines.append(
+        f"{len(ours)} of {len(decided)} parameters are matrices, "
+        f"{sum(_size(r.shape) for r in ours):,} of {sum(_size(r.shape) for r in decided):,} numbers"
+    )
+    return "\n".join(lines)
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    """Number of elements."""
+    return jax.ShapeDtypeStruct(shape, "float32").size
+
+
+def _chosen(tree: Tree, matrices: Matrices) -> list[bool]:
+    """Whether each leaf is a matrix, in flattening order."""
+    return [role.numbers is not None for role in roles(tree, matrices)]
+
+
+def _split(tree: Tree, chosen: list[bool]) -> tuple[Tree, Tree]:
+    """The tree twice: with the chosen leaves only, and with the others only."""
+    leaves, treedef = jax.tree.flatten(tree)
+    masked = optax.MaskedNode()
+    ours = [leaf if mine else masked for leaf, mine in zip(leaves, chosen, strict=True)]
+    theirs = [masked if mine else leaf for leaf, mine in zip(leaves, chosen, strict=True)]
+    return treedef.unflatten(ours), treedef.unflatten(theirs)
+
+
+def _join(like: Tree, ours: Tree, theirs: Tree, chosen: list[bool]) -> Tree:
+    """Undoes `_split`."""
+    our_leaves, their_leaves = iter(jax.tree.leaves(ours)), iter(jax.tree.leaves(theirs))
+    leaves = [next(our_leaves if mine else their_leaves) for mine in chosen]
+    return jax.tree.structure(like).unflatten(leaves)

@@ -1,0 +1,175 @@
+"""What counts as a matrix, along which axes, and what the errors say."""
+
+import flax.linen
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from optax.contrib import MuonDimensionNumbers as Numbers
+
+from mimuon_jax import describe
+from mimuon_jax.matrices import (
+    batch_shape,
+    check_every_entry_is_used,
+    from_matrices,
+    matrix_shape,
+    roles,
+    to_matrices,
+)
+
+
+def why(path: str, shape: tuple[int, ...]) -> str:
+    """The default rule's reason for one parameter at a path."""
+    tree = jax.ShapeDtypeStruct(shape, jnp.float32)
+    for name in reversed(path.split("/")):
+        tree = {name: tree}
+    return roles(tree)[0].why
+
+
+@pytest.mark.parametrize(
+    ("path", "shape", "reason"),
+    [
+        ("Dense_0/kernel", (4, 8), "matrix"),
+        ("w", (4, 8), "matrix"),
+        ("b", (4, 8), "matrix"),  # a name of one letter says nothing
+        ("layers/attention/heads/kernel", (4, 8), "matrix"),
+        ("MultiHeadDotProductAttention_0/kernel", (4, 8), "matrix"),
+        ("multi_head/kernel", (4, 8), "matrix"),
+        ("rescale/kernel", (4, 8), "matrix"),
+        ("Conv_0/kernel", (3, 3, 4, 8), "convolution"),
+        ("stem/conv1/kernel", (3, 4, 8), "convolution"),
+        ("ConvTranspose_0/kernel", (3, 3, 4, 8), "convolution"),
+        ("Conv_0/kernel", (3, 3, 1, 8), "depthwise convolution"),
+        ("Dense_0/bias", (8,), "vector"),
+        ("temperature", (), "scalar"),
+        ("layers/Dense_0/bias", (6, 8), "names a bias"),  # scanned layers
+        ("layers/mlp/gain", (6, 8), "names a gain"),
+        ("layers/LayerNorm_0/scale", (6, 8), "names a norm"),
+        ("layers/q_norm/scale", (6, 8), "names a norm"),
+        ("h/ln_1/scale", (6, 8), "names a norm"),
+        ("BatchNorm_0/scale", (6, 8), "names a norm"),
+        ("RMSNorm_0/weight", (6, 8), "names a norm"),
+        ("Embed_0/embedding", (9, 4), "names an embedding"),
+        ("embed_tokens/kernel", (9, 4), "names an embedding"),
+        ("transformer/wte", (9, 4), "names an embedding"),
+        ("pos_embedding", (1, 9, 4), "names an embedding"),
+        ("lm_head/kernel", (4, 9), "names an output head"),
+        ("Head_0/kernel", (4, 9), "names an output head"),
+        ("head/kernel", (4, 9), "names an output head"),
+        ("logits_dense/kernel", (4, 9), "names an output head"),
+        ("Dense_0/kernel", (0, 8), "empty"),
+    ],
+)
+def test_default_rule(path, shape, reason):
+    assert why(path, shape) == reason
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4), (2, 2, 3, 4), (2, 3, 3, 4, 5)])
+def test_an_array_of_unknown_axes_is_an_error_that_shows_the_way_out(shape):
+    params = {"blocks": {"mlp": {"kernel": jnp.zeros(shape)}}, "other": jnp.zeros((2, 3, 4))}
+    with pytest.raises(ValueError, match="unknown") as error:
+        roles(params)
+    text = str(error.value)
+    assert "'blocks/mlp/kernel'" in text
+    assert str(shape) in text
+    assert "other" in text
+    # What the message proposes works when pasted.
+    proposed = text[text.index("matrices=") + len("matrices=") : text.index(" (all other")]
+    given = eval(proposed, {"MuonDimensionNumbers": Numbers})
+    decided = roles(params, given | {"other": None})
+    assert [role.why for role in decided] == ["given as matrix", "given as auxiliary"]
+
+
+def test_scanned_convolutions_are_never_guessed():
+    with pytest.raises(ValueError, match="rank 5"):
+        why("Conv_0/kernel", (6, 3, 3, 4, 8))
+
+
+PARAMS = {"embed": jnp.ones((9, 4)), "up": jnp.ones((3, 4, 8)), "bias": jnp.ones(8)}
+
+
+@pytest.mark.parametrize(
+    "matrices",
+    [
+        {"embed": None, "up": Numbers(1, 2), "bias": None},
+        {"up": Numbers(-2, -1)},
+        lambda params: jax.tree.map(lambda x: Numbers(1, 2) if x.ndim == 3 else None, params),
+    ],
+    ids=["tree", "partial tree", "callable"],
+)
+def test_forms_of_dimension_numbers(matrices):
+    decided = {role.path: role.numbers for role in roles(PARAMS, matrices)}
+    assert decided["embed"] is decided["bias"] is None
+    assert matrix_shape((3, 4, 8), decided["up"]) == (4, 8)
+    assert batch_shape((3, 4, 8), decided["up"]) == (3,)
+
+
+def test_a_prefix_holds_for_everything_below_it():
+    params = {"layers": {"q": jnp.ones((3, 4, 8)), "k": jnp.ones((3, 4, 8))}, "w": jnp.ones((2, 2))}
+    decided = roles(params, {"layers": Numbers(1, 2), "w": None})
+    assert [role.numbers for role in decided] == [Numbers(1, 2), Numbers(1, 2), None]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "match"),
+    [
+        (Numbers(0, 3), "does not fit parameter 'up' of shape"),
+        (Numbers(1, 1), "disjoint"),
+        (Numbers((0, 1), (1, 2)), "disjoint"),
+        (Numbers((), 1), "not empty"),
+        ("matrix", "MuonDimensionNumbers"),
+    ],
+)
+def test_numbers_that_do_not_fit_are_refused(numbers, match):
+    with pytest.raises(ValueError, match=match):
+        roles(PARAMS, {"embed": None, "up": numbers, "bias": None})
+
+
+def test_an_entry_for_no_parameter_is_refused():
+    with pytest.raises(ValueError, match="'upp', which is no parameter") as error:
+        check_every_entry_is_used(PARAMS, {"upp": Numbers(1, 2)})
+    assert "embed" in str(error.value)
+
+
+@settings(deadline=None, max_examples=50, derandomize=True)
+@given(st.permutations([0, 1, 2, 3]), st.integers(1, 2), st.integers(1, 2))
+def test_views_round_trip(axes, reductions, outputs):
+    shape = (2, 3, 4, 5)
+    numbers = Numbers(tuple(axes[:reductions]), tuple(axes[reductions : reductions + outputs]))
+    x = np.arange(120.0, dtype=np.float32).reshape(shape)
+    view = to_matrices(jnp.asarray(x), numbers)
+    assert view.shape[1:] == matrix_shape(shape, numbers)
+    np.testing.assert_array_equal(from_matrices(view, shape, numbers), x)
+
+
+def test_a_convolution_is_one_matrix_of_patches():
+    kernel = np.arange(3 * 3 * 4 * 8, dtype=np.float32).reshape(3, 3, 4, 8)
+    view = to_matrices(jnp.asarray(kernel), Numbers((0, 1, 2), 3))
+    np.testing.assert_array_equal(view, kernel.reshape(1, 36, 8))
+
+
+def test_names_are_the_same_for_every_container():
+    class Block(nnx.Module):
+        def __init__(self):
+            self.up = nnx.Linear(4, 8, rngs=nnx.Rngs(0))
+            self.norm = nnx.RMSNorm(8, rngs=nnx.Rngs(0))
+
+    state = nnx.state(Block(), nnx.Param)
+    expected = [("norm/scale", "vector"), ("up/bias", "vector"), ("up/kernel", "matrix")]
+    for tree in (state, nnx.to_pure_dict(state), flax.core.freeze(nnx.to_pure_dict(state))):
+        assert [(role.path, role.why) for role in roles(tree)] == expected
+
+
+def test_describe_tells_what_goes_where():
+    text = describe(PARAMS, {"up": Numbers(1, 2)})
+    assert "up         (3, 4, 8)  3 x [4, 8]  given as matrix" in text
+    assert text.endswith("1 of 3 parameters are matrices, 96 of 140 numbers")
+
+
+def test_linen_parameters():
+    model = flax.linen.Sequential([flax.linen.Embed(9, 4), flax.linen.Dense(8)])
+    params = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1,), jnp.int32))["params"]
+    assert [role.why for role in roles(params)] == ["names an embedding", "vector", "matrix"]

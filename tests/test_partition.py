@@ -1,0 +1,57 @@
+"""Matrices to one side, the rest to the other."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from optax.contrib import MuonDimensionNumbers as Numbers
+
+from mimuon_jax import partition
+
+PARAMS = {"embed": jnp.ones((9, 4)), "up": jnp.ones((4, 8)), "bias": jnp.ones(8), "absent": None}
+
+
+def test_each_side_sees_its_own_leaves_alone():
+    seen = {}
+
+    def spy(name):
+        def update(updates, state, params=None, **extra):
+            seen[name] = (jax.tree.leaves(updates), jax.tree.leaves(params), extra)
+            return updates, state
+
+        return optax.GradientTransformationExtraArgs(lambda _: optax.EmptyState(), update)
+
+    tx = partition(spy("matrices"), spy("auxiliary"))
+    updates, _ = tx.update(PARAMS, tx.init(PARAMS), PARAMS, value=3.0)
+    assert [x.shape for x in seen["matrices"][0]] == [(4, 8)]
+    assert [x.shape for x in seen["auxiliary"][0]] == [(8,), (9, 4)]
+    assert [x.shape for x in seen["auxiliary"][1]] == [(8,), (9, 4)]
+    assert seen["matrices"][2] == seen["auxiliary"][2] == {"value": 3.0}
+    assert jax.tree.structure(updates) == jax.tree.structure(PARAMS)
+
+
+def test_it_equals_optax_partition():
+    ours = partition(optax.sgd(0.1, momentum=0.9), optax.adam(0.01))
+    labels = {"embed": "b", "up": "a", "bias": "b", "absent": None}
+    theirs = optax.partition({"a": optax.sgd(0.1, momentum=0.9), "b": optax.adam(0.01)}, labels)
+    one, two = ours.init(PARAMS), theirs.init(PARAMS)
+    for _ in range(3):
+        mine, one = ours.update(PARAMS, one, PARAMS)
+        yours, two = theirs.update(PARAMS, two, PARAMS)
+        jax.tree.map(np.testing.assert_array_equal, mine, yours)
+
+
+def test_params_may_be_left_out():
+    tx = partition(optax.scale(2.0), optax.scale(3.0))
+    updates, _ = tx.update(PARAMS, tx.init(PARAMS))
+    assert float(updates["up"][0, 0]) == 2
+    assert float(updates["bias"][0]) == 3
+
+
+def test_errors_come_at_init():
+    tx = partition(optax.identity(), optax.identity(), matrices={"uq": Numbers(0, 1)})
+    with pytest.raises(ValueError, match="'uq', which is no parameter"):
+        tx.init(PARAMS)
+    with pytest.raises(ValueError, match="parameter 'experts' of shape"):
+        partition(optax.identity(), optax.identity()).init({"experts": jnp.ones((2, 3, 4))})
