@@ -8,7 +8,7 @@ compiles.
 import itertools
 import math
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import jax
@@ -16,6 +16,8 @@ from jax import Array
 from jax.core import Tracer
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+
+from mimuon_jax.types import Shardings, Tree
 
 #: For every axis of an array the mesh axes that cut it, slowest first.
 Spec: TypeAlias = tuple[tuple[str, ...], ...]
@@ -69,6 +71,39 @@ def distribute(
     if traced and not alone and not manual:
         return _by_partitioner(program, arrays, flags, batch_axes)
     return program([((),) * x.ndim for x in arrays], {})(*arrays, *flags)
+
+
+def of_leaves(shardings: Shardings, tree: Tree, chosen: Iterable[int]) -> list[Sharding] | None:
+    """The shardings of some leaves of a tree.
+
+    Args:
+      shardings: a tree, a prefix tree or a function ``tree -> tree`` of NamedSharding,
+        PartitionSpec and None, or None if nothing is known.
+      tree: the arrays.
+      chosen: which leaves, in flattening order.
+
+    Returns:
+      One each, or None if nothing is known.
+
+    Raises:
+      ValueError: a chosen leaf has no entry.
+    """
+    if shardings is None:
+        return None
+    given = shardings(tree) if callable(shardings) else shardings
+    is_entry = lambda x: x is None or isinstance(x, (PartitionSpec, NamedSharding))  # noqa: E731
+    entries = dict(jax.tree_util.tree_flatten_with_path(given, is_leaf=is_entry)[0])
+    paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
+    found = []
+    for path in (paths[i] for i in chosen):
+        prefixes = [path[:i] for i in range(len(path), -1, -1) if path[:i] in entries]
+        if not prefixes:
+            raise ValueError(
+                f"`shardings` has no entry for parameter {jax.tree_util.keystr(path)}; give a "
+                "NamedSharding, a PartitionSpec, or None for one that is not cut"
+            )
+        found.append(entries[prefixes[0]])
+    return found
 
 
 def _by_shard_map(
