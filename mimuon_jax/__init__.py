@@ -1,11 +1,13 @@
 """The Muon family of optimizers for JAX, as composable Optax transformations.
 
-Optimizers (`muon`, `mimuon`, `sgdm`) are functions ``f(learning_rate, *, ...)`` that return an
+Optimizers (`mimuon`, `muon`, `musgd`, `muon_mvr1`, `muon_mvr2`, `spectral_sgd`, `spectral_adam`,
+`shampoo`, `sgdm`) are functions ``f(learning_rate, *, ...)`` that return an
 ``optax.GradientTransformation``. They are sentences made of the pieces: a gradient estimate
-(`heavy_ball`, `ema`), what is done with every matrix of it (`orthogonalize`, under a
-`threshold_gate`, times a gain), and `partition`, which decides what a matrix is; `describe` prints
-its decision. The functions on arrays ``[..., m, n]`` below them (`newton_schulz`, `polar`, `power`,
-`gap`, `frobenius`, `rms`, `spectral_norm`) can be used, and replaced, on their own.
+(`heavy_ball`, `ema`, `mvr1`, `mvr2`), what is done with every matrix of it (`orthogonalize` or
+`spectral_power`, under a `threshold_gate`, times a gain), and `partition`, which decides what a
+matrix is; `describe` prints its decision. The functions on arrays ``[..., m, n]`` below them
+(`newton_schulz`, `polar`, `power`, `gap`, `frobenius`, `rms`, `spectral_norm`) can be used, and
+replaced, on their own.
 """
 
 from mimuon_jax import diagnostics
@@ -14,11 +16,16 @@ from mimuon_jax.gains import scale_by_gain
 from mimuon_jax.gates import threshold_gate
 from mimuon_jax.measures import frobenius, gap, rms, spectral_norm
 from mimuon_jax.momentum import ema, heavy_ball
+from mimuon_jax.muon_mvr import muon_mvr1, muon_mvr2
+from mimuon_jax.musgd import musgd
 from mimuon_jax.newton_schulz import newton_schulz
 from mimuon_jax.optimizers import mimuon, muon, sgdm
 from mimuon_jax.orthogonalize import orthogonalize
 from mimuon_jax.partition import describe, partition
 from mimuon_jax.powers import polar, power
+from mimuon_jax.shampoo import shampoo
+from mimuon_jax.spectral import spectral_adam, spectral_power, spectral_sgd
+from mimuon_jax.variance_reduction import mvr1, mvr2
 
 __all__ = [
     "DION",
@@ -33,6 +40,11 @@ __all__ = [
     "heavy_ball",
     "mimuon",
     "muon",
+    "muon_mvr1",
+    "muon_mvr2",
+    "musgd",
+    "mvr1",
+    "mvr2",
     "newton_schulz",
     "orthogonalize",
     "partition",
@@ -42,6 +54,10 @@ __all__ = [
     "rms",
     "scale_by_gain",
     "sgdm",
+    "shampoo",
+    "spectral_adam",
     "spectral_norm",
+    "spectral_power",
+    "spectral_sgd",
     "threshold_gate",
 ]

@@ -1,13 +1,14 @@
 """Factors of an orthogonalized update, from the sizes of its matrix alone."""
 
 import math
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from mimuon_jax.matrices import matrix_shape, roles
-from mimuon_jax.types import Array, Gain, Matrices, State, Tree
+from mimuon_jax.types import Array, Gain, Matrices, MuonDimensionNumbers, State, Tree
 
 
 def width(reduction: int, output: int) -> float:
@@ -76,22 +77,32 @@ def spectral(reduction: int, output: int) -> float:
     return math.sqrt(output / reduction)
 
 
-#: The gains that have a name.
+#: The gains that have a name, but for "unflattened": `width`, and 1 for convolutions.
 GAINS: dict[str, Gain] = {"rms": rms, "spectral": spectral, "width": width}
 
 
-def as_gain(gain: str | Gain | None) -> Gain:
-    """The function that a ``gain`` argument means; None is the constant 1."""
+def factor_of(
+    gain: str | Gain | None,
+) -> Callable[[Sequence[int], MuonDimensionNumbers], float]:
+    """``(shape, numbers) -> factor`` of a ``gain`` argument; None is the constant 1."""
     if gain is None:
-        return lambda reduction, output: 1.0
-    if callable(gain):
-        return gain
-    if gain in GAINS:
-        return GAINS[gain]
-    raise ValueError(
-        f"gain={gain!r} is unknown; use {', '.join(map(repr, GAINS))}, None or a function "
-        "(reduction, output) -> float"
-    )
+        return lambda shape, numbers: 1.0
+    if gain == "unflattened":
+        return lambda shape, numbers: (
+            1.0 if is_convolution(numbers) else width(*matrix_shape(shape, numbers))
+        )
+    function = gain if callable(gain) else GAINS.get(gain)
+    if function is None:
+        raise ValueError(
+            f"gain={gain!r} is unknown; use {', '.join(map(repr, GAINS))}, 'unflattened', None or "
+            "a function (reduction, output) -> float"
+        )
+    return lambda shape, numbers: function(*matrix_shape(shape, numbers))
+
+
+def is_convolution(numbers: MuonDimensionNumbers) -> bool:
+    """Whether it is a kernel ``(kh, kw, in, out)``: three reduction axes flattened into one."""
+    return not isinstance(numbers.reduction_axis, int) and len(numbers.reduction_axis) == 3
 
 
 def scale_by_gain(
@@ -100,8 +111,9 @@ def scale_by_gain(
     """Multiplies every matrix by a factor of its sizes; other leaves pass through unchanged.
 
     Args:
-      gain: ``"width"``, ``"rms"``, ``"spectral"``, a function ``(reduction, output) -> float``, or
-        None for 1.
+      gain: ``"width"``, ``"rms"``, ``"spectral"``, ``"unflattened"`` (``"width"``, but 1 for
+        convolutions: the convention of YOLO26's MuSGD, which takes the sizes of a kernel's last
+        axes before it is flattened), a function ``(reduction, output) -> float``, or None for 1.
       matrices: as in `partition`.
 
     Returns:
@@ -120,7 +132,7 @@ def scale_by_gain(
       >>> tx.update({"kernel": jnp.ones((1, 4))}, tx.init({"kernel": jnp.ones((1, 4))}))[0]
       {'kernel': Array([[2., 2., 2., 2.]], dtype=float32)}
     """
-    factor = as_gain(gain)
+    factor = factor_of(gain)
 
     def init(params: Tree) -> optax.EmptyState:
         roles(params, matrices)
@@ -131,9 +143,7 @@ def scale_by_gain(
         leaves, treedef = jax.tree.flatten(updates)
         decided = roles(updates, matrices)
         scaled = [
-            leaf
-            if role.numbers is None
-            else scale(leaf, factor(*matrix_shape(leaf.shape, role.numbers)))
+            leaf if role.numbers is None else scale(leaf, factor(leaf.shape, role.numbers))
             for leaf, role in zip(leaves, decided, strict=True)
         ]
         return treedef.unflatten(scaled), state

@@ -65,7 +65,7 @@ def heavy_ball(
       >>> estimate.tolist()
       [1.5]
     """
-    _check_decay(decay)
+    check_decay(decay)
 
     def init(params: Tree) -> HeavyBallState:
         return HeavyBallState(_zeros_like(params, accumulator_dtype))
@@ -74,8 +74,8 @@ def heavy_ball(
         updates: Tree, state: State, params: Tree = None, *, nesterov: bool
     ) -> tuple[Tree, HeavyBallState]:
         del params
-        new = jax.tree.map(lambda m, g: _mix(decay, m, 1.0, g, m), state.momentum, updates)
-        look = (lambda m, g: _mix(decay, m, 1.0, g, g)) if nesterov else _cast_like
+        new = jax.tree.map(lambda m, g: mix(decay, m, 1.0, g, m), state.momentum, updates)
+        look = (lambda m, g: mix(decay, m, 1.0, g, g)) if nesterov else _cast_like
         return jax.tree.map(look, new, updates), HeavyBallState(new)
 
     return optax.GradientTransformation(init, functools.partial(update, nesterov=nesterov))
@@ -123,7 +123,7 @@ def ema(
       >>> estimate.tolist()
       [0.5]
     """
-    _check_decay(decay)
+    check_decay(decay)
     if start not in ("zero", "gradient"):
         raise ValueError(f"start={start!r} is unknown; use 'zero' or 'gradient'")
     if debias and start == "gradient":
@@ -139,12 +139,12 @@ def ema(
     ) -> tuple[Tree, EmaState]:
         del params
         keep = jnp.where(state.step == 0, 0.0, decay) if start == "gradient" else decay
-        new = jax.tree.map(lambda m, g: _mix(keep, m, 1 - keep, g, m), state.momentum, updates)
+        new = jax.tree.map(lambda m, g: mix(keep, m, 1 - keep, g, m), state.momentum, updates)
         step = jnp.asarray(optax.safe_increment(state.step))
         now, ahead = (_unbias(decay, step + i) if debias else 1.0 for i in (0, 1))
         if nesterov:
             a, b = decay * ahead, (1 - decay) * now
-            passed_on = jax.tree.map(lambda m, g: _mix(a, m, b, g, g), new, updates)
+            passed_on = jax.tree.map(lambda m, g: mix(a, m, b, g, g), new, updates)
         elif debias:
             passed_on = jax.tree.map(lambda m, g: _scale(now, m, g), new, updates)
         else:
@@ -183,7 +183,7 @@ def with_nesterov(momentum: optax.GradientTransformation) -> optax.GradientTrans
     return momentum._replace(update=update)
 
 
-def _check_decay(decay: Number) -> None:
+def check_decay(decay: Number) -> None:
     """Refuses a number outside [0, 1); a traced one cannot be looked at."""
     if not isinstance(decay, Tracer) and not 0 <= float(decay) < 1:  # NaN fails too
         raise ValueError(
@@ -196,7 +196,7 @@ def _zeros_like(params: Tree, dtype: DTypeLike | None) -> Tree:
     return jax.tree.map(lambda p: jnp.zeros_like(p, dtype=dtype), params)
 
 
-def _mix(a: Number, x: Array, b: Number, y: Array, like: Array) -> Array:
+def mix(a: Number, x: Array, b: Number, y: Array, like: Array) -> Array:
     """``a x + b y`` in float32 or float64, returned in the dtype of ``like``."""
     wide = jnp.float64 if jnp.float64 in (x.dtype, y.dtype) else jnp.float32
     a, b = jnp.asarray(a, wide), jnp.asarray(b, wide)

@@ -6,6 +6,9 @@ method's own, ``momentum``, ``nesterov``, ``orthogonalizer``, ``gain``, ``weight
 ``W <- (1 - eta lambda) W - eta update``.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import optax
 from jax.core import Tracer
 
@@ -72,7 +75,7 @@ def muon(
         decayed(weight_decay),
         optax.scale_by_learning_rate(learning_rate),
     )
-    rest = as_auxiliary(auxiliary, auxiliary_learning_rate, learning_rate)
+    rest = as_auxiliary(auxiliary, auxiliary_learning_rate, adam_rate(learning_rate))
     return partition(steps, rest, matrices=matrices)
 
 
@@ -143,7 +146,7 @@ def mimuon(
         decayed(weight_decay),
         optax.scale_by_learning_rate(learning_rate),
     )
-    rest = as_auxiliary(auxiliary, auxiliary_learning_rate, learning_rate)
+    rest = as_auxiliary(auxiliary, auxiliary_learning_rate, adam_rate(learning_rate))
     return partition(steps, rest, matrices=matrices)
 
 
@@ -201,28 +204,37 @@ def as_momentum(
 
 def decayed(weight_decay: Number) -> optax.GradientTransformation:
     """Decoupled decay; nothing at all for the number 0, so that ``params`` are not needed."""
-    if isinstance(weight_decay, Tracer):
+    check_weight("weight_decay", weight_decay)
+    if isinstance(weight_decay, Tracer) or weight_decay:
         return optax.add_decayed_weights(weight_decay)
-    if not float(weight_decay) >= 0:
-        raise ValueError(f"weight_decay={weight_decay} must be >= 0: 0 is none")
-    return optax.add_decayed_weights(weight_decay) if weight_decay else optax.identity()
+    return optax.identity()
 
 
 def as_auxiliary(
     auxiliary: optax.GradientTransformation | None,
     auxiliary_learning_rate: LearningRate | None,
-    learning_rate: LearningRate,
+    otherwise: LearningRate,
+    default: Callable[[Any], optax.GradientTransformation] = optax.adam,
 ) -> optax.GradientTransformation:
-    """The transformation of everything that is no matrix."""
-    if auxiliary is not None:
-        if auxiliary_learning_rate is not None:
-            raise ValueError(
-                f"auxiliary_learning_rate={auxiliary_learning_rate} is for the default auxiliary "
-                "transformation; set the rate within `auxiliary`"
-            )
-        return auxiliary
+    """The transformation of what is no matrix: the caller's, or the default at the rate due."""
+    if auxiliary is None:
+        return default(otherwise if auxiliary_learning_rate is None else auxiliary_learning_rate)
     if auxiliary_learning_rate is not None:
-        return optax.adam(auxiliary_learning_rate)
+        raise ValueError(
+            f"auxiliary_learning_rate={auxiliary_learning_rate} is for the default auxiliary "
+            "transformation; set the rate within `auxiliary`"
+        )
+    return auxiliary
+
+
+def adam_rate(learning_rate: LearningRate) -> LearningRate:
+    """The rate of the default AdamW next to a rate of Muon's, schedule included."""
     if callable(learning_rate):
-        return optax.adam(lambda step: _AUXILIARY_RATIO * learning_rate(step))
-    return optax.adam(_AUXILIARY_RATIO * learning_rate)
+        return lambda step: _AUXILIARY_RATIO * learning_rate(step)
+    return _AUXILIARY_RATIO * learning_rate
+
+
+def check_weight(name: str, weight: Number) -> None:
+    """Refuses a negative number, and NaN; a traced one cannot be looked at."""
+    if not isinstance(weight, Tracer) and not float(weight) >= 0:
+        raise ValueError(f"{name}={weight} must be >= 0: 0 is none")

@@ -1,19 +1,14 @@
-"""Orthogonalization as a transformation: every matrix of a tree, few batches, one function."""
+"""Orthogonalization as a transformation, and the names of orthogonalizers."""
 
 import functools
 
-import jax
-import jax.numpy as jnp
 import optax
 
-from mimuon_jax.batching import map_matrices
 from mimuon_jax.coefficients import DION, JORDAN
-from mimuon_jax.gains import as_gain, scale
-from mimuon_jax.matrices import matrix_shape, roles
 from mimuon_jax.newton_schulz import newton_schulz
+from mimuon_jax.per_matrix import Split, per_matrix
 from mimuon_jax.powers import polar
-from mimuon_jax.sharding import of_leaves
-from mimuon_jax.types import Gain, Matrices, Orthogonalizer, Shardings, State, Tree
+from mimuon_jax.types import Gain, Matrices, Orthogonalizer, Shardings
 
 #: The orthogonalizers that have a name.
 ORTHOGONALIZERS: dict[str, Orthogonalizer] = {
@@ -40,6 +35,7 @@ def orthogonalize(
     orthogonalizer: str | Orthogonalizer = "newton_schulz",
     *,
     gain: str | Gain | None = None,
+    split: Split | None = None,
     matrices: Matrices = None,
     shardings: Shardings = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -54,8 +50,12 @@ def orthogonalize(
         a function ``[..., m, n] -> [..., m, n]``, such as
         ``functools.partial(newton_schulz, schedule=...)``. Nothing is assumed of a function of your
         own: it gets ``[reduction, output]``, matrices of equal shape together.
-      gain: factor by shape: ``"width"``, ``"rms"``, ``"spectral"``, a function
-        ``(reduction, output) -> float``, or None for 1.
+      gain: factor by shape, see `scale_by_gain`: ``"width"``, ``"rms"``, ``"spectral"``,
+        ``"unflattened"``, a function ``(reduction, output) -> float``, or None for 1.
+      split: fused matrices, ``{pattern: sizes}``: a parameter whose path the regular expression
+        finds is cut along its output axis into matrices of these sizes, each with its own gain; the
+        first pattern that finds it counts. ``{"qkv": (512, 128, 128)}``; ``{"qkv": [64] * 12}``
+        takes every head alone (heads with an axis of their own are batch axes in ``matrices``).
       matrices: as in `partition`.
       shardings: how the parameters lie on the mesh, a ``NamedSharding`` or ``PartitionSpec`` each
         (None: not cut), as a tree, a prefix tree or a function ``params -> tree``. None: learned
@@ -80,52 +80,10 @@ def orthogonalize(
       >>> tx.update(grads, tx.init(grads))[0]["kernel"].tolist()
       [[1.0, 0.0], [0.0, 1.0]]
     """
-    return map_tree(as_orthogonalizer(orthogonalizer), gain, matrices, shardings)
-
-
-def is_equivariant(function: Orthogonalizer) -> bool:
-    """Whether it is one of ours: they commute with transposition and with padding by zeros."""
-    while isinstance(function, functools.partial):
-        function = function.func
-    return function in (newton_schulz, polar)
-
-
-def map_tree(
-    function: Orthogonalizer,
-    gain: str | Gain | None,
-    matrices: Matrices,
-    shardings: Shardings,
-) -> optax.GradientTransformationExtraArgs:
-    """A function of matrices as a transformation of trees, times a gain."""
-    factor = as_gain(gain)
-
-    def init(params: Tree) -> optax.EmptyState:
-        roles(params, matrices)
-        return optax.EmptyState()
-
-    def update(
-        updates: Tree,
-        state: State,
-        params: Tree = None,
-        *,
-        active: Tree = None,
-        **extra: object,
-    ) -> tuple[Tree, optax.EmptyState]:
-        del params, extra
-        entries, treedef = jax.tree_util.tree_flatten_with_path(updates)
-        leaves = [leaf for _, leaf in entries]
-        numbers = {i: r.numbers for i, r in enumerate(roles(updates, matrices)) if r.numbers}
-        needed = dict(jax.tree_util.tree_flatten_with_path(active)[0])
-        results = map_matrices(
-            function,
-            [jnp.asarray(leaves[i]) for i in numbers],
-            list(numbers.values()),
-            shardings=of_leaves(shardings, updates, numbers),
-            active=[needed.get(entries[i][0]) for i in numbers],
-            equivariant=is_equivariant(function),
-        )
-        for (i, number), result in zip(numbers.items(), results, strict=True):
-            leaves[i] = scale(result, factor(*matrix_shape(result.shape, number)))
-        return treedef.unflatten(leaves), state
-
-    return optax.GradientTransformationExtraArgs(init, update)
+    return per_matrix(
+        as_orthogonalizer(orthogonalizer),
+        gain=gain,
+        split=split,
+        matrices=matrices,
+        shardings=shardings,
+    )

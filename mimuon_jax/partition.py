@@ -1,12 +1,14 @@
 """Matrices to one transformation, everything else to another."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from mimuon_jax.matrices import batch_shape, check_every_entry_is_used, matrix_shape, roles
 from mimuon_jax.types import Matrices, State, Tree
+from mimuon_jax.variance_reduction import Mvr2State
 
 
 class PartitionState(NamedTuple):
@@ -14,6 +16,7 @@ class PartitionState(NamedTuple):
 
     matrices: optax.OptState
     auxiliary: optax.OptState
+    params: Tree  # the last parameters of the side that holds no `mvr2`, if the other does; else ()
 
 
 def partition(
@@ -33,7 +36,8 @@ def partition(
         head, norm, bias or gain. Parameters are told apart by path and shape alone.
 
     Returns:
-      A transformation with both sides' states; extra arguments go to both sides.
+      A transformation with both sides' states. Extra arguments go to both sides; but ``grad_fn``, a
+      function of all parameters, is called here, once, for whichever side holds an `mvr2`.
 
     Raises:
       ValueError: at ``init``, if numbers do not fit a parameter, name none, or are missing where
@@ -57,7 +61,8 @@ def partition(
     def init(params: Tree) -> PartitionState:
         check_every_entry_is_used(params, matrices)
         ours, theirs = _split(params, _chosen(params, matrices))
-        return PartitionState(inner.init(ours), outer.init(theirs))
+        states = inner.init(ours), outer.init(theirs)
+        return PartitionState(*states, _kept(*states, ours, theirs))
 
     def update(
         updates: Tree, state: State, params: Tree = None, **extra: object
@@ -65,9 +70,12 @@ def partition(
         chosen = _chosen(updates, matrices)
         ours, theirs = _split(updates, chosen)
         our_params, their_params = (None, None) if params is None else _split(params, chosen)
-        ours, matrix_state = inner.update(ours, state.matrices, our_params, **extra)
-        theirs, auxiliary_state = outer.update(theirs, state.auxiliary, their_params, **extra)
-        return _join(updates, ours, theirs, chosen), PartitionState(matrix_state, auxiliary_state)
+        extras = _with_gradients(updates, chosen, state, extra)
+        ours, matrix_state = inner.update(ours, state.matrices, our_params, **extras[0])
+        theirs, auxiliary_state = outer.update(theirs, state.auxiliary, their_params, **extras[1])
+        kept = _kept(matrix_state, auxiliary_state, our_params, their_params)
+        new_state = PartitionState(matrix_state, auxiliary_state, kept)
+        return _join(updates, ours, theirs, chosen), new_state
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -132,6 +140,38 @@ def _split(tree: Tree, chosen: list[bool]) -> tuple[Tree, Tree]:
     ours = [leaf if mine else masked for leaf, mine in zip(leaves, chosen, strict=True)]
     theirs = [masked if mine else leaf for leaf, mine in zip(leaves, chosen, strict=True)]
     return treedef.unflatten(ours), treedef.unflatten(theirs)
+
+
+def _estimate(state: State) -> Mvr2State | None:
+    """The `mvr2` within a state, if there is one."""
+    is_ours = lambda x: isinstance(x, Mvr2State)  # noqa: E731
+    return next(filter(is_ours, jax.tree.leaves(state, is_leaf=is_ours)), None)
+
+
+def _kept(matrices: State, auxiliary: State, ours: Tree, theirs: Tree) -> Tree:
+    """Parameters that one side's `mvr2` needs and the other side does not keep itself."""
+    mine, other = _estimate(matrices), _estimate(auxiliary)
+    if (mine is None) == (other is None):
+        return ()
+    return jax.tree.map(jnp.copy, theirs if other is None else ours)
+
+
+def _with_gradients(
+    like: Tree, chosen: list[bool], state: PartitionState, extra: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Extra arguments of both sides, with ``grad_fn`` called at the last parameters of both."""
+    mine, other = _estimate(state.matrices), _estimate(state.auxiliary)
+    if extra.get("grad_fn") is None or (mine is None and other is None):
+        return extra, extra
+    ours = state.params if mine is None else mine.params
+    theirs = state.params if other is None else other.params
+    gradients = _split(extra["grad_fn"](_join(like, ours, theirs, chosen)), chosen)
+    rest = {name: value for name, value in extra.items() if name != "grad_fn"}
+    ours, theirs = (
+        rest if estimate is None else rest | {"grad_fn": lambda params, g=gradient: g}
+        for estimate, gradient in zip((mine, other), gradients, strict=True)
+    )
+    return ours, theirs
 
 
 def _join(like: Tree, ours: Tree, theirs: Tree, chosen: list[bool]) -> Tree:

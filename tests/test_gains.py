@@ -6,7 +6,7 @@ import pytest
 from optax.contrib import MuonDimensionNumbers as Numbers
 
 from mimuon_jax import orthogonalize, scale_by_gain
-from mimuon_jax.gains import as_gain
+from mimuon_jax.gains import GAINS, factor_of
 
 TREE = {"up": jnp.full((2, 4, 16), 3.0), "bias": jnp.full((5,), 3.0)}
 NUMBERS = {"up": Numbers(1, 2), "bias": None}
@@ -24,7 +24,14 @@ def test_every_matrix_is_scaled_and_nothing_else(gain, factor):
 
 
 def test_narrow_matrices():
-    assert [as_gain(name)(16, 4) for name in ("width", "rms", "spectral")] == [1.0, 0.8, 0.5]
+    assert [GAINS[name](16, 4) for name in ("width", "rms", "spectral")] == [1.0, 0.8, 0.5]
+
+
+def test_unflattened_is_width_but_for_convolutions():
+    factor = factor_of("unflattened")
+    assert factor((4, 16), Numbers(0, 1)) == 2.0
+    assert factor((1, 1, 4, 16), Numbers((0, 1, 2), 3)) == 1.0
+    assert factor_of("width")((1, 1, 4, 16), Numbers((0, 1, 2), 3)) == 2.0
 
 
 def test_the_option_of_orthogonalize_is_the_piece():

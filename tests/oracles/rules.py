@@ -50,9 +50,11 @@ def adamw(learning_rate: float, *, weight_decay: float = 0.0, **settings: float)
     return descent(adam(**settings), learning_rate, weight_decay)
 
 
-def sgd(learning_rate: float, momentum: Estimate | None = None) -> Rule:
+def sgd(
+    learning_rate: float, momentum: Estimate | None = None, *, weight_decay: float = 0.0
+) -> Rule:
     """SGD as a rule for auxiliary parameters, plain unless given an estimate."""
-    return descent(momentum or (lambda gradients: gradients[-1]), learning_rate)
+    return descent(momentum or (lambda gradients: gradients[-1]), learning_rate, weight_decay)
 
 
 def lion(learning_rate: float, *, weight_decay: float = 0.0, **settings: float) -> Rule:

@@ -1,0 +1,130 @@
+"""Muon on gradient estimates with variance reduction."""
+
+import optax
+
+from mimuon_jax.optimizers import adam_rate, as_auxiliary, decayed
+from mimuon_jax.orthogonalize import orthogonalize
+from mimuon_jax.partition import partition
+from mimuon_jax.types import Gain, LearningRate, Matrices, Number, Orthogonalizer
+from mimuon_jax.variance_reduction import mvr1, mvr2
+
+
+def muon_mvr1(
+    learning_rate: LearningRate,
+    *,
+    gamma: Number = 0.05,
+    clip: float | None = None,
+    momentum: Number = 0.95,
+    orthogonalizer: str | Orthogonalizer = "newton_schulz",
+    gain: str | Gain | None = "width",
+    weight_decay: Number = 0.0,
+    auxiliary: optax.GradientTransformation | None = None,
+    auxiliary_learning_rate: LearningRate | None = None,
+    matrices: Matrices = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Muon-MVR1: Muon on an estimate corrected by the gradient of the step before.
+
+    ``M_t = beta M_{t-1} + (1 - beta) G_t + gamma beta (G_t - G_{t-1})`` from ``M_0 = G_0``;
+    ``W <- (1 - eta lambda) W - eta gain Orth(M_t)``. One gradient a step.
+
+    Args:
+      learning_rate: ``eta``, a number or a schedule, as for `muon`.
+      gamma: strength of the correction in [0, 1]; 0 is `muon` on ``ema(start="gradient")``.
+      clip: bound of every matrix's corrected gradient, see `mvr1`; None: no bound.
+      momentum: ``beta`` in [0, 1).
+      orthogonalizer: see `orthogonalize`.
+      gain: factor by shape, see `scale_by_gain`.
+      weight_decay: ``lambda >= 0`` of the matrices; 0: none.
+      auxiliary: transformation of all other parameters, with its own learning rate; None: AdamW
+        without decay at ``auxiliary_learning_rate``.
+      auxiliary_learning_rate: None: ``0.015 learning_rate``, schedule included (3e-4 at 0.02).
+      matrices: see `partition`.
+
+    Returns:
+      The optimizer.
+
+    Raises:
+      ValueError: an unknown name or a number out of range here, or at ``init`` as `partition`.
+
+    Source:
+      "On the Convergence of Muon and Beyond", Muon-MVR1.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from mimuon_jax import muon_mvr1
+      >>> tx, params = muon_mvr1(0.5, orthogonalizer="svd"), {"kernel": 4 * jnp.eye(2)}
+      >>> tx.update(params, tx.init(params))[0]["kernel"].tolist()
+      [[-0.5, -0.0], [-0.0, -0.5]]
+    """
+    steps = optax.chain(
+        mvr1(momentum, gamma, clip=clip, matrices=matrices),
+        orthogonalize(orthogonalizer, gain=gain, matrices=matrices),
+        decayed(weight_decay),
+        optax.scale_by_learning_rate(learning_rate),
+    )
+    rest = as_auxiliary(auxiliary, auxiliary_learning_rate, adam_rate(learning_rate))
+    return partition(steps, rest, matrices=matrices)
+
+
+def muon_mvr2(
+    learning_rate: LearningRate,
+    *,
+    gamma: Number = 0.05,
+    clip: float | None = None,
+    momentum: Number = 0.95,
+    orthogonalizer: str | Orthogonalizer = "newton_schulz",
+    gain: str | Gain | None = "width",
+    weight_decay: Number = 0.0,
+    auxiliary: optax.GradientTransformation | None = None,
+    auxiliary_learning_rate: LearningRate | None = None,
+    matrices: Matrices = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Muon-MVR2: Muon on an estimate corrected by this batch's gradient at the previous point.
+
+    ``M_t = beta M_{t-1} + (1 - beta) G_t + gamma beta (G_t - G'_t)`` from ``M_0 = G_0``, with
+    ``G'_t`` the gradient of batch ``t`` at ``W_{t-1}``;
+    ``W <- (1 - eta lambda) W - eta gain Orth(M_t)``. Two gradients a step.
+
+    Args:
+      learning_rate: ``eta``, a number or a schedule, as for `muon`.
+      gamma: strength of the correction in [0, 1]; 0 is `muon` on ``ema(start="gradient")``, 1 is
+        STORM.
+      clip: bound of every matrix's corrected gradient, see `mvr1`; None: no bound.
+      momentum: ``beta`` in [0, 1).
+      orthogonalizer: see `orthogonalize`.
+      gain: factor by shape, see `scale_by_gain`.
+      weight_decay: ``lambda >= 0`` of the matrices; 0: none.
+      auxiliary: transformation of all other parameters, with its own learning rate; None: AdamW
+        without decay at ``auxiliary_learning_rate``.
+      auxiliary_learning_rate: None: ``0.015 learning_rate``, schedule included (3e-4 at 0.02).
+      matrices: see `partition`.
+
+    Returns:
+      The optimizer. Its ``update`` needs ``params`` and ``grad_fn``, a function of all parameters
+      that returns the gradient of the same batch; it is called once. The state keeps the previous
+      parameters, all of them.
+
+    Raises:
+      ValueError: an unknown name or a number out of range here, or at ``init`` as `partition`; at
+        ``update`` without ``grad_fn``.
+
+    Source:
+      "On the Convergence of Muon and Beyond", Muon-MVR2.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from mimuon_jax import muon_mvr2
+      >>> tx, params = muon_mvr2(0.5, orthogonalizer="svd"), {"kernel": 4 * jnp.eye(2)}
+      >>> grad_fn = jax.grad(lambda params: (params["kernel"] ** 2).sum() / 2)
+      >>> gradient = grad_fn(params)
+      >>> tx.update(gradient, tx.init(params), params, grad_fn=grad_fn)[0]["kernel"].tolist()
+      [[-0.5, -0.0], [-0.0, -0.5]]
+    """
+    steps = optax.chain(
+        mvr2(momentum, gamma, clip=clip, matrices=matrices),
+        orthogonalize(orthogonalizer, gain=gain, matrices=matrices),
+        decayed(weight_decay),
+        optax.scale_by_learning_rate(learning_rate),
+    )
+    rest = as_auxiliary(auxiliary, auxiliary_learning_rate, adam_rate(learning_rate))
+    return partition(steps, rest, matrices=matrices)

@@ -1,0 +1,129 @@
+"""MuSGD: Muon and momentum SGD at every step, with a weight each."""
+
+from typing import NamedTuple
+
+import jax
+import optax
+
+from mimuon_jax.optimizers import as_auxiliary, as_momentum, check_weight, decayed
+from mimuon_jax.orthogonalize import orthogonalize
+from mimuon_jax.partition import partition
+from mimuon_jax.types import Gain, LearningRate, Matrices, Number, Orthogonalizer, State, Tree
+
+
+class SumState(NamedTuple):
+    """States of the summands."""
+
+    summands: tuple[optax.OptState, ...]
+
+
+def musgd(
+    learning_rate: LearningRate,
+    *,
+    muon_weight: Number = 0.7,
+    sgd_weight: Number = 0.4,
+    momentum: Number | optax.GradientTransformation = 0.95,
+    sgd_momentum: Number | optax.GradientTransformation = 0.9,
+    nesterov: bool = True,
+    orthogonalizer: str | Orthogonalizer = "newton_schulz",
+    gain: str | Gain | None = "width",
+    weight_decay: Number = 0.0,
+    auxiliary: optax.GradientTransformation | None = None,
+    auxiliary_learning_rate: LearningRate | None = None,
+    matrices: Matrices = None,
+) -> optax.GradientTransformationExtraArgs:
+    """MuSGD: ``W <- W - eta w_muon gain Orth(M_t) - eta w_sgd N_t``.
+
+    ``M_t`` and ``N_t`` are momenta of the same gradient: ``M_t`` that of `muon`, ``N_t`` a heavy
+    ball of ``G_t + lambda W_t`` (coupled decay, in the SGD part alone). Parameters that are no
+    matrices get the SGD part, weight and decay included.
+
+    Args:
+      learning_rate: ``eta``, a number or a schedule; the MiMuon paper's experiments use 0.015
+        (language model) and 0.02 (detector).
+      muon_weight: ``w_muon >= 0``; 0 leaves momentum SGD with coupled decay.
+      sgd_weight: ``w_sgd >= 0``; 0 leaves `muon` without decay. The MiMuon paper: 0.7 and 0.4, the
+        defaults; YOLO26: 0.2 and 1.0, in older versions 0.5 and 0.5.
+      momentum: of the Muon part; ``mu`` in [0, 1) of `heavy_ball`, or a transformation such as
+        ``ema(0.95)``, whose direction, the look-ahead's included, is the same.
+      sgd_momentum: of the SGD part; ``mu`` of `heavy_ball`, or a transformation such as
+        ``heavy_ball(0.9, nesterov=True)``, as YOLO26 has it.
+      nesterov: pass on the look-ahead in the Muon part.
+      orthogonalizer: see `orthogonalize`; YOLO26 uses ``"jordan"``.
+      gain: factor by shape, see `scale_by_gain`; YOLO26 uses ``"unflattened"``, 1 for convolutions.
+      weight_decay: ``lambda >= 0`` in the SGD part of all parameters; 0: none.
+      auxiliary: transformation of the parameters that are no matrices; None: the SGD part.
+      auxiliary_learning_rate: of the SGD part of these parameters; None: ``learning_rate``.
+      matrices: see `partition`.
+
+    Returns:
+      The optimizer.
+
+    Raises:
+      ValueError: an unknown name or a number out of range here, or at ``init`` as `partition`.
+
+    Source:
+      YOLO26; MiMuon, section 5.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from mimuon_jax import musgd
+      >>> params = {"kernel": 4 * jnp.eye(2)}
+      >>> tx = musgd(0.5, muon_weight=1.0, sgd_weight=0.25, orthogonalizer="svd")
+      >>> tx.update(params, tx.init(params), params)[0]["kernel"].tolist()
+      [[-1.0, -0.0], [-0.0, -1.0]]
+    """
+    for name, weight in (("muon_weight", muon_weight), ("sgd_weight", sgd_weight)):
+        check_weight(name, weight)
+    sgd = optax.chain(
+        decayed(weight_decay), as_momentum(sgd_momentum, nesterov=False), optax.scale(sgd_weight)
+    )
+    muon = optax.chain(
+        as_momentum(momentum, nesterov),
+        orthogonalize(orthogonalizer, gain=gain, matrices=matrices),
+        optax.scale(muon_weight),
+    )
+    both = optax.chain(sum_of(muon, sgd), optax.scale_by_learning_rate(learning_rate))
+    rest = as_auxiliary(
+        auxiliary,
+        auxiliary_learning_rate,
+        learning_rate,
+        lambda rate: optax.chain(sgd, optax.scale_by_learning_rate(rate)),
+    )
+    return partition(both, rest, matrices=matrices)
+
+
+def sum_of(*transformations: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    """Applies all transformations to the same updates, and adds what they return.
+
+    Args:
+      transformations: at least one; each keeps its own state.
+
+    Returns:
+      A transformation with a `SumState`; extra arguments go to every summand.
+
+    Example:
+      >>> import jax.numpy as jnp, optax
+      >>> from mimuon_jax.musgd import sum_of
+      >>> tx = sum_of(optax.scale(2.0), optax.scale(0.5))
+      >>> tx.update(jnp.ones(1), tx.init(jnp.ones(1)))[0].tolist()
+      [2.5]
+    """
+    summands = [optax.with_extra_args_support(tx) for tx in transformations]
+
+    def init(params: Tree) -> SumState:
+        return SumState(tuple(tx.init(params) for tx in summands))
+
+    def update(
+        updates: Tree, state: State, params: Tree = None, **extra: object
+    ) -> tuple[Tree, SumState]:
+        results = [
+            tx.update(updates, own, params, **extra)
+            for tx, own in zip(summands, state.summands, strict=True)
+        ]
+        total = jax.tree.map(
+            lambda *terms: sum(terms[1:], terms[0]), *(tree for tree, _ in results)
+        )
+        return total, SumState(tuple(own for _, own in results))
+
+    return optax.GradientTransformationExtraArgs(init, update)

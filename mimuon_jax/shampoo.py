@@ -1,0 +1,222 @@
+"""Shampoo: every matrix preconditioned from both sides, a baseline."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.core import Tracer
+
+from mimuon_jax.matrices import from_matrices, matrix_shape, roles, to_matrices
+from mimuon_jax.measures import frobenius
+from mimuon_jax.optimizers import adam_rate, as_auxiliary, decayed
+from mimuon_jax.partition import partition
+from mimuon_jax.products import product
+from mimuon_jax.types import (
+    Array,
+    Float,
+    LearningRate,
+    Matrices,
+    MuonDimensionNumbers,
+    Number,
+    State,
+    Tree,
+)
+
+
+class ShampooState(NamedTuple):
+    """Memory of `scale_by_shampoo`: one entry a matrix leaf, in flattening order.
+
+    ``b`` matrices ``[m, n]`` in a leaf; a side longer than ``max_dim`` has size 0 here.
+    """
+
+    step: Array  # shape (), int32: updates so far
+    scale: tuple[Array, ...]  # [b, 1, 1], float32: largest entry of any gradient so far
+    left: tuple[Array, ...]  # [b, m, m], float32: sum of G G^T / scale^2
+    right: tuple[Array, ...]  # [b, n, n], float32: sum of G^T G / scale^2
+    left_root: tuple[Array, ...]  # [b, m, m], float32: L to the power -1/4 (or -1/2)
+    right_root: tuple[Array, ...]  # [b, n, n], float32
+    grafting: optax.OptState
+
+
+def shampoo(
+    learning_rate: LearningRate,
+    *,
+    max_dim: int = 768,
+    update_every: int = 1,
+    damping: float = 1e-6,
+    grafting: optax.GradientTransformation | None = None,
+    weight_decay: Number = 0.0,
+    auxiliary: optax.GradientTransformation | None = None,
+    auxiliary_learning_rate: LearningRate | None = None,
+    matrices: Matrices = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Shampoo for matrices, AdamW for the rest.
+
+    ``L += G G^T``, ``R += G^T G``;
+    ``W <- (1 - eta lambda) W - eta (L + eps I)^{-1/4} G (R + eps I)^{-1/4}``. No momentum.
+
+    Args:
+      learning_rate: ``eta``, a number or a schedule. Without grafting an update has the size of an
+        orthogonal matrix at first and shrinks with the sums, as Adagrad's do.
+      max_dim: longest side that is preconditioned; with one longer side the other takes the power
+        -1/2, with two the gradient passes through. 768 in the MiMuon paper.
+      update_every: steps from one computation of the roots (by eigenvalues) to the next; the first
+        step computes them. 20 in the paper's detector runs.
+      damping: ``eps > 0``, in the unit of the squared gradient.
+      grafting: a transformation (``optax.scale_by_adam()``, ``optax.identity()``) whose update
+        lends every matrix its Frobenius norm; None: off.
+      weight_decay: ``lambda >= 0`` of the matrices, decoupled; 0: none.
+      auxiliary: transformation of all other parameters, with its own learning rate; None: AdamW
+        without decay at ``auxiliary_learning_rate``.
+      auxiliary_learning_rate: None: ``0.015 learning_rate``, schedule included.
+      matrices: see `partition`.
+
+    Returns:
+      The optimizer.
+
+    Raises:
+      ValueError: a number out of range here, or at ``init`` as `partition`.
+
+    Source:
+      Gupta, Koren and Singer, "Shampoo", 2018; MiMuon, section 5.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from mimuon_jax import shampoo
+      >>> tx, params = shampoo(0.5), {"kernel": 4 * jnp.eye(2)}
+      >>> tx.update(params, tx.init(params))[0]["kernel"].round(3).tolist()
+      [[-0.5, -0.0], [-0.0, -0.5]]
+    """
+    steps = optax.chain(
+        scale_by_shampoo(
+            max_dim=max_dim,
+            update_every=update_every,
+            damping=damping,
+            grafting=grafting,
+            matrices=matrices,
+        ),
+        decayed(weight_decay),
+        optax.scale_by_learning_rate(learning_rate),
+    )
+    rest = as_auxiliary(auxiliary, auxiliary_learning_rate, adam_rate(learning_rate))
+    return partition(steps, rest, matrices=matrices)
+
+
+def scale_by_shampoo(
+    *,
+    max_dim: int,
+    update_every: int,
+    damping: float,
+    grafting: optax.GradientTransformation | None,
+    matrices: Matrices,
+) -> optax.GradientTransformation:
+    """The preconditioner alone; arguments as in `shampoo`. Other leaves pass through unchanged."""
+    _check("max_dim", max_dim, int, 1)
+    _check("update_every", update_every, int, 1)
+    _check("damping", damping, float, 1e-37)
+    graft = optax.identity() if grafting is None else grafting
+
+    def init(params: Tree) -> ShampooState:
+        shapes = [
+            (
+                to_matrices(x, n).shape[0],
+                *(d if d <= max_dim else 0 for d in matrix_shape(x.shape, n)),
+            )
+            for x, n in _matrices(params, matrices)
+        ]
+        left = tuple(jnp.zeros((b, m, m)) for b, m, _ in shapes)
+        right = tuple(jnp.zeros((b, n, n)) for b, _, n in shapes)
+        scale = tuple(jnp.zeros((b, 1, 1)) for b, _, _ in shapes)
+        step = jnp.zeros((), jnp.int32)
+        return ShampooState(step, scale, left, right, left, right, graft.init(params))
+
+    def update(updates: Tree, state: State, params: Tree = None) -> tuple[Tree, ShampooState]:
+        norms, graft_state = graft.update(updates, state.grafting, params)
+        due = state.step % update_every == 0
+        old = zip(*state[1:6], strict=True)
+        pairs = list(_matrices(updates, matrices))
+        new = [
+            _accumulated(to_matrices(x, n).astype(jnp.float32), entry, due, damping)
+            for (x, n), entry in zip(pairs, old, strict=True)
+        ]
+        results = []
+        lengths = [to_matrices(x, n) for x, n in _matrices(norms, matrices)]
+        for (x, n), (_, _, _, left, right), length in zip(pairs, new, lengths, strict=True):
+            y = _preconditioned(to_matrices(x, n).astype(jnp.float32), left, right)
+            if grafting is not None:
+                size = frobenius(y)
+                y = y * (frobenius(length) / jnp.where(size == 0, 1.0, size))[:, None, None]
+            results.append(from_matrices(y, x.shape, n).astype(x.dtype))
+        step = jnp.asarray(optax.safe_increment(state.step))
+        scale, left, right, left_root, right_root = (
+            tuple(entry[i] for entry in new) for i in range(5)
+        )
+        new_state = ShampooState(step, scale, left, right, left_root, right_root, graft_state)
+        return _replaced(updates, matrices, results), new_state
+
+    return optax.GradientTransformation(init, update)
+
+
+def _accumulated(
+    g: Float[Array, "b m n"], entry: tuple[Array, ...], due: Array, damping: float
+) -> tuple[Array, ...]:
+    """``(scale, L, R, root of L, root of R)`` after one more gradient."""
+    old, left, right, left_root, right_root = entry
+    scale = jnp.maximum(old, jnp.max(jnp.abs(g), axis=(1, 2), keepdims=True))
+    unit = jnp.where(scale == 0, 1.0, scale)  # squares of g itself overflow above 1e19
+    forget, g = jnp.square(old / unit), g / unit
+    if left.size:
+        left = forget * left + product(g, g.mT)
+    if right.size:
+        right = forget * right + product(g.mT, g)
+    power = -0.25 if left.size and right.size else -0.5
+    roots = jax.lax.cond(
+        due,
+        lambda: (_root(left, unit, power, damping), _root(right, unit, power, damping)),
+        lambda: (left_root, right_root),
+    )
+    return (scale, left, right, *roots)
+
+
+def _root(
+    sums: Float[Array, "b k k"], scale: Float[Array, "b 1 1"], power: float, damping: float
+) -> Float[Array, "b k k"]:
+    """``(scale^2 sums + damping I)^power``; rounding below zero counts as zero."""
+    if not sums.size:
+        return sums
+    values, vectors = jnp.linalg.eigh(sums)
+    # (scale^2 v + damping)^p as a power of its square root, in which nothing overflows.
+    root = scale * jnp.hypot(jnp.sqrt(jnp.maximum(values[:, None, :], 0.0)), damping**0.5 / scale)
+    return product(vectors * root ** (2 * power), vectors.mT)
+
+
+def _preconditioned(g: Float[Array, "b m n"], left: Array, right: Array) -> Float[Array, "b m n"]:
+    """``left g right``; a side without a root stays as it is."""
+    g = product(left, g) if left.size else g
+    return product(g, right) if right.size else g
+
+
+def _matrices(tree: Tree, matrices: Matrices) -> list[tuple[Array, MuonDimensionNumbers]]:
+    """Every matrix leaf with its dimension numbers, in flattening order."""
+    found = zip(jax.tree.leaves(tree), roles(tree, matrices), strict=True)
+    return [(jnp.asarray(x), role.numbers) for x, role in found if role.numbers is not None]
+
+
+def _replaced(tree: Tree, matrices: Matrices, results: list[Array]) -> Tree:
+    """The tree with its matrix leaves replaced, in flattening order."""
+    leaves, treedef = jax.tree.flatten(tree)
+    ready = iter(results)
+    return treedef.unflatten(
+        leaf if role.numbers is None else next(ready)
+        for leaf, role in zip(leaves, roles(tree, matrices), strict=True)
+    )
+
+
+def _check(name: str, value: Number, kind: type, least: Number) -> None:
+    """Refuses what is no plain number of its kind, or too small."""
+    if isinstance(value, Tracer) or kind(value) != value or not value >= least:
+        raise ValueError(
+            f"{name}={value} must be a Python {kind.__name__} >= {least}; under "
+            f'optax.inject_hyperparams pass static_args=("{name}",)'
+        )

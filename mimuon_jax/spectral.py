@@ -1,0 +1,233 @@
+"""Spectral powers as a transformation: between momentum (``p = 1``) and Muon (``p = 0``)."""
+
+import functools
+from typing import Any
+
+import optax
+
+from mimuon_jax.optimizers import as_auxiliary, as_momentum, decayed
+from mimuon_jax.orthogonalize import as_orthogonalizer
+from mimuon_jax.partition import partition
+from mimuon_jax.per_matrix import Split, per_matrix
+from mimuon_jax.powers import METHODS, PowerMethod, known_exponent, power
+from mimuon_jax.types import Gain, LearningRate, Matrices, Number, Shardings
+
+
+def spectral_power(
+    p: float,
+    *,
+    method: str | PowerMethod | None = None,
+    gain: str | Gain | None = None,
+    split: Split | None = None,
+    matrices: Matrices = None,
+    shardings: Shardings = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Replaces every matrix ``M = U S V^T`` by ``gain * U S^p V^T``.
+
+    Leaves that are no matrices pass through unchanged.
+
+    Args:
+      p: exponent in [0, 1], a Python number: 1 changes nothing, 0 orthogonalizes.
+      method: how. For ``p = 0`` the name of an orthogonalizer (see `orthogonalize`), otherwise
+        ``"svd"`` (any ``p``) or ``"coupled_newton"`` (1/2 and 1/4, products alone; see `power` for
+        its errors), or a function ``(x, p) -> U S^p V^T``. None: ``"newton_schulz"`` for 0,
+        ``"coupled_newton"`` for 1/2 and 1/4, ``"svd"`` for the rest.
+      gain: factor by shape, as in `orthogonalize`; None for 1.
+      split: fused matrices, as in `orthogonalize`.
+      matrices: as in `partition`.
+      shardings: as in `orthogonalize`.
+
+    Returns:
+      A transformation without state.
+
+    Raises:
+      ValueError: ``p`` outside [0, 1] or traced, or an unknown or unfit name; at ``init`` as
+        `partition`.
+
+    Source:
+      "Delving into Muon and Beyond", the family p in {1, 1/2, 1/4, 0}.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from mimuon_jax import spectral_power
+      >>> tx = spectral_power(0.5, method="svd")
+      >>> grads = {"kernel": jnp.diag(jnp.array([9.0, 4.0]))}
+      >>> tx.update(grads, tx.init(grads))[0]["kernel"].round(5).tolist()
+      [[3.0, 0.0], [0.0, 2.0]]
+    """
+    exponent = _static(p)
+    if exponent == 1 and gain is None and split is None:
+        return optax.with_extra_args_support(optax.identity())
+    if callable(method):
+        function = functools.partial(power, p=exponent, method=method)
+    elif exponent == 0:
+        function = as_orthogonalizer(method or "newton_schulz")
+    else:
+        named = method or ("coupled_newton" if exponent in (0.5, 0.25) else "svd")
+        if named not in METHODS:
+            raise ValueError(
+                f"method={named!r} is unknown for p={exponent}; use "
+                f"{', '.join(map(repr, METHODS))}, None or a function (x, p) -> U S^p V^T"
+            )
+        function = functools.partial(power, p=exponent, method=named)
+    return per_matrix(function, gain=gain, split=split, matrices=matrices, shardings=shardings)
+
+
+def spectral_sgd(
+    learning_rate: LearningRate,
+    *,
+    p: float = 0.5,
+    momentum: Number | optax.GradientTransformation = 0.95,
+    nesterov: bool = False,
+    method: str | PowerMethod | None = None,
+    gain: str | Gain | None = "width",
+    weight_decay: Number = 0.0,
+    auxiliary: optax.GradientTransformation | None = None,
+    auxiliary_learning_rate: LearningRate | None = None,
+    matrices: Matrices = None,
+    split: Split | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Momentum SGD with spectral powers: mSGD, mSGDS, mSGDQ, mSGDZ for ``p = 1, 1/2, 1/4, 0``.
+
+    ``W <- (1 - eta lambda) W - eta U S^p V^T`` of ``M_t = mu M_{t-1} + G_t``; parameters that are
+    no matrices get ``M_t`` itself.
+
+    Args:
+      learning_rate: ``eta``, a number or a schedule. Its useful size depends on ``p``: updates
+        scale as the gradient to the power ``p``. The paper's matrices: 7e-3 at ``p = 0``.
+      p: exponent in [0, 1], a Python number (``static_args=("p",)`` under
+        ``optax.inject_hyperparams``); 1 is `sgdm`, 0 is `muon` with SGD for the rest.
+      momentum: ``mu`` in [0, 1) of `heavy_ball`, or a transformation such as ``ema(0.95)``.
+      nesterov: pass on the look-ahead ``mu M_t + G_t``; False: ``M_t``, or what ``momentum`` says.
+      method: see `spectral_power`.
+      gain: factor by shape of matrices at ``p = 0``; no other ``p`` has one.
+      weight_decay: ``lambda >= 0`` of all parameters, decoupled; 0: none.
+      auxiliary: transformation of all other parameters, with its own learning rate; None: theirs is
+        the same without the power, at ``auxiliary_learning_rate``.
+      auxiliary_learning_rate: None: ``learning_rate``.
+      matrices: see `partition`.
+      split: fused matrices, see `orthogonalize`.
+
+    Returns:
+      The optimizer.
+
+    Raises:
+      ValueError: an unknown name or a number out of range here, or at ``init`` as `partition`.
+
+    Source:
+      "Delving into Muon and Beyond".
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from mimuon_jax import spectral_sgd
+      >>> tx, params = spectral_sgd(0.5, p=0.5, method="svd"), {"kernel": 4 * jnp.eye(2)}
+      >>> tx.update(params, tx.init(params))[0]["kernel"].round(5).tolist()
+      [[-1.0, -0.0], [-0.0, -1.0]]
+    """
+    return _spectral(
+        as_momentum(momentum, nesterov),
+        spectral_power(p, method=method, gain=_gain(p, gain), split=split, matrices=matrices),
+        learning_rate,
+        weight_decay,
+        auxiliary,
+        auxiliary_learning_rate,
+        matrices,
+    )
+
+
+def spectral_adam(
+    learning_rate: LearningRate,
+    *,
+    p: float = 0.5,
+    b1: Number = 0.9,
+    b2: Number = 0.999,
+    eps: Number = 1e-8,
+    method: str | PowerMethod | None = None,
+    gain: str | Gain | None = "width",
+    weight_decay: Number = 0.0,
+    auxiliary: optax.GradientTransformation | None = None,
+    auxiliary_learning_rate: LearningRate | None = None,
+    matrices: Matrices = None,
+    split: Split | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Adam with spectral powers: Adam, AdamS, AdamQ, AdamZ for ``p = 1, 1/2, 1/4, 0``.
+
+    ``W <- (1 - eta lambda) W - eta U S^p V^T`` of ``O_t = m_t / (sqrt(v_t) + eps)``, Adam's
+    bias-corrected update; parameters that are no matrices get ``O_t`` itself.
+
+    Args:
+      learning_rate: ``eta``, a number or a schedule. The paper's matrices: 1e-2 at ``p = 1/2``.
+      p: exponent in [0, 1], a Python number (``static_args=("p",)`` under
+        ``optax.inject_hyperparams``); 1 is AdamW.
+      b1: decay of the first moment, in [0, 1).
+      b2: decay of the second moment, in [0, 1).
+      eps: added to the square root, in the unit of the gradient.
+      method: see `spectral_power`.
+      gain: factor by shape of matrices at ``p = 0``; no other ``p`` has one.
+      weight_decay: ``lambda >= 0`` of all parameters, decoupled; 0: none.
+      auxiliary: transformation of all other parameters, with its own learning rate; None: theirs is
+        the same without the power, at ``auxiliary_learning_rate``.
+      auxiliary_learning_rate: None: ``learning_rate``. The paper's vectors: 3e-4.
+      matrices: see `partition`.
+      split: fused matrices, see `orthogonalize`.
+
+    Returns:
+      The optimizer.
+
+    Raises:
+      ValueError: an unknown name or a number out of range here, or at ``init`` as `partition`.
+
+    Source:
+      "Delving into Muon and Beyond"; Kingma and Ba, 2015.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from mimuon_jax import spectral_adam
+      >>> tx, params = spectral_adam(0.5, p=0.5, method="svd"), {"kernel": 4 * jnp.ones((1, 1))}
+      >>> tx.update(params, tx.init(params))[0]["kernel"].round(5).tolist()
+      [[-0.5]]
+    """
+    return _spectral(
+        optax.scale_by_adam(b1, b2, eps),
+        spectral_power(p, method=method, gain=_gain(p, gain), split=split, matrices=matrices),
+        learning_rate,
+        weight_decay,
+        auxiliary,
+        auxiliary_learning_rate,
+        matrices,
+    )
+
+
+def _spectral(
+    estimate: optax.GradientTransformation,
+    powers: optax.GradientTransformation,
+    learning_rate: LearningRate,
+    weight_decay: Number,
+    auxiliary: optax.GradientTransformation | None,
+    auxiliary_learning_rate: LearningRate | None,
+    matrices: Matrices,
+) -> optax.GradientTransformationExtraArgs:
+    """The estimate with powers for matrices, and without them for the rest."""
+
+    def steps(rate: LearningRate, *between: optax.GradientTransformation) -> Any:
+        descent = optax.scale_by_learning_rate(rate)
+        return optax.chain(estimate, *between, decayed(weight_decay), descent)
+
+    rest = as_auxiliary(auxiliary, auxiliary_learning_rate, learning_rate, steps)
+    return partition(steps(learning_rate, powers), rest, matrices=matrices)
+
+
+def _gain(p: float, gain: str | Gain | None) -> str | Gain | None:
+    """The gain, which belongs to ``p = 0`` alone."""
+    return gain if _static(p) == 0 else None
+
+
+def _static(p: float) -> float:
+    """The exponent as a Python number in [0, 1]."""
+    known = known_exponent(p)
+    if known is None or not 0 <= known <= 1:
+        raise ValueError(
+            f"p={p} must be a Python number in [0, 1]: 0 orthogonalizes, 1 changes nothing; under "
+            'optax.inject_hyperparams pass static_args=("p",)'
+        )
+    return known

@@ -1,0 +1,210 @@
+"""Gradient estimates with variance reduction, of Muon-MVR1 and Muon-MVR2.
+
+``M_t = beta M_{t-1} + (1 - beta) G_t + gamma beta (G_t - P_t)`` from ``M_0 = G_0``, where ``P_t``
+is a gradient at the previous point: that of the previous batch (MVR1) or of this one (MVR2). Both
+are EMAs: a constant gradient keeps its length.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.core import Tracer
+
+from mimuon_jax.matrices import axes_of, roles
+from mimuon_jax.momentum import check_decay, mix
+from mimuon_jax.types import Array, Matrices, MuonDimensionNumbers, Number, State, Tree
+
+
+class Mvr1State(NamedTuple):
+    """Memory of `mvr1`."""
+
+    step: Array  # shape (), int32: updates so far
+    momentum: Tree  # M_t, shaped like the parameters
+    gradient: Tree  # G_t
+
+
+class Mvr2State(NamedTuple):
+    """Memory of `mvr2`."""
+
+    step: Array  # shape (), int32: updates so far
+    momentum: Tree  # M_t, shaped like the parameters
+    params: Tree  # W_t, at which the last gradient was taken
+
+
+def mvr1(
+    decay: Number,
+    gamma: Number = 0.05,
+    *,
+    clip: float | None = None,
+    matrices: Matrices = None,
+) -> optax.GradientTransformation:
+    """Corrects an EMA by the change of the gradient from step to step: one gradient a step.
+
+    ``M_t = beta M_{t-1} + (1 - beta) G_t + gamma beta (G_t - G_{t-1})`` from ``M_0 = G_0``.
+
+    Args:
+      decay: ``beta`` in [0, 1).
+      gamma: strength of the correction in [0, 1]; 0 is ``ema(beta, start="gradient")``, exactly.
+      clip: bound of the Frobenius norm of the corrected gradient
+        ``C_t = G_t + gamma beta / (1 - beta) (G_t - G_{t-1})``, in the unit of the gradient, for
+        every matrix alone (any other leaf: as a whole); None: no bound.
+      matrices: as in `partition`; read only for ``clip``.
+
+    Returns:
+      A transformation whose state holds two trees like the parameters.
+
+    Raises:
+      ValueError: a number out of range.
+
+    Source:
+      "On the Convergence of Muon and Beyond", Muon-MVR1; the clip is MARS-M's.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from mimuon_jax import mvr1
+      >>> tx = mvr1(0.5, 1.0)
+      >>> state = tx.init(jnp.zeros(1))
+      >>> for gradient in (1.0, 2.0):
+      ...     estimate, state = tx.update(jnp.full(1, gradient), state)
+      >>> estimate.tolist()  # 0.5 * 1 + 0.5 * 2 + 0.5 * (2 - 1)
+      [2.0]
+    """
+    estimate = _estimator(decay, gamma, clip, matrices)
+
+    def init(params: Tree) -> Mvr1State:
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        return Mvr1State(jnp.zeros((), jnp.int32), zeros, jax.tree.map(jnp.zeros_like, params))
+
+    def update(updates: Tree, state: State, params: Tree = None) -> tuple[Tree, Mvr1State]:
+        del params
+        new = estimate(state.step, state.momentum, updates, state.gradient)
+        kept = jax.tree.map(lambda g, like: jnp.asarray(g, like.dtype), updates, state.gradient)
+        step = jnp.asarray(optax.safe_increment(state.step))
+        return _cast_like(new, updates), Mvr1State(step, new, kept)
+
+    return optax.GradientTransformation(init, update)
+
+
+def mvr2(
+    decay: Number,
+    gamma: Number = 0.05,
+    *,
+    clip: float | None = None,
+    matrices: Matrices = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Corrects an EMA by the change of this batch's gradient: a second gradient a step.
+
+    ``M_t = beta M_{t-1} + (1 - beta) G_t + gamma beta (G_t - G'_t)`` from ``M_0 = G_0``, where
+    ``G'_t`` is the gradient of batch ``t`` at ``W_{t-1}``.
+
+    Args:
+      decay: ``beta`` in [0, 1).
+      gamma: strength of the correction in [0, 1]; 0 is ``ema(beta, start="gradient")``, exactly,
+        and 1 is STORM, ``M_t = G_t + beta (M_{t-1} - G'_t)``.
+      clip: as in `mvr1`.
+      matrices: as in `partition`; read only for ``clip``.
+
+    Returns:
+      A transformation whose ``update`` takes ``grad_fn``, a function of the parameters that returns
+      the gradient of the same batch (under gradient accumulation: of the same batches), and which
+      needs ``params``. Its state holds two trees like the parameters. Under `partition` ``grad_fn``
+      is a function of all parameters, and is called once.
+
+    Raises:
+      ValueError: a number out of range; at ``update`` without ``grad_fn`` or ``params``.
+
+    Source:
+      "On the Convergence of Muon and Beyond", Muon-MVR2; Cutkosky and Orabona, STORM, 2019.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from mimuon_jax import mvr2
+      >>> tx, w = mvr2(0.5, 1.0), jnp.ones(1)
+      >>> grad_fn = jax.grad(lambda w: (w**2).sum())
+      >>> estimate, state = tx.update(grad_fn(w), tx.init(w), w, grad_fn=grad_fn)
+      >>> estimate, state = tx.update(grad_fn(2 * w), state, 2 * w, grad_fn=grad_fn)
+      >>> estimate.tolist()  # 4 + 0.5 * (2 - 2): without noise STORM is the gradient
+      [4.0]
+    """
+    estimate = _estimator(decay, gamma, clip, matrices)
+
+    def init(params: Tree) -> Mvr2State:
+        # A copy: parameters and state may be donated together.
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        return Mvr2State(jnp.zeros((), jnp.int32), zeros, jax.tree.map(jnp.copy, params))
+
+    def update(
+        updates: Tree,
+        state: State,
+        params: Tree = None,
+        *,
+        grad_fn: Callable[[Tree], Tree] | None = None,
+        **extra: object,
+    ) -> tuple[Tree, Mvr2State]:
+        del extra
+        if grad_fn is None or params is None:
+            raise ValueError(
+                "mvr2 takes a second gradient of the same batch at the previous parameters: call "
+                "update(updates, state, params, grad_fn=lambda params: gradient of this batch), or "
+                "use mvr1, which needs none"
+            )
+        previous = grad_fn(state.params)
+        new = estimate(state.step, state.momentum, updates, previous)
+        step = jnp.asarray(optax.safe_increment(state.step))
+        return _cast_like(new, updates), Mvr2State(step, new, jax.tree.map(jnp.copy, params))
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _estimator(
+    decay: Number, gamma: Number, clip: float | None, matrices: Matrices
+) -> Callable[[Array, Tree, Tree, Tree], Tree]:
+    """``(step, M_{t-1}, G_t, P_t) -> M_t``."""
+    check_decay(decay)
+    if not isinstance(gamma, Tracer) and not 0 <= float(gamma) <= 1:
+        raise ValueError(
+            f"gamma={gamma} must be in [0, 1]: 0 corrects nothing, 1 is STORM for mvr2"
+        )
+    if clip is not None and not clip > 0:
+        raise ValueError(f"clip={clip} must be > 0, or None for no bound")
+
+    def estimate(step: Array, momentum: Tree, gradient: Tree, previous: Tree) -> Tree:
+        keep = jnp.where(step == 0, 0.0, decay)
+        if not isinstance(gamma, Tracer) and gamma == 0:  # not `+ 0 * x`: exact, and inf stays inf
+            corrected = gradient
+        else:
+            weight = jnp.where(step == 0, 0.0, gamma * decay / (1 - decay))
+            corrected = jax.tree.map(
+                lambda g, p: mix(1 + weight, g, -weight, p, g), gradient, previous
+            )
+        if clip is not None:
+            bounded = _clipped(corrected, clip, matrices)
+            corrected = jax.tree.map(lambda c, b: jnp.where(step == 0, c, b), corrected, bounded)
+        return jax.tree.map(lambda m, c: mix(keep, m, 1 - keep, c, m), momentum, corrected)
+
+    return estimate
+
+
+def _clipped(tree: Tree, clip: float, matrices: Matrices) -> Tree:
+    """Every matrix, or other leaf, divided by ``max(1, ||C||_F / clip)``."""
+
+    def bound(x: Array, numbers: MuonDimensionNumbers | None) -> Array:
+        axes = None if numbers is None else sum(axes_of(x.ndim, numbers)[1:], ())
+        # Relative to the largest entry, whose square might overflow; 0 / 1 for a zero matrix.
+        largest = jnp.maximum(
+            jnp.max(jnp.abs(x), axis=axes, keepdims=True), jnp.finfo(x.dtype).tiny
+        )
+        norm = jnp.sqrt(jnp.sum(jnp.square(x / largest), axis=axes, keepdims=True))
+        return x / jnp.maximum(1, norm * (largest / clip))
+
+    leaves, treedef = jax.tree.flatten(tree)
+    numbers = [role.numbers for role in roles(tree, matrices)]
+    return treedef.unflatten(map(bound, leaves, numbers))
+
+
+def _cast_like(tree: Tree, like: Tree) -> Tree:
+    """Every leaf in the dtype of another tree's."""
+    return jax.tree.map(lambda x, y: x.astype(y.dtype), tree, like)
