@@ -1,7 +1,8 @@
 """The threshold gate: one transformation for a matrix whose estimate allows it, else another."""
 
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -9,8 +10,9 @@ import jax.numpy as jnp
 import optax
 from jax.core import Tracer
 
-from mimuon_jax.matrices import axes_of, batch_shape, roles, to_matrices
-from mimuon_jax.measures import MEASURES
+from mimuon_jax.batching import map_matrices
+from mimuon_jax.matrices import axes_of, batch_shape, matrix_shape, roles
+from mimuon_jax.measures import MEASURES, frobenius, frobenius_along, gap, rms, spectral_norm
 from mimuon_jax.types import (
     Array,
     Bool,
@@ -87,7 +89,7 @@ def threshold_gate(
         raise ValueError(
             f"threshold={threshold} must be >= 0: 0 opens the gate for every matrix, inf for none"
         )
-    function = _as_measure(measure)
+    filled = functools.partial(_filled, _as_measure(measure))
     inner = optax.with_extra_args_support(transformation)
     outer = optax.with_extra_args_support(optax.identity() if otherwise is None else otherwise)
 
@@ -101,7 +103,10 @@ def threshold_gate(
         updates: Tree, state: State, params: Tree = None, **extra: object
     ) -> tuple[Tree, ThresholdGateState]:
         updates = jax.tree.map(jnp.asarray, updates)
-        measured = _each_matrix(updates, matrices, lambda x, n: _measured(function, x, n))
+        numbers = [role.numbers for role in roles(updates, matrices) if role.numbers]
+        chosen = jax.tree.leaves(_each_matrix(updates, matrices, lambda x, n: x))
+        values = iter(_measured(filled, chosen, numbers))
+        measured = _each_matrix(updates, matrices, lambda x, n: next(values))
         # The measure of a matrix with less than two singular values is inf: tau = inf shuts it too.
         limit = jnp.asarray(threshold, jnp.float32)
         is_open = jax.tree.map(lambda x: (x >= limit) & (limit < math.inf), measured)
@@ -139,12 +144,27 @@ def _each_matrix(
     )
 
 
+def _filled(measure: Measure, x: Float[Array, "k m n"]) -> Float[Array, "k m n"]:
+    """Every matrix filled with its measure, so that it travels as the matrix does."""
+    return jnp.broadcast_to(measure(x)[:, None, None], x.shape)
+
+
 def _measured(
-    measure: Measure, x: Float[Array, "..."], numbers: MuonDimensionNumbers
-) -> Float[Array, "*batch"]:
-    """The measure of every matrix of one array, float32."""
-    values = measure(to_matrices(x, numbers))
-    return values.astype(jnp.float32).reshape(batch_shape(x.shape, numbers))
+    filled: functools.partial, arrays: Sequence[Array], numbers: Sequence[MuonDimensionNumbers]
+) -> list[Float[Array, "*batch"]]:
+    """The measure of every matrix, float32, on whatever mesh the arrays lie."""
+    (measure,) = filled.args
+    axes = [sum(axes_of(x.ndim, n)[1:], ()) for x, n in zip(arrays, numbers, strict=True)]
+    if measure in (frobenius, rms):  # sums: computed where the entries are, nothing but sums moves
+        norms = list(map(frobenius_along, arrays, axes))
+        if measure is frobenius:
+            return norms
+        sides = [min(matrix_shape(x.shape, n)) for x, n in zip(arrays, numbers, strict=True)]
+        return [norm / k**0.5 for norm, k in zip(norms, sides, strict=True)]
+    wide = [x.astype(jnp.float32) for x in arrays]
+    ours = measure in (gap, spectral_norm)
+    results = map_matrices(filled, wide, numbers, equivariant=ours)
+    return [jnp.max(y, axis=own) for y, own in zip(results, axes, strict=True)]
 
 
 def _rate(is_open: Tree) -> Float[Array, ""]:

@@ -74,8 +74,13 @@ def frobenius(x: Float[Array, "*batch m n"]) -> Float[Array, "*batch"]:
       True
     """
     check_matrices(x, "frobenius")
-    y, scale = unit_maximum(x)
-    return jnp.sqrt(jnp.sum(jnp.square(y), axis=(-2, -1))) * scale[..., 0, 0]
+    return frobenius_along(x, (-2, -1))
+
+
+def frobenius_along(x: Float[Array, "..."], axes: tuple[int, ...]) -> Float[Array, "*batch"]:
+    """The Frobenius norm over the given axes, wherever they are and however they are sharded."""
+    y, scale = unit_maximum(x, axes)
+    return jnp.sqrt(jnp.sum(jnp.square(y), axis=axes)) * jnp.squeeze(scale, axes)
 
 
 def rms(x: Float[Array, "*batch m n"]) -> Float[Array, "*batch"]:

@@ -20,15 +20,15 @@ def check_matrices(x: Array, function: str) -> None:
 
 
 def unit_maximum(
-    x: Float[Array, "*batch m n"],
-) -> tuple[Float[Array, "*batch m n"], Float[Array, "*batch 1 1"]]:
+    x: Float[Array, "..."], axes: tuple[int, ...] = (-2, -1)
+) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
     """``(x / scale, scale)`` in float32, with ``scale = max |x|``, or 1 where ``x`` is zero.
 
-    Squares of the first are safe for every finite ``x``; those of ``x`` itself underflow below
-    1e-19 and overflow above 1e19.
+    ``axes`` are those of one matrix; they have size 1 in ``scale``. Squares of the first are safe
+    for every finite ``x``; those of ``x`` itself underflow below 1e-19 and overflow above 1e19.
     """
     x = x.astype(jnp.float32)
-    scale = jnp.max(jnp.abs(x), axis=(-2, -1), keepdims=True, initial=0.0)
+    scale = jnp.max(jnp.abs(x), axis=axes, keepdims=True, initial=0.0)
     # NaN must not be taken for zero: `> 0` is false for it, `== 0` is too.
     scale = jnp.where(scale == 0, 1.0, scale)
     return x / scale, scale

@@ -14,6 +14,7 @@ import optax
 from jax.core import Tracer
 
 from mimuon_jax.matrices import axes_of, roles
+from mimuon_jax.measures import frobenius_along
 from mimuon_jax.momentum import check_decay, mix
 from mimuon_jax.types import Array, Matrices, MuonDimensionNumbers, Number, State, Tree
 
@@ -192,13 +193,9 @@ def _clipped(tree: Tree, clip: float, matrices: Matrices) -> Tree:
     """Every matrix, or other leaf, divided by ``max(1, ||C||_F / clip)``."""
 
     def bound(x: Array, numbers: MuonDimensionNumbers | None) -> Array:
-        axes = None if numbers is None else sum(axes_of(x.ndim, numbers)[1:], ())
-        # Relative to the largest entry, whose square might overflow; 0 / 1 for a zero matrix.
-        largest = jnp.maximum(
-            jnp.max(jnp.abs(x), axis=axes, keepdims=True), jnp.finfo(x.dtype).tiny
-        )
-        norm = jnp.sqrt(jnp.sum(jnp.square(x / largest), axis=axes, keepdims=True))
-        return x / jnp.maximum(1, norm * (largest / clip))
+        axes = tuple(range(x.ndim)) if numbers is None else sum(axes_of(x.ndim, numbers)[1:], ())
+        divisor = jnp.maximum(1.0, frobenius_along(x, axes) / clip)
+        return (x / jnp.expand_dims(divisor, axes).astype(x.dtype)).astype(x.dtype)
 
     leaves, treedef = jax.tree.flatten(tree)
     numbers = [role.numbers for role in roles(tree, matrices)]
