@@ -1,9 +1,8 @@
 """Carries out a plan on one device: matrices to their homes, the function, and back."""
 
-import functools
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -140,15 +139,23 @@ def _flags(runs: Sequence[_Run], active: Sequence[Array] | None) -> Array | None
     return concatenate([active[run.array][run.start : run.stop] for run in runs])
 
 
-# Compiled on its own, so that outside jit a step compiles `lax.cond` once and not every time
-# (1.2 s a step for three small matrices), and so that with and without it the numbers are the same.
-@functools.partial(jax.jit, static_argnums=0)
 def _apply(function: Function, x: Array, active: Array | None) -> Array:
     """``function`` in the dtype of its argument, skipped if no matrix is active."""
+    # Compiled on its own, so that outside jit a step compiles `lax.cond` once and not every time
+    # (1.2 s a step for three small matrices), and so that with and without it the numbers are the
+    # same. What has no hash cannot be found again.
+    run = _apply_compiled if isinstance(function, Hashable) else _apply_once
+    return run(function, x, active)
+
+
+def _apply_once(function: Function, x: Array, active: Array | None) -> Array:
     compute = lambda x: function(x).astype(x.dtype)  # noqa: E731
     if active is None:
         return compute(x)
     return lax.cond(jnp.any(active), compute, jnp.zeros_like, x)
+
+
+_apply_compiled = jax.jit(_apply_once, static_argnums=0)
 
 
 def _together(
