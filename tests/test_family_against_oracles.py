@@ -1,6 +1,8 @@
 """The rest of the family against the float64 oracles: MVR, MuSGD, spectral powers, Shampoo.
 
-The bar and the tree are those of `test_against_oracles`.
+The bar and the tree are those of `test_against_oracles`. Observed for matrices: 4e-7, Shampoo 4e-6.
+Shampoo is tried at a damping of 1e-2 because float32's eigenvalues of a singular `G G^T` scatter by
+about 1e-6 of the largest, here 10 to 130: at 1e-4 the error is 3e-5, at 1e-6 it is 1e-4.
 """
 
 from typing import Any
