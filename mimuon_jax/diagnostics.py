@@ -1,11 +1,23 @@
-"""What an optimizer did, read from its state and its updates; nothing here is printed."""
+"""What an optimizer did, read from its state, its updates and the parameters.
+
+Pure functions of trees, usable under jit; nothing here is printed. What is measured of every matrix
+comes as ``{path: [*batch]}``, one number a matrix, float32, with paths as in `describe`.
+"""
+
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from mimuon_jax.gates import ThresholdGateState
-from mimuon_jax.types import Array, Float, Tree
+from mimuon_jax.matrices import batch_shape, roles, to_matrices
+from mimuon_jax.measures import frobenius, rms, spectral_norm
+from mimuon_jax.products import product
+from mimuon_jax.types import Array, Float, Matrices, Tree
+
+#: One array ``[*batch]`` a path.
+Values = dict[str, Array]
 
 
 def gates(state: optax.OptState) -> list[ThresholdGateState]:
@@ -25,7 +37,8 @@ def gates(state: optax.OptState) -> list[ThresholdGateState]:
       []
     """
     is_gate = lambda x: isinstance(x, ThresholdGateState)  # noqa: E731
-    return [leaf for leaf in jax.tree.leaves(state, is_leaf=is_gate) if is_gate(leaf)]
+    found = [leaf for leaf in jax.tree.leaves(state, is_leaf=is_gate) if is_gate(leaf)]
+    return [*found, *(inner for gate in found for inner in gates((gate.inner, gate.otherwise)))]
 
 
 def has_gate(state: optax.OptState) -> bool:
@@ -68,12 +81,186 @@ def gate_rate(state: optax.OptState) -> Float[Array, ""]:
       >>> float(gate_rate(state))
       1.0
     """
+    decisions = list(gate_decisions(state).values())
+    total = sum(leaf.size for leaf in decisions)
+    return sum((x.sum(dtype=jnp.float32) for x in decisions), jnp.zeros(())) / max(total, 1)
+
+
+def gate_decisions(state: optax.OptState) -> Values:
+    """Which matrices the gate was open for at the last step.
+
+    Args:
+      state: state of an optimizer with a threshold gate.
+
+    Returns:
+      ``{path: bool [*batch]}``.
+
+    Raises:
+      ValueError: there is no gate.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from mimuon_jax import mimuon
+      >>> from mimuon_jax.diagnostics import gate_decisions
+      >>> tx, grads = mimuon(0.02, threshold=2.0), {"up": jnp.eye(2), "down": 3 * jnp.eye(2)}
+      >>> _, state = tx.update(grads, tx.init(grads), grads)
+      >>> {path: bool(is_open) for path, is_open in gate_decisions(state).items()}
+      {'down': True, 'up': False}
+    """
+    return _of_gates(state, lambda gate: gate.open)
+
+
+def gate_measures(state: optax.OptState) -> Values:
+    """What the gate measured of every matrix at the last step.
+
+    Args:
+      state: state of an optimizer with a threshold gate.
+
+    Returns:
+      ``{path: float32 [*batch]}``, in the unit of the gradient estimate.
+
+    Raises:
+      ValueError: there is no gate.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from mimuon_jax import mimuon
+      >>> from mimuon_jax.diagnostics import gate_measures
+      >>> tx, grads = mimuon(0.02), {"up": jnp.eye(2), "down": 3 * jnp.eye(2)}
+      >>> _, state = tx.update(grads, tx.init(grads), grads)
+      >>> {path: float(measured) for path, measured in gate_measures(state).items()}
+      {'down': 3.0, 'up': 1.0}
+    """
+    return _of_gates(state, lambda gate: gate.measured)
+
+
+def orthogonality_error(updates: Tree, matrices: Matrices = None) -> Values:
+    """How far every matrix is from a multiple of an orthogonal one.
+
+    ``||Y Y^T / rms(Y)^2 - I||_F / sqrt(k)`` on the smaller side ``k``: the root mean square of
+    ``s_i^2 / mean(s^2) - 1``. Of no scale, so learning rates and gains do not matter.
+
+    Args:
+      updates: tree of updates, gradients or parameters.
+      matrices: as in `partition`.
+
+    Returns:
+      ``{path: [*batch]}``: 0 for an orthogonal matrix, ``sqrt(k - 1)`` for rank one; 0 for zero.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from mimuon_jax.diagnostics import orthogonality_error
+      >>> {path: float(e) for path, e in orthogonality_error({"w": -3 * jnp.eye(2)}).items()}
+      {'w': 0.0}
+    """
+
+    def error(x: Float[Array, "b m n"]) -> Float[Array, "b"]:
+        x = x if x.shape[-2] <= x.shape[-1] else x.mT
+        size = rms(x)[:, None, None]
+        y = x.astype(jnp.float32) / jnp.where(size == 0, 1.0, size)
+        deviation = product(y, y.mT) - jnp.where(size == 0, 0.0, jnp.eye(x.shape[-2]))
+        return frobenius(deviation) / x.shape[-2] ** 0.5
+
+    return _of_matrices(error, updates, matrices)
+
+
+def stable_rank(tree: Tree, matrices: Matrices = None) -> Values:
+    """The stable rank of every matrix, ``||M||_F^2 / ||M||_2^2``.
+
+    Args:
+      tree: tree of updates, gradients or parameters.
+      matrices: as in `partition`.
+
+    Returns:
+      ``{path: [*batch]}``, in [1, k]: 1 for rank one, ``k`` for an orthogonal matrix; 0 for zero.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from mimuon_jax.diagnostics import stable_rank
+      >>> round(float(stable_rank({"w": jnp.diag(jnp.array([2.0, 1.0]))})["w"]), 4)
+      1.25
+    """
+
+    def rank(x: Float[Array, "b m n"]) -> Float[Array, "b"]:
+        largest = spectral_norm(x)
+        return jnp.square(frobenius(x) / jnp.where(largest == 0, 1.0, largest))
+
+    return _of_matrices(rank, tree, matrices)
+
+
+def update_rms(tree: Tree) -> Values:
+    """The root mean square of the entries of every array, matrix or not.
+
+    Args:
+      tree: tree of updates, gradients or parameters.
+
+    Returns:
+      ``{path: float32 []}``, in the unit of the entries; 0 for an array without entries.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from mimuon_jax.diagnostics import update_rms
+      >>> {path: float(size) for path, size in update_rms({"bias": -2 * jnp.ones(3)}).items()}
+      {'bias': 2.0}
+    """
+    flat = [jnp.asarray(x).reshape(1, -1) for x in jax.tree.leaves(tree)]
+    paths = [role.path for role in roles(tree, lambda params: None)]
+    sizes = (frobenius(x) / max(x.size, 1) ** 0.5 for x in flat)
+    return dict(zip(paths, sizes, strict=True))
+
+
+def singular_value_quantiles(
+    tree: Tree, quantiles: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0), matrices: Matrices = None
+) -> Values:
+    """Quantiles of the singular values of every matrix, by the SVD.
+
+    Args:
+      tree: tree of updates, gradients or parameters.
+      quantiles: in [0, 1]: 0 is the smallest singular value, 1 the largest.
+      matrices: as in `partition`.
+
+    Returns:
+      ``{path: [*batch, quantiles]}``, in the unit of the entries.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from mimuon_jax.diagnostics import singular_value_quantiles
+      >>> tree = {"w": jnp.diag(jnp.array([1.0, 3.0]))}
+      >>> singular_value_quantiles(tree, (0.0, 0.5, 1.0))["w"].tolist()
+      [1.0, 2.0, 3.0]
+    """
+    at = jnp.asarray(quantiles, jnp.float32)
+
+    def spectrum(x: Float[Array, "b m n"]) -> Float[Array, "b q"]:
+        s = jnp.linalg.svd(x.astype(jnp.float32), compute_uv=False)
+        return jnp.quantile(s, at, axis=-1).T
+
+    return _of_matrices(spectrum, tree, matrices)
+
+
+def _of_gates(state: optax.OptState, field: Callable[[ThresholdGateState], Tree]) -> Values:
+    """One field of all gates, by path; of several gates over one matrix the outermost."""
     found = gates(state)
     if not found:
         raise ValueError(
             f"no threshold gate in a state of type {type(state).__name__}: only mimuon and chains "
             "with threshold_gate have one (diagnostics.has_gate tells)"
         )
-    decisions: list[Tree] = jax.tree.leaves([gate.open for gate in found])
-    total = sum(leaf.size for leaf in decisions)
-    return sum((x.sum(dtype=jnp.float32) for x in decisions), jnp.zeros(())) / max(total, 1)
+    values: Values = {}
+    for gate in reversed(found):
+        tree = field(gate)
+        paths = [role.path for role in roles(tree, lambda params: None)]
+        values |= dict(zip(paths, map(jnp.asarray, jax.tree.leaves(tree)), strict=True))
+    return values
+
+
+def _of_matrices(function: Callable[[Array], Array], tree: Tree, matrices: Matrices) -> Values:
+    """``function`` of every matrix ``[b, m, n] -> [b, ...]``, by path."""
+    values = {}
+    for leaf, role in zip(jax.tree.leaves(tree), roles(tree, matrices), strict=True):
+        if role.numbers is not None:
+            value = function(to_matrices(jnp.asarray(leaf), role.numbers))
+            values[role.path] = value.reshape(
+                batch_shape(role.shape, role.numbers) + value.shape[1:]
+            )
+    return values
