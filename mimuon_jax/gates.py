@@ -100,7 +100,7 @@ def threshold_gate(
         return ThresholdGateState(shut, zero, rate, inner.init(params), outer.init(params))
 
     def update(
-        updates: Tree, state: State, params: Tree = None, **extra: object
+        updates: Tree, state: State, params: Tree = None, *, active: Tree = None, **extra: object
     ) -> tuple[Tree, ThresholdGateState]:
         updates = jax.tree.map(jnp.asarray, updates)
         numbers = [role.numbers for role in roles(updates, matrices) if role.numbers]
@@ -110,11 +110,11 @@ def threshold_gate(
         # The measure of a matrix with less than two singular values is inf: tau = inf shuts it too.
         limit = jnp.asarray(threshold, jnp.float32)
         is_open = jax.tree.map(lambda x: (x >= limit) & (limit < math.inf), measured)
-        is_shut = jax.tree.map(jnp.logical_not, is_open)
-        ours, inner_state = inner.update(updates, state.inner, params, **extra, active=is_open)
-        theirs, outer_state = outer.update(
-            updates, state.otherwise, params, **extra, active=is_shut
-        )
+        mine, rest = is_open, jax.tree.map(jnp.logical_not, is_open)
+        if active is not None:  # a gate within a gate
+            mine, rest = (jax.tree.map(jnp.logical_and, active, x) for x in (mine, rest))
+        ours, inner_state = inner.update(updates, state.inner, params, **extra, active=mine)
+        theirs, outer_state = outer.update(updates, state.otherwise, params, **extra, active=rest)
         new_state = ThresholdGateState(is_open, measured, _rate(is_open), inner_state, outer_state)
         return _select(is_open, ours, theirs, matrices), new_state
 
