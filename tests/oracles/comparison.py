@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -66,3 +67,13 @@ def assert_agreement(actual: Sequence[Tree], expected: Sequence[Tree], rtol: flo
     }
     failures = {place: float(error) for place, error in errors.items() if not error <= rtol}
     assert not failures, f"relative errors above {rtol}: {failures}"
+
+
+def assert_close(actual: Any, expected: Any) -> None:
+    """Float64 arrays that may differ by the order of a few additions."""
+    np.testing.assert_allclose(actual, expected, rtol=1e-11, atol=1e-12)
+
+
+def assert_trees_close(actual: Any, expected: Any) -> None:
+    """Float64 trees that may differ by the order of a few additions."""
+    chex.assert_trees_all_close(actual, expected, rtol=1e-11, atol=1e-12)
