@@ -1,5 +1,6 @@
 """Shampoo: every matrix preconditioned from both sides, a baseline."""
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -158,6 +159,8 @@ def scale_by_shampoo(
     return optax.GradientTransformation(init, update)
 
 
+# Compiled on its own, so that outside jit a step compiles `lax.cond` once and not every time.
+@functools.partial(jax.jit, static_argnames="damping")
 def _accumulated(
     g: Float[Array, "b m n"], entry: tuple[Array, ...], due: Array, damping: float
 ) -> tuple[Array, ...]:
