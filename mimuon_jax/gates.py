@@ -13,6 +13,7 @@ from jax.core import Tracer
 from mimuon_jax.batching import map_matrices
 from mimuon_jax.matrices import axes_of, batch_shape, matrix_shape, roles
 from mimuon_jax.measures import MEASURES, frobenius, frobenius_along, gap, rms, spectral_norm
+from mimuon_jax.sharding import Sharding, of_leaves
 from mimuon_jax.types import (
     Array,
     Bool,
@@ -21,6 +22,7 @@ from mimuon_jax.types import (
     Measure,
     MuonDimensionNumbers,
     Number,
+    Shardings,
     State,
     Tree,
 )
@@ -47,6 +49,7 @@ def threshold_gate(
     measure: str | Measure = "rms",
     otherwise: optax.GradientTransformation | None = None,
     matrices: Matrices = None,
+    shardings: Shardings = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Applies ``transformation`` to the matrices whose measure reaches the threshold.
 
@@ -63,6 +66,8 @@ def threshold_gate(
         ``"frobenius"``, or a function ``[..., m, n] -> [...]``. A measure that is NaN shuts.
       otherwise: for shut matrices; None: ``optax.identity()``.
       matrices: as in `partition`.
+      shardings: as in `orthogonalize`; for measures that need whole matrices (not ``"rms"`` and
+        ``"frobenius"``, which add up where the entries are).
 
     Returns:
       A transformation with a `ThresholdGateState`. Both sides are told which matrices they are
@@ -103,9 +108,10 @@ def threshold_gate(
         updates: Tree, state: State, params: Tree = None, *, active: Tree = None, **extra: object
     ) -> tuple[Tree, ThresholdGateState]:
         updates = jax.tree.map(jnp.asarray, updates)
-        numbers = [role.numbers for role in roles(updates, matrices) if role.numbers]
+        mine = {i: r.numbers for i, r in enumerate(roles(updates, matrices)) if r.numbers}
         chosen = jax.tree.leaves(_each_matrix(updates, matrices, lambda x, n: x))
-        values = iter(_measured(filled, chosen, numbers))
+        placed = of_leaves(shardings, updates, mine)
+        values = iter(_measured(filled, chosen, list(mine.values()), placed))
         measured = _each_matrix(updates, matrices, lambda x, n: next(values))
         # The measure of a matrix with less than two singular values is inf: tau = inf shuts it too.
         limit = jnp.asarray(threshold, jnp.float32)
@@ -150,7 +156,10 @@ def _filled(measure: Measure, x: Float[Array, "k m n"]) -> Float[Array, "k m n"]
 
 
 def _measured(
-    filled: functools.partial, arrays: Sequence[Array], numbers: Sequence[MuonDimensionNumbers]
+    filled: functools.partial,
+    arrays: Sequence[Array],
+    numbers: Sequence[MuonDimensionNumbers],
+    shardings: Sequence[Sharding] | None,
 ) -> list[Float[Array, "*batch"]]:
     """The measure of every matrix, float32, on whatever mesh the arrays lie."""
     (measure,) = filled.args
@@ -163,7 +172,7 @@ def _measured(
         return [norm / k**0.5 for norm, k in zip(norms, sides, strict=True)]
     wide = [x.astype(jnp.float32) for x in arrays]
     ours = measure in (gap, spectral_norm)
-    results = map_matrices(filled, wide, numbers, equivariant=ours)
+    results = map_matrices(filled, wide, numbers, shardings=shardings, equivariant=ours)
     return [jnp.max(y, axis=own) for y, own in zip(results, axes, strict=True)]
 
 

@@ -5,7 +5,7 @@ import optax
 from mimuon_jax.optimizers import adam_rate, as_auxiliary, decayed
 from mimuon_jax.orthogonalize import orthogonalize
 from mimuon_jax.partition import partition
-from mimuon_jax.types import Gain, LearningRate, Matrices, Number, Orthogonalizer
+from mimuon_jax.types import Gain, LearningRate, Matrices, Number, Orthogonalizer, Shardings
 from mimuon_jax.variance_reduction import mvr1, mvr2
 
 
@@ -21,6 +21,7 @@ def muon_mvr1(
     auxiliary: optax.GradientTransformation | None = None,
     auxiliary_learning_rate: LearningRate | None = None,
     matrices: Matrices = None,
+    shardings: Shardings = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Muon-MVR1: Muon on an estimate corrected by the gradient of the step before.
 
@@ -39,6 +40,7 @@ def muon_mvr1(
         without decay at ``auxiliary_learning_rate``.
       auxiliary_learning_rate: None: ``0.015 learning_rate``, schedule included (3e-4 at 0.02).
       matrices: see `partition`.
+      shardings: of the parameters, see `orthogonalize`; None: learned from the arrays.
 
     Returns:
       The optimizer.
@@ -58,7 +60,7 @@ def muon_mvr1(
     """
     steps = optax.chain(
         mvr1(momentum, gamma, clip=clip, matrices=matrices),
-        orthogonalize(orthogonalizer, gain=gain, matrices=matrices),
+        orthogonalize(orthogonalizer, gain=gain, matrices=matrices, shardings=shardings),
         decayed(weight_decay),
         optax.scale_by_learning_rate(learning_rate),
     )
@@ -78,6 +80,7 @@ def muon_mvr2(
     auxiliary: optax.GradientTransformation | None = None,
     auxiliary_learning_rate: LearningRate | None = None,
     matrices: Matrices = None,
+    shardings: Shardings = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Muon-MVR2: Muon on an estimate corrected by this batch's gradient at the previous point.
 
@@ -98,6 +101,7 @@ def muon_mvr2(
         without decay at ``auxiliary_learning_rate``.
       auxiliary_learning_rate: None: ``0.015 learning_rate``, schedule included (3e-4 at 0.02).
       matrices: see `partition`.
+      shardings: of the parameters, see `orthogonalize`; None: learned from the arrays.
 
     Returns:
       The optimizer. Its ``update`` needs ``params`` and ``grad_fn``, a function of all parameters
@@ -122,7 +126,7 @@ def muon_mvr2(
     """
     steps = optax.chain(
         mvr2(momentum, gamma, clip=clip, matrices=matrices),
-        orthogonalize(orthogonalizer, gain=gain, matrices=matrices),
+        orthogonalize(orthogonalizer, gain=gain, matrices=matrices, shardings=shardings),
         decayed(weight_decay),
         optax.scale_by_learning_rate(learning_rate),
     )

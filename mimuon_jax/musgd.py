@@ -8,7 +8,16 @@ import optax
 from mimuon_jax.optimizers import as_auxiliary, as_momentum, check_weight, decayed
 from mimuon_jax.orthogonalize import orthogonalize
 from mimuon_jax.partition import partition
-from mimuon_jax.types import Gain, LearningRate, Matrices, Number, Orthogonalizer, State, Tree
+from mimuon_jax.types import (
+    Gain,
+    LearningRate,
+    Matrices,
+    Number,
+    Orthogonalizer,
+    Shardings,
+    State,
+    Tree,
+)
 
 
 class SumState(NamedTuple):
@@ -31,6 +40,7 @@ def musgd(
     auxiliary: optax.GradientTransformation | None = None,
     auxiliary_learning_rate: LearningRate | None = None,
     matrices: Matrices = None,
+    shardings: Shardings = None,
 ) -> optax.GradientTransformationExtraArgs:
     """MuSGD: ``W <- W - eta w_muon gain Orth(M_t) - eta w_sgd N_t``.
 
@@ -55,6 +65,7 @@ def musgd(
       auxiliary: transformation of the parameters that are no matrices; None: the SGD part.
       auxiliary_learning_rate: of the SGD part of these parameters; None: ``learning_rate``.
       matrices: see `partition`.
+      shardings: of the parameters, see `orthogonalize`; None: learned from the arrays.
 
     Returns:
       The optimizer.
@@ -80,7 +91,7 @@ def musgd(
     )
     muon = optax.chain(
         as_momentum(momentum, nesterov),
-        orthogonalize(orthogonalizer, gain=gain, matrices=matrices),
+        orthogonalize(orthogonalizer, gain=gain, matrices=matrices, shardings=shardings),
         optax.scale(muon_weight),
     )
     both = optax.chain(sum_of(muon, sgd), optax.scale_by_learning_rate(learning_rate))

@@ -16,7 +16,15 @@ from mimuon_jax.gates import threshold_gate
 from mimuon_jax.momentum import heavy_ball, with_nesterov
 from mimuon_jax.orthogonalize import orthogonalize
 from mimuon_jax.partition import partition
-from mimuon_jax.types import Gain, LearningRate, Matrices, Measure, Number, Orthogonalizer
+from mimuon_jax.types import (
+    Gain,
+    LearningRate,
+    Matrices,
+    Measure,
+    Number,
+    Orthogonalizer,
+    Shardings,
+)
 
 # 3e-4, the usual rate of AdamW, where the matrices get 0.02, the usual rate of Muon.
 _AUXILIARY_RATIO = 0.015
@@ -33,6 +41,7 @@ def muon(
     auxiliary: optax.GradientTransformation | None = None,
     auxiliary_learning_rate: LearningRate | None = None,
     matrices: Matrices = None,
+    shardings: Shardings = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Muon: orthogonalized momentum for matrices, AdamW for the rest.
 
@@ -50,6 +59,7 @@ def muon(
         without decay at ``auxiliary_learning_rate``.
       auxiliary_learning_rate: None: ``0.015 learning_rate``, schedule included (3e-4 at 0.02).
       matrices: see `partition`.
+      shardings: of the parameters, see `orthogonalize`; None: learned from the arrays.
 
     Returns:
       The optimizer.
@@ -71,7 +81,7 @@ def muon(
     """
     steps = optax.chain(
         as_momentum(momentum, nesterov),
-        orthogonalize(orthogonalizer, gain=gain, matrices=matrices),
+        orthogonalize(orthogonalizer, gain=gain, matrices=matrices, shardings=shardings),
         decayed(weight_decay),
         optax.scale_by_learning_rate(learning_rate),
     )
@@ -92,6 +102,7 @@ def mimuon(
     auxiliary: optax.GradientTransformation | None = None,
     auxiliary_learning_rate: LearningRate | None = None,
     matrices: Matrices = None,
+    shardings: Shardings = None,
 ) -> optax.GradientTransformationExtraArgs:
     """MiMuon: Muon where the gradient estimate allows it, else momentum SGD, matrix by matrix.
 
@@ -116,6 +127,7 @@ def mimuon(
         without decay at ``auxiliary_learning_rate``.
       auxiliary_learning_rate: None: ``0.015 learning_rate``, schedule included (3e-4 at 0.02).
       matrices: see `partition`.
+      shardings: of the parameters, see `orthogonalize`; None: learned from the arrays.
 
     Returns:
       The optimizer; decisions and measures are in its state, see `mimuon_jax.diagnostics`.
@@ -129,19 +141,20 @@ def mimuon(
     Example:
       >>> import jax.numpy as jnp, optax
       >>> from mimuon_jax import mimuon
-      >>> params = {"up": 4 * jnp.eye(2), "down": jnp.eye(2), "bias": jnp.zeros(2)}
+      >>> params = {"up": 4 * jnp.eye(2), "down": 0.5 * jnp.eye(2), "bias": jnp.zeros(2)}
       >>> tx = mimuon(0.5, threshold=2.0, orthogonalizer="svd")
       >>> updates, _ = tx.update(params, tx.init(params), params)
       >>> updates["up"].tolist(), updates["down"].tolist()
-      ([[-0.5, -0.0], [-0.0, -0.5]], [[-0.5, -0.0], [-0.0, -0.5]])
+      ([[-0.5, -0.0], [-0.0, -0.5]], [[-0.25, -0.0], [-0.0, -0.25]])
     """
     steps = optax.chain(
         as_momentum(momentum, nesterov),
         threshold_gate(
-            orthogonalize(orthogonalizer, gain=gain, matrices=matrices),
+            orthogonalize(orthogonalizer, gain=gain, matrices=matrices, shardings=shardings),
             threshold=threshold,
             measure=measure,
             matrices=matrices,
+            shardings=shardings,
         ),
         decayed(weight_decay),
         optax.scale_by_learning_rate(learning_rate),

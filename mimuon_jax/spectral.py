@@ -85,6 +85,7 @@ def spectral_sgd(
     auxiliary: optax.GradientTransformation | None = None,
     auxiliary_learning_rate: LearningRate | None = None,
     matrices: Matrices = None,
+    shardings: Shardings = None,
     split: Split | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Momentum SGD with spectral powers: mSGD, mSGDS, mSGDQ, mSGDZ for ``p = 1, 1/2, 1/4, 0``.
@@ -106,6 +107,7 @@ def spectral_sgd(
         the same without the power, at ``auxiliary_learning_rate``.
       auxiliary_learning_rate: None: ``learning_rate``.
       matrices: see `partition`.
+      shardings: of the parameters, see `orthogonalize`; None: learned from the arrays.
       split: fused matrices, see `orthogonalize`.
 
     Returns:
@@ -126,7 +128,14 @@ def spectral_sgd(
     """
     return _spectral(
         as_momentum(momentum, nesterov),
-        spectral_power(p, method=method, gain=_gain(p, gain), split=split, matrices=matrices),
+        spectral_power(
+            p,
+            method=method,
+            gain=_gain(p, gain),
+            split=split,
+            matrices=matrices,
+            shardings=shardings,
+        ),
         learning_rate,
         weight_decay,
         auxiliary,
@@ -148,6 +157,7 @@ def spectral_adam(
     auxiliary: optax.GradientTransformation | None = None,
     auxiliary_learning_rate: LearningRate | None = None,
     matrices: Matrices = None,
+    shardings: Shardings = None,
     split: Split | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Adam with spectral powers: Adam, AdamS, AdamQ, AdamZ for ``p = 1, 1/2, 1/4, 0``.
@@ -169,6 +179,7 @@ def spectral_adam(
         the same without the power, at ``auxiliary_learning_rate``.
       auxiliary_learning_rate: None: ``learning_rate``. The paper's vectors: 3e-4.
       matrices: see `partition`.
+      shardings: of the parameters, see `orthogonalize`; None: learned from the arrays.
       split: fused matrices, see `orthogonalize`.
 
     Returns:
@@ -189,7 +200,14 @@ def spectral_adam(
     """
     return _spectral(
         optax.scale_by_adam(b1, b2, eps),
-        spectral_power(p, method=method, gain=_gain(p, gain), split=split, matrices=matrices),
+        spectral_power(
+            p,
+            method=method,
+            gain=_gain(p, gain),
+            split=split,
+            matrices=matrices,
+            shardings=shardings,
+        ),
         learning_rate,
         weight_decay,
         auxiliary,

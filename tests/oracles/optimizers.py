@@ -236,7 +236,9 @@ def shampoo(
     update_every: int,
     weight_decay: float = 0.0,
 ) -> list[Tree]:
-    """`L^{-1/4} G_t R^{-1/4}`, `L = damping I + sum G G^T`, `R = damping I + sum G^T G`.
+    """`L^{-1/4} G_t R^{-1/4}`, `L = sum G G^T` and `R = sum G^T G`, both damped.
+
+    Damping adds that much of the largest eigenvalue to every eigenvalue.
 
     The roots are those of the sums up to the last step divisible by `update_every`, that step's
     gradient included. A side longer than `max_dim` keeps the identity and the other takes the power
@@ -244,8 +246,8 @@ def shampoo(
     """
 
     def root(sums: Array, power: float) -> Array:
-        values, vectors = np.linalg.eigh(sums + damping * np.eye(len(sums)))
-        return (vectors * values**power) @ vectors.T
+        values, vectors = np.linalg.eigh(sums)
+        return (vectors * (np.maximum(values, 0) + damping * values[-1]) ** power) @ vectors.T
 
     def precondition(*history: Array) -> Array:
         g = history[-1]
