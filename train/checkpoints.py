@@ -56,10 +56,13 @@ class Checkpoints:
         )
         try:
             return self._checkpointer.load(latest.step, like)
-        except ValueError as error:
+        except Exception as error:  # the files are intact, so it is the structure
+            cause: BaseException = error
+            while cause.__cause__ is not None:
+                cause = cause.__cause__
             raise BadInput(
                 f"checkpoint {self._directory / str(latest.step)} does not fit this program, use "
-                f"another --run-dir: {error}"
+                f"another --run-dir: {cause}"
             ) from error
 
     def save(self, step: int, state: Any, *, loss: float) -> None:

@@ -57,7 +57,6 @@ def parse(arguments: Sequence[str]) -> Config | None:
     tuned: dict[str, Any] = {key: make() for key, make in OPTIMIZERS.items()} | preset.OPTIMIZERS
     default = preset.CONFIG
     if name is not None:
-        require(name in tuned, _unknown_optimizer(name))
         default = dataclasses.replace(default, optimizer=tuned[name])
     chosen = next(key for key, make in OPTIMIZERS.items() if type(default.optimizer) is make)
     description = (
@@ -90,17 +89,14 @@ def _take_optimizer(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
             rest.append(token)
             continue
         name = value if equals else next(tokens, "")
-        require(name in OPTIMIZERS, _unknown_optimizer(name))
+        known = list(OPTIMIZERS)
+        require(name[:1] not in ("", "-"), f"--optimizer needs a name: {', '.join(known)}")
+        require(
+            name in known,
+            f"--optimizer {name!r} is unknown{did_you_mean(name, known)}; the optimizers are "
+            f"{', '.join(known)}",
+        )
     return name, rest
-
-
-def _unknown_optimizer(name: str) -> str:
-    """The message for an optimizer that there is none of."""
-    known = list(OPTIMIZERS)
-    return (
-        f"--optimizer {name!r} is unknown{did_you_mean(name, known)}; the optimizers are "
-        f"{', '.join(known)}"
-    )
 
 
 def _parse_options(
@@ -123,25 +119,35 @@ def _parse_options(
             return None
         raise BadInput(f"{_message(box.getvalue())}; {program} --help lists all") from None
     if unknown:
-        known = ["--optimizer", *_flags(default, "--")]
-        flag = unknown[0].partition("=")[0].replace("_", "-")
-        raise BadInput(
-            f"option {unknown[0]} is unknown{did_you_mean(flag, known)}; {program} --help lists all"
-        )
+        raise BadInput(f"{_unknown_option(unknown[0], default)}; {program} --help lists all")
     return config
+
+
+def _unknown_option(token: str, default: Config) -> str:
+    """The message for an option that there is none of: whose it is, or which is near."""
+    flag = token.partition("=")[0].replace("_", "-")
+    owners = [name for name, make in OPTIMIZERS.items() if flag in _flags(make(), "--optimizer.")]
+    if owners:
+        return f"option {token} belongs to --optimizer {' or '.join(owners)}"
+    known = ["--optimizer", *_flags(default, "--")]
+    nested = [option for option in known if option.endswith(f".{flag.lstrip('-')}")]
+    hint = f" (did you mean {nested[0]}?)" if nested else did_you_mean(flag, known)
+    return f"option {token} is unknown{hint}"
 
 
 def _message(box: str) -> str:
     """The text of tyro's box: what is between its title and the first rule, or all of it."""
-    lines = [line.strip("╭╮╰╯│─ ") for line in box.splitlines()]
-    body = lines[1:]
-    return one_line(" ".join(body[: body.index("")] if "" in body else lines))
+    title, *body = [line.strip("╭╮╰╯│─ ") for line in box.splitlines()] or [""]
+    text = " ".join(body[: body.index("")] if "" in body else [title, *body])
+    return one_line(text).removeprefix("Error parsing ").rstrip(".")
 
 
 def _flags(config: Any, prefix: str) -> list[str]:
     """The options that a configuration has, nested ones included."""
     flags = []
     for entry in dataclasses.fields(config):
+        if entry.name == "preset":  # chosen by position
+            continue
         value, flag = getattr(config, entry.name), prefix + entry.name.replace("_", "-")
         flags += _flags(value, f"{flag}.") if dataclasses.is_dataclass(value) else [flag]
     return flags

@@ -41,9 +41,9 @@ class Config:
     evaluate_every: int = 50
     """Distance of two evaluations on the held-out split, in steps; the last step has one too."""
 
-    checkpoint_every: int = 50
-    """Distance of two checkpoints, in steps, a multiple of evaluate_every; the last step has one
-    too."""
+    checkpoint_every: int | None = None
+    """Distance of two checkpoints, in steps, a multiple of evaluate_every (None: the same); the
+    last step has one too."""
 
     keep_checkpoints: int = 2
     """Newest checkpoints kept, beside the one of the lowest validation loss."""
@@ -60,7 +60,7 @@ class Config:
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "evaluate_every", "checkpoint_every"):
             value = getattr(self, name)
-            require(value >= 1, f"{name}={value} must be at least 1")
+            require(value is None or value >= 1, f"{name}={value} must be at least 1")
         require(
             self.keep_checkpoints >= 1,
             f"keep_checkpoints={self.keep_checkpoints} must be at least 1: the newest is what a "
@@ -68,12 +68,12 @@ class Config:
         )
         require(0 <= self.seed < 2**31, f"seed={self.seed} must lie in 0 .. 2147483647")
         require(
-            self.checkpoint_every % self.evaluate_every == 0,
+            (self.checkpoint_every or 0) % self.evaluate_every == 0,
             f"checkpoint_every={self.checkpoint_every} must be a multiple of "
             f"evaluate_every={self.evaluate_every}: a checkpoint is ranked by its validation loss",
         )
         require(
-            self.optimizer.warmup_steps < self.steps,
+            (self.optimizer.warmup_steps or 0) < self.steps,
             f"optimizer.warmup_steps={self.optimizer.warmup_steps} must be less than "
             f"steps={self.steps}",
         )

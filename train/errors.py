@@ -19,7 +19,7 @@ def require(condition: bool, message: str) -> None:
 
 def did_you_mean(name: str, known: list[str]) -> str:
     """Returns ` (did you mean X?)` for the nearest known name, or an empty string."""
-    near = get_close_matches(name, known, n=1)
+    near = get_close_matches(name, known, n=1, cutoff=0.7)
     return f" (did you mean {near[0]}?)" if near else ""
 
 

@@ -40,22 +40,20 @@ def run(config: Config, *, quiet: bool = False) -> Result:
         BadInput: a configuration that cannot be run here; nothing was written.
         TrainingStopped: the loss became infinite or NaN; checkpoints and metrics stay.
     """
-    known = run_directory.check_same_run(config)
-    finished = run_directory.read_result(config.directory) if known else None
-    if finished is not None:
-        return finished
     mesh = make_mesh(config.mesh)
     check_batch_size(config.batch_size, mesh)
     task = config.task(mesh)
     optimizer, schedule = make_optimizer(
         config.optimizer, steps=config.steps, matrices=task.matrices
     )
+    known = run_directory.check_same_run(config, task.data)
+    finished = run_directory.read_result(config.directory) if known else None
+    if finished is not None:
+        return finished
+    if not known:
+        run_directory.create(config, task.data)
     state = make_state(task, optimizer, mesh, config.seed)
     step = jit_step(state, task=task, optimizer=optimizer, schedule=schedule, seed=config.seed)
-    if known:
-        run_directory.check_same_data(config, task.data)
-    else:
-        run_directory.create(config, task.data)
     reporter = Reporter(config.steps, unit=task.unit, loss_unit=task.loss_unit, quiet=quiet)
     with run_directory.locked(config.directory), reporter:
         run_directory.record_environment(config.directory)
@@ -191,7 +189,7 @@ def _fit(
             record.flush()
             metrics = task.evaluate(state.params, state.rest)
             record.validation(done, metrics)
-            if last or done % config.checkpoint_every == 0:
+            if last or done % (config.checkpoint_every or config.evaluate_every) == 0:
                 record.sync()
                 checkpoints.save(done, state, loss=metrics["loss"])
     return state

@@ -1,5 +1,6 @@
 """The device mesh, and ordered rules that say how arrays are laid out on it."""
 
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -136,9 +137,44 @@ def tree_shardings(tree: Any, rules: Rules, mesh: Mesh) -> Any:
     return jax.tree.unflatten(structure, shardings)
 
 
+def following_shardings(tree: Any, params: Any, shardings: Any, mesh: Mesh) -> Any:
+    """Lays out an optimizer's state: each array as the parameter that it belongs to.
+
+    An array belongs to the parameter whose path ends its own and whose shape it has (momenta,
+    second moments); all others, such as counters, are replicated. Said explicitly, since `init`
+    makes zeros, which the compiler would leave on one device.
+
+    Args:
+        tree: the state, as arrays or `jax.ShapeDtypeStruct`.
+        params: the parameters, likewise.
+        shardings: the parameters' layout, a tree of the same structure.
+        mesh: where to replicate.
+
+    Returns:
+        A tree of `NamedSharding` of the state's structure.
+    """
+    layouts = {
+        (path, leaf.shape): sharding
+        for (path, leaf), sharding in zip(
+            jax.tree_util.tree_flatten_with_path(params)[0], jax.tree.leaves(shardings), strict=True
+        )
+    }
+
+    def layout(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+        suffixes = ((path[i:], leaf.shape) for i in range(len(path)))
+        return next((layouts[s] for s in suffixes if s in layouts), NamedSharding(mesh, P()))
+
+    return jax.tree_util.tree_map_with_path(layout, tree)
+
+
 def _check_fits(path: str, shape: tuple[int, ...], sharding: NamedSharding) -> None:
     """Raises if an array cannot be laid out so."""
-    try:
-        sharding.shard_shape(shape)
-    except ValueError as error:
-        raise ValueError(f"{path} of shape {shape} cannot be laid out: {error}") from error
+    sizes = [*shape, *(1 for _ in sharding.spec[len(shape) :])]  # an axis too many splits nothing
+    for size, axes in zip(sizes, sharding.spec, strict=False):
+        names = axes if isinstance(axes, tuple) else (axes,) if axes is not None else ()
+        devices = math.prod(sharding.mesh.shape[name] for name in names)
+        if size % devices:
+            raise ValueError(
+                f"{path} of shape {shape} cannot be laid out by {sharding.spec}: {devices} devices "
+                f"do not divide {size}"
+            )

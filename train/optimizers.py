@@ -26,8 +26,9 @@ class Optimizer:
     weight_decay: float = 0.0
     """Decoupled weight decay of the matrices; a step shrinks them by learning rate times this."""
 
-    warmup_steps: int = 20
-    """Steps of linear warm-up; the first has learning_rate / warmup_steps."""
+    warmup_steps: int | None = None
+    """Steps of linear warm-up, the first with learning_rate / warmup_steps; None: a tenth of the
+    run, at most 300."""
 
     final_fraction: float = 0.0
     """Learning rate at the end of the cosine decay, as a fraction of the peak, 0 .. 1."""
@@ -36,10 +37,23 @@ class Optimizer:
     """Largest global gradient norm, longer gradients are scaled down to it; inf: no clipping."""
 
     def __post_init__(self) -> None:
-        _positive(self, "learning_rate", "clip_norm")
-        _within(self, "weight_decay", 0, math.inf)
-        _within(self, "final_fraction", 0, 1)
-        require(self.warmup_steps >= 0, f"warmup_steps={self.warmup_steps} must be at least 0")
+        _positive(self, "learning_rate")
+        require(
+            0 <= self.weight_decay < math.inf,
+            f"optimizer.weight_decay={self.weight_decay} must be a finite number >= 0",
+        )
+        require(
+            0 <= self.final_fraction <= 1,
+            f"optimizer.final_fraction={self.final_fraction} must lie in 0 .. 1",
+        )
+        require(
+            self.clip_norm > 0,
+            f"optimizer.clip_norm={self.clip_norm} must be a number > 0; inf does not clip",
+        )
+        require(
+            self.warmup_steps is None or self.warmup_steps >= 0,
+            f"optimizer.warmup_steps={self.warmup_steps} must be at least 0",
+        )
 
     def transformation(
         self, scheduled: Scheduled, matrices: Matrices
@@ -77,7 +91,7 @@ class Muon(Optimizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _within(self, "momentum", 0, math.nextafter(1, 0))
+        _below_one(self, "momentum")
         if self.auxiliary_learning_rate is not None:
             _positive(self, "auxiliary_learning_rate")
 
@@ -122,7 +136,8 @@ class MiMuon(Muon):
         super().__post_init__()
         require(
             self.threshold >= 0,
-            f"threshold={self.threshold} must be a number >= 0: 0 is Muon, inf is momentum SGD",
+            f"optimizer.threshold={self.threshold} must be a number >= 0: 0 is Muon, inf is "
+            "momentum SGD",
         )
 
     def transformation(
@@ -158,8 +173,7 @@ class AdamW(Optimizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _within(self, "b1", 0, math.nextafter(1, 0))
-        _within(self, "b2", 0, math.nextafter(1, 0))
+        _below_one(self, "b1", "b2")
         _positive(self, "eps")
 
     def transformation(
@@ -194,7 +208,7 @@ def warmup_cosine(peak: float, *, options: Optimizer, steps: int) -> optax.Sched
         >>> [round(float(rate(step)), 3) for step in (0, 3, 4, 6)]
         [0.25, 1.0, 1.0, 0.5]
     """
-    warmup = options.warmup_steps
+    warmup = min(steps // 10, 300) if options.warmup_steps is None else options.warmup_steps
     cosine = optax.cosine_decay_schedule(peak, steps - warmup, alpha=options.final_fraction)
     if warmup == 0:
         return cosine
@@ -232,13 +246,14 @@ def make_optimizer(
 
 
 def _positive(options: Any, *names: str) -> None:
-    """Requires numbers above 0 (so not NaN)."""
+    """Requires finite numbers above 0."""
     for name in names:
         value = getattr(options, name)
-        require(value > 0, f"{name}={value} must be a number > 0")
+        require(0 < value < math.inf, f"optimizer.{name}={value} must be a finite number > 0")
 
 
-def _within(options: Any, name: str, low: float, high: float) -> None:
-    """Requires a number in the closed interval (so not NaN)."""
-    value = getattr(options, name)
-    require(low <= value <= high, f"{name}={value} must lie in {low:g} .. {high:g}")
+def _below_one(options: Any, *names: str) -> None:
+    """Requires decay factors, in [0, 1)."""
+    for name in names:
+        value = getattr(options, name)
+        require(0 <= value < 1, f"optimizer.{name}={value} must be at least 0 and less than 1")

@@ -56,42 +56,42 @@ def files(directory: Path) -> Files:
     )
 
 
-def check_same_run(config: Config) -> bool:
+def check_same_run(config: Config, data: dict[str, Any]) -> bool:
     """Says whether the configured directory holds this run already; writes nothing.
+
+    Args:
+        config: the run that is wanted.
+        data: what tells its data from other data.
 
     Returns:
         True: a run of this configuration, to go on with. False: nothing there yet.
 
     Raises:
-        BadInput: a run of another configuration (says where it differs), or no run at all.
+        BadInput: a run of another configuration or of other data (says where it differs), or no
+            run directory.
     """
     directory, path = config.directory, files(config.directory).config
     if not path.exists():
-        foreign = not directory.is_dir() if directory.exists() else False
-        visible = [] if foreign or not directory.exists() else _visible(directory)
+        empty = not directory.exists() or (directory.is_dir() and not _visible(directory))
         require(
-            not foreign and not visible,
+            empty,
             f"{directory} exists and is no run directory (it has no config.json); choose another "
             "--run-dir",
         )
         return False
-    found = differences(_stored(path)["config"], to_json(config))
+    stored = _stored(path)
+    found = differences(stored["config"], to_json(config))
     require(
         not found,
         f"{directory} holds a run of another configuration: {'; '.join(found)}. Repeat the old "
         "options to resume it, or choose another --run-dir",
     )
-    return True
-
-
-def check_same_data(config: Config, data: dict[str, Any]) -> None:
-    """Raises `BadInput` if the run in the configured directory was started on other data."""
-    before = _stored(files(config.directory).config)["data"]
     require(
-        before == data,
-        f"the data changed since {config.directory} was started: {json.dumps(before)} there, "
+        stored["data"] == data,
+        f"the data changed since {directory} was started: {json.dumps(stored['data'])} there, "
         f"{json.dumps(data)} here. Restore the old data to resume it, or choose another --run-dir",
     )
+    return True
 
 
 def create(config: Config, data: dict[str, Any]) -> None:

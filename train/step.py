@@ -11,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Float, Int32, PRNGKeyArray
 
 from mimuon_jax.diagnostics import gate_rate, has_gate
-from train.mesh import tree_shardings
+from train.mesh import following_shardings, tree_shardings
 from train.task import Task, Tree
 
 
@@ -39,12 +39,12 @@ def make_state(task: Task, optimizer: optax.GradientTransformation, mesh: Mesh, 
     key, _ = _keys(seed)
     params, rest = jax.eval_shape(task.init, key)
     everywhere = NamedSharding(mesh, P())
-    layout = (
-        tree_shardings(params, task.sharding_rules, mesh),
-        jax.tree.map(lambda _: everywhere, rest),
-    )
-    params, rest = jax.jit(task.init, out_shardings=layout)(key)
-    opt_state = jax.jit(optimizer.init)(params)
+    layout = tree_shardings(params, task.sharding_rules, mesh)
+    rest_layout = jax.tree.map(lambda _: everywhere, rest)
+    opt_state = jax.eval_shape(optimizer.init, params)
+    opt_layout = following_shardings(opt_state, params, layout, mesh)
+    params, rest = jax.jit(task.init, out_shardings=(layout, rest_layout))(key)
+    opt_state = jax.jit(optimizer.init, out_shardings=opt_layout)(params)
     return State(jax.device_put(jnp.zeros((), jnp.int32), everywhere), params, rest, opt_state)
 
 
@@ -77,7 +77,7 @@ def train_step(
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     metrics = {
         "loss": loss,
-        "gradient_norm": optax.global_norm(gradients),
+        "gradient_norm": optax.tree.norm(gradients),
         "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
         **({"gate_rate": gate_rate(opt_state)} if has_gate(opt_state) else {}),
         **metrics,

@@ -40,12 +40,13 @@ class TextData:
 
     def __post_init__(self) -> None:
         require(
-            self.sequence_length >= 1, f"sequence_length={self.sequence_length} must be at least 1"
+            self.sequence_length >= 1,
+            f"data.sequence_length={self.sequence_length} must be at least 1",
         )
-        require(0 < self.held_out < 1, f"held_out={self.held_out} must lie between 0 and 1")
+        require(0 < self.held_out < 1, f"data.held_out={self.held_out} must lie between 0 and 1")
         require(
             self.evaluation_sequences >= 1,
-            f"evaluation_sequences={self.evaluation_sequences} must be at least 1",
+            f"data.evaluation_sequences={self.evaluation_sequences} must be at least 1",
         )
 
 

@@ -1,0 +1,156 @@
+"""The command line: every mistake is one line and exit code 2, and writes nothing."""
+
+import dataclasses
+import gzip
+import lzma
+import math
+from pathlib import Path
+
+import pytest
+
+from train import cli, presets
+from train.optimizers import OPTIMIZERS, AdamW, MiMuon, Muon
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with data of every bad kind in it."""
+    (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "blank.txt").write_text(" \n\n")
+    (tmp_path / "short.txt").write_text("too short\n")
+    (tmp_path / "binary.txt").write_bytes(bytes(range(256)))
+    (tmp_path / "zero.txt").write_bytes(b"text\0text")
+    (tmp_path / "broken.gz").write_bytes(b"\x1f\x8b\x08\x00broken")
+    (tmp_path / "broken.txt.xz").write_bytes(b"broken")
+    (tmp_path / "cut.gz").write_bytes(gzip.compress(b"text " * 1000)[:-20])
+    (tmp_path / "cut.xz").write_bytes(lzma.compress(b"text " * 1000)[:-20])
+    (tmp_path / "no_text").mkdir()
+    (tmp_path / "no_text" / "picture.png").write_bytes(b"png")
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "thesis.tex").write_text("important")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+MISTAKES = {
+    "": "name a preset first: python -m train lm",
+    "--optimizer muon": "name a preset first",
+    "lmm": "preset 'lmm' is unknown (did you mean lm?)",
+    "nonsense": "preset 'nonsense' is unknown; the presets are lm",
+    "lm more": "option more is unknown",
+    "lm --stepz 3": "option --stepz is unknown (did you mean --steps?)",
+    "lm --batch_sise=3": "option --batch_sise=3 is unknown (did you mean --batch-size?)",
+    "lm --optimizer.treshold 3": "(did you mean --optimizer.threshold?)",
+    "lm --learning-rate 3": "(did you mean --optimizer.learning-rate?)",
+    "lm --preset other": "option --preset is unknown",
+    "lm --optimizer": "--optimizer needs a name: mimuon, muon, adamw",
+    "lm --optimizer=": "--optimizer needs a name",
+    "lm --optimizer mimun": "--optimizer 'mimun' is unknown (did you mean mimuon?)",
+    "lm --optimizer muon --optimizer.threshold 1": "belongs to --optimizer mimuon",
+    "lm --steps": "Missing value for argument '--steps'",
+    "lm --steps many": "--steps: invalid literal for int() with base 10: 'many'",
+    "lm --steps 0": "steps=0 must be at least 1",
+    "lm --steps -3": "steps=-3 must be at least 1",
+    "lm --batch-size 0": "batch_size=0 must be at least 1",
+    "lm --evaluate-every 0": "evaluate_every=0 must be at least 1",
+    "lm --checkpoint-every 70": "checkpoint_every=70 must be a multiple of evaluate_every=50",
+    "lm --keep-checkpoints 0": "keep_checkpoints=0 must be at least 1",
+    "lm --seed -1": "seed=-1 must lie in",
+    "lm --optimizer.threshold -1": "optimizer.threshold=-1.0 must be a number >= 0",
+    "lm --optimizer.threshold nan": "optimizer.threshold=nan must be a number >= 0",
+    "lm --optimizer.learning-rate 0": "optimizer.learning_rate=0.0 must be a finite number > 0",
+    "lm --optimizer.learning-rate inf": "optimizer.learning_rate=inf must be a finite number > 0",
+    "lm --optimizer.auxiliary-learning-rate nan": "auxiliary_learning_rate=nan must be a finite",
+    "lm --optimizer.momentum 1": "optimizer.momentum=1.0 must be at least 0 and less than 1",
+    "lm --optimizer.weight-decay -1": "optimizer.weight_decay=-1.0 must be a finite number >= 0",
+    "lm --optimizer.final-fraction 2": "optimizer.final_fraction=2.0 must lie in 0 .. 1",
+    "lm --optimizer.clip-norm nan": "optimizer.clip_norm=nan must be a number > 0",
+    "lm --optimizer.warmup-steps -1": "optimizer.warmup_steps=-1 must be at least 0",
+    "lm --optimizer.warmup-steps 300": "must be less than steps=300",
+    "lm --optimizer.measure norm": "invalid choice 'norm' for argument '--optimizer.measure'",
+    "lm --optimizer adamw --optimizer.b2 1": "optimizer.b2=1.0 must be at least 0 and less",
+    "lm --optimizer adamw --optimizer.eps 0": "optimizer.eps=0.0 must be a finite number > 0",
+    "lm --model.head-dim 3": "model: head_dim=3 is odd",
+    "lm --model.vocab-size 300": "model.vocab_size=300 must be 256: tokens are bytes",
+    "lm --sample.length 0": "sample.length=0 must be at least 1",
+    "lm --sample.prompt=": "sample.prompt is empty",
+    "lm --sample.temperature -1": "sample.temperature=-1.0 must be a finite number >= 0",
+    "lm --data.path missing.txt": "data.path=missing.txt does not exist",
+    "lm --data.path empty.txt": "empty.txt is empty",
+    "lm --data.path blank.txt": "blank.txt is empty",
+    "lm --data.path binary.txt": "binary.txt is no text: byte 0x80 at offset 128",
+    "lm --data.path zero.txt": "zero.txt is no text: a zero byte at offset 4",
+    "lm --data.path broken.gz": "cannot read broken.gz",
+    "lm --data.path broken.txt.xz": "cannot read broken.txt.xz",
+    "lm --data.path cut.gz": "cannot read cut.gz",
+    "lm --data.path cut.xz": "cannot read cut.xz",
+    "lm --data.path no_text": "data.path=no_text holds no .txt, .txt.xz, .txt.gz file",
+    "lm --data.path short.txt": "is longer than the training part of the data",
+    "lm --data.sequence-length 1000000": "data.sequence_length=1000000 is longer than",
+    "lm --data.sequence-length 0": "data.sequence_length=0 must be at least 1",
+    "lm --data.held-out 0": "data.held_out=0.0 must lie between 0 and 1",
+    "lm --data.evaluation-sequences 0": "data.evaluation_sequences=0 must be at least 1",
+    "lm --batch-size 12": "batch_size=12 is not divisible by the 8 devices of the mesh's data axis",
+    "lm --batch-size 3": "use 8, or a smaller mesh",
+    "lm --mesh data=9": "needs 9 devices and this machine has 8",
+    "lm --mesh model=2": "axis 'model' is unknown; use data",
+    "lm --mesh data": "'' is no whole number; write data=4",
+    "lm --mesh data=0": "a size must be at least 1",
+    "lm --mesh data=2,data=2": "axis 'data' is given twice",
+    "lm --run-dir foreign": "foreign exists and is no run directory",
+    "lm --run-dir empty.txt": "empty.txt exists and is no run directory",
+    "lm --run-dir empty.txt/run": "cannot write to --run-dir empty.txt/run",
+}
+
+
+@pytest.mark.parametrize("command", MISTAKES)
+def test_a_mistake_is_one_line_and_exit_code_2(
+    command: str, folder: Path, capsys: pytest.CaptureFixture[str]
+):
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert cli.main(command.split()) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith("error: ")
+    assert output.err.count("\n") == 1
+    assert MISTAKES[command] in output.err
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    assert not (folder / "runs").exists()
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_help_lists_every_option_of_the_chosen_optimizer(
+    name: str, capsys: pytest.CaptureFixture[str]
+):
+    assert cli.main(["lm", "--optimizer", name, "--help"]) == 0
+    shown = capsys.readouterr().out
+    for field in dataclasses.fields(OPTIMIZERS[name]):
+        assert f"--optimizer.{field.name.replace('_', '-')}" in shown
+    for option in ("--steps", "--data.path", "--model.hidden-size", "--run-dir", "--mesh"):
+        assert option in shown
+    assert "in steps" in shown
+    assert "in bytes" in shown
+
+
+def test_the_overview_lists_every_preset(capsys: pytest.CaptureFixture[str]):
+    assert cli.main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert presets.names() == ["lm"]
+    assert all(name in shown for name in presets.names())
+
+
+@pytest.mark.parametrize("words", [["--optimizer", "muon"], ["--optimizer=muon"]])
+def test_an_optimizer_by_name_takes_the_settings_of_the_preset(words: list[str]):
+    config = cli.parse(["lm", *words, "--steps", "12"])
+    assert config is not None
+    assert config.optimizer == presets.load("lm").OPTIMIZERS["muon"]
+    assert config.steps == 12
+
+
+def test_the_options_of_the_optimizer_reach_it():
+    words = "lm --optimizer.threshold inf --optimizer.measure gap --optimizer.no-nesterov"
+    optimizer = getattr(cli.parse(words.split()), "optimizer", None)
+    assert type(optimizer) is MiMuon
+    assert (optimizer.threshold, optimizer.measure) == (math.inf, "gap")
+    assert type(getattr(cli.parse(["lm", "--optimizer", "adamw"]), "optimizer", None)) is AdamW
+    assert type(getattr(cli.parse(["lm", "--optimizer", "muon"]), "optimizer", None)) is Muon

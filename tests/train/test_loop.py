@@ -1,0 +1,377 @@
+"""The loop: what a run writes, and that a run that was ended goes on as if it had not been."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from train import checkpoints, cli, loop, run_directory
+from train.errors import BadInput, TrainingStopped
+from train.loop import run
+from train.mesh import batch_sharding, make_mesh
+from train.metrics import read_metrics
+from train.optimizers import OPTIMIZERS, MiMuon, make_optimizer
+from train.run_directory import Result
+from train.step import jit_step, make_state
+from train.task import split_batch
+from train.tasks.language_model import LanguageModel
+
+Make = Callable[..., LanguageModel]
+
+
+def numbers(directory: Path) -> list[dict[str, Any]]:
+    """The metrics of a run without the clock's."""
+    lines = read_metrics(directory / "metrics.jsonl")
+    return [{name: value for name, value in line.items() if name != "wall"} for line in lines]
+
+
+def steps_kept(directory: Path) -> list[int]:
+    """The checkpoints of a run."""
+    return sorted(int(p.name) for p in (directory / "checkpoints").iterdir() if p.name.isdecimal())
+
+
+@pytest.fixture(scope="module")
+def finished(small: Make, tmp_path_factory: pytest.TempPathFactory) -> Result:
+    """A run that nothing interrupted."""
+    return run(small(tmp_path_factory.mktemp("finished") / "run"), quiet=True)
+
+
+@pytest.fixture
+def copied(finished: Result, tmp_path: Path) -> Path:
+    """Its directory as it was before the result was written."""
+    shutil.copytree(finished.run_dir, tmp_path / "run")
+    (tmp_path / "run" / "result.json").unlink()
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def stop_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Ends a run, as a signal would, before the given batch is laid out."""
+
+    def arrange(batch: int) -> None:
+        seen = []
+
+        def interrupt(*arguments: Any) -> Any:
+            seen.append(None)
+            if len(seen) == batch:
+                raise KeyboardInterrupt
+            return split_batch(*arguments)
+
+        monkeypatch.setattr(loop, "split_batch", interrupt)
+
+    return arrange
+
+
+def test_a_run_writes_what_it_promises(finished: Result):
+    directory = finished.run_dir
+    assert finished.trained
+    assert finished.steps == 6
+    lines = numbers(directory)
+    assert [line["step"] for line in lines if line["split"] == "train"] == [1, 2, 3, 4, 5, 6]
+    validation = {line["step"]: line["loss"] for line in lines if line["split"] == "validation"}
+    assert list(validation) == [0, 2, 4, 6]
+    assert finished.initial_validation_loss == validation[0] == pytest.approx(np.log(256), abs=0.1)
+    assert finished.validation_loss == validation[6] < validation[0] - 0.05
+    assert finished.best_validation_loss == min(validation.values())
+    assert set(lines[1]) == {"step", "split", "loss", "gradient_norm", "learning_rate"}
+    assert (directory / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert len((directory / "sample.txt").read_bytes()) > len("The ")
+    assert steps_kept(directory) == [4, 6]
+    environment = json.loads((directory / "environment.jsonl").read_text())
+    assert environment["versions"]["jax"] == jax.__version__
+    config = json.loads((directory / "config.json").read_text())
+    assert config["config"]["optimizer"]["type"] == "AdamW"
+    assert config["data"]["bytes"] > 0
+
+
+def test_validation_weighs_every_held_out_byte_alike(small: Make, tmp_path: Path):
+    losses = []
+    for batch_size in (8, 64):  # 8 does not divide the number of windows, 64 exceeds it
+        config = small(tmp_path, batch_size=batch_size)
+        task = config.task(make_mesh("data=1"))
+        losses.append(task.evaluate(*jax.jit(task.init)(jax.random.key(0)))["loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
+def test_a_finished_run_is_not_trained_again(
+    finished: Result, small: Make, monkeypatch: pytest.MonkeyPatch
+):
+    before = {p: p.stat().st_mtime_ns for p in finished.run_dir.rglob("*")}
+    again = run(small(finished.run_dir), quiet=True)
+    assert again == finished._replace(trained=False)
+    assert {p: p.stat().st_mtime_ns for p in finished.run_dir.rglob("*")} == before
+
+
+@pytest.mark.parametrize("batch", [1, 4, 5])
+def test_an_interrupted_run_goes_on_bit_for_bit(
+    batch: int,
+    finished: Result,
+    small: Make,
+    tmp_path: Path,
+    stop_at: Callable[[int], None],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    config = small(tmp_path / "run")
+    stop_at(batch)
+    with pytest.raises(KeyboardInterrupt):
+        run(config, quiet=True)
+    assert len(numbers(tmp_path / "run")) < len(numbers(finished.run_dir))
+    monkeypatch.undo()
+    result = run(config, quiet=True)
+    assert numbers(tmp_path / "run") == numbers(finished.run_dir)
+    assert result._replace(run_dir=finished.run_dir) == finished
+    sample = (tmp_path / "run" / "sample.txt").read_bytes()
+    assert sample == (finished.run_dir / "sample.txt").read_bytes()
+
+
+def test_a_gated_optimizer_goes_on_bit_for_bit_and_reports_its_gate(
+    small: Make, tmp_path: Path, stop_at: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+):
+    fields = {"optimizer": MiMuon(threshold=0.02)}
+    whole, parts = small(tmp_path / "whole", **fields), small(tmp_path / "parts", **fields)
+    run(whole, quiet=True)
+    stop_at(4)
+    with pytest.raises(KeyboardInterrupt):
+        run(parts, quiet=True)
+    monkeypatch.undo()
+    run(parts, quiet=True)
+    assert numbers(tmp_path / "parts") == numbers(tmp_path / "whole")
+    rates = [line["gate_rate"] for line in numbers(tmp_path / "whole") if line["split"] == "train"]
+    assert all(0 <= rate <= 1 for rate in rates)
+    assert len(set(rates)) > 1
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "flipped bit": lambda p: p.write_bytes(bytes([p.read_bytes()[0] ^ 1]) + p.read_bytes()[1:]),
+    "truncated": lambda p: p.write_bytes(p.read_bytes()[:-1]),
+    "emptied": lambda p: p.write_bytes(b""),
+    "removed": lambda p: p.unlink(),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(
+    kind: str, finished: Result, small: Make, copied: Path, capsys: pytest.CaptureFixture[str]
+):
+    largest = max(
+        (p for p in (copied / "checkpoints" / "6").rglob("*") if p.is_file()),
+        key=lambda p: p.stat().st_size,
+    )
+    DAMAGE[kind](largest)
+    run(small(copied), quiet=True)
+    warning = capsys.readouterr().err
+    assert warning.startswith(f"warning: checkpoint {copied / 'checkpoints' / '6'} is damaged")
+    assert largest.name in warning
+    assert numbers(copied) == numbers(finished.run_dir)
+    assert (copied / "checkpoints-damaged" / "6-1").is_dir()
+    assert steps_kept(copied) == [4, 6]
+
+
+def test_without_an_intact_checkpoint_the_run_starts_over(
+    finished: Result, small: Make, copied: Path, capsys: pytest.CaptureFixture[str]
+):
+    (copied / "checkpoints" / "4" / checkpoints.INTEGRITY).write_text("{}")
+    (copied / "checkpoints" / "6" / checkpoints.INTEGRITY).unlink()
+    run(small(copied), quiet=True)
+    warnings = capsys.readouterr().err.splitlines()
+    assert len(warnings) == 2
+    assert "does not belong to it" in warnings[0]
+    assert f"{checkpoints.INTEGRITY} is missing" in warnings[1]
+    assert numbers(copied) == numbers(finished.run_dir)
+
+
+def test_the_best_checkpoint_is_kept_beside_the_newest(tmp_path: Path):
+    state = {"x": jnp.arange(4.0)}
+    saved = checkpoints.Checkpoints(tmp_path / "c", keep=2, warn=pytest.fail)
+    for step, loss in ((2, 3.0), (4, 1.0), (6, 2.0), (8, 2.5), (10, 2.4)):
+        saved.save(step, jax.tree.map(lambda x, s=step: x * s, state), loss=loss)
+    saved.close()
+    assert sorted(int(p.name) for p in (tmp_path / "c").iterdir()) == [4, 8, 10]
+    again = checkpoints.Checkpoints(tmp_path / "c", keep=2, warn=pytest.fail)
+    restored = again.restore(state)
+    assert restored is not None
+    np.testing.assert_array_equal(restored["x"], [0.0, 10.0, 20.0, 30.0])
+    again.close()
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path):
+    saved = checkpoints.Checkpoints(tmp_path, keep=1, warn=pytest.fail)
+    saved.save(1, {"x": jnp.ones(4)}, loss=1.0)
+    with pytest.raises(BadInput, match="does not fit this program"):
+        saved.restore({"x": jnp.ones(5)})
+    saved.close()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"seed": 1}, "seed is 0 there and 1 here"),
+        ({"steps": 8}, "steps is 6 there and 8 here"),
+        ({"optimizer": OPTIMIZERS["muon"]()}, "optimizer is AdamW there and Muon here"),
+        ({"optimizer": OPTIMIZERS["adamw"]()}, "optimizer.learning_rate is 0.01 there and 0.003"),
+    ],
+)
+def test_another_configuration_is_refused_and_nothing_is_touched(
+    fields: dict[str, Any], message: str, finished: Result, small: Make
+):
+    before = {p: p.stat().st_mtime_ns for p in finished.run_dir.rglob("*")}
+    with pytest.raises(BadInput, match=message) as raised:
+        run(small(finished.run_dir, **fields), quiet=True)
+    assert "choose another --run-dir" in str(raised.value)
+    assert {p: p.stat().st_mtime_ns for p in finished.run_dir.rglob("*")} == before
+
+
+def test_other_data_is_refused(finished: Result, small: Make, text_file: Path, tmp_path: Path):
+    config = small(finished.run_dir)
+    original = text_file.read_text()
+    text_file.write_text(original.replace("7", "8"))
+    try:
+        with pytest.raises(BadInput, match="the data changed since"):
+            run(config, quiet=True)
+    finally:
+        text_file.write_text(original)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"config": {}}'])
+def test_an_unreadable_configuration_is_refused(content: str, small: Make, tmp_path: Path):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(BadInput, match="unreadable"):
+        run(small(tmp_path), quiet=True)
+
+
+def test_a_run_goes_on_on_another_mesh(finished: Result, small: Make, copied: Path):
+    shutil.rmtree(copied / "checkpoints" / "6")
+    run(small(copied, mesh="data=2", keep_checkpoints=5, checkpoint_every=6), quiet=True)
+    before, after = numbers(finished.run_dir), numbers(copied)
+    assert after[:7] == before[:7]
+    assert [line["step"] for line in after] == [line["step"] for line in before]
+    losses = [[line["loss"] for line in lines] for lines in (before, after)]
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+
+
+def test_a_second_process_is_refused(small: Make, copied: Path):
+    with (
+        run_directory.locked(copied),
+        pytest.raises(BadInput, match="another process is training in"),
+    ):
+        run(small(copied), quiet=True)
+
+
+def test_a_loss_that_is_no_number_ends_the_run(
+    small: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    config = small(tmp_path / "run", optimizer=OPTIMIZERS["adamw"](learning_rate=1e30))
+    with pytest.raises(
+        TrainingStopped, match=r"at step \d of 6.*smaller --optimizer.learning-rate"
+    ):
+        run(config, quiet=True)
+    assert all(np.isfinite(line["loss"]) for line in numbers(tmp_path / "run"))
+    for step in steps_kept(tmp_path / "run"):
+        assert checkpoints.damage(tmp_path / "run" / "checkpoints" / str(step)) is None
+
+
+def test_one_device_and_two_train_alike(finished: Result, small: Make, tmp_path: Path):
+    run(small(tmp_path / "run", mesh="data=2"), quiet=True)
+    alone, together = numbers(finished.run_dir), numbers(tmp_path / "run")
+    # Sums over the batch are rounded in another order; 4e-7 was seen.
+    np.testing.assert_allclose(
+        [line["loss"] for line in together], [line["loss"] for line in alone], rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_step_compiles_once_and_reuses_the_state(name: str, small: Make, tmp_path: Path):
+    mesh = make_mesh("data=8")
+    config = small(tmp_path, optimizer=OPTIMIZERS[name]())
+    task = config.task(mesh)
+    optimizer, schedule = make_optimizer(config.optimizer, steps=6, matrices=task.matrices)
+    state = make_state(task, optimizer, mesh, seed=0)
+    for leaf in jax.tree.leaves(state):
+        assert leaf.sharding.device_set == set(jax.devices())
+    step = jit_step(state, task=task, optimizer=optimizer, schedule=schedule, seed=0)
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, *_, **__: compiled.append(event) if "backend_compile" in event else None
+    )
+    for index in range(3):
+        old, seen = state, len(compiled)
+        state, _ = step(state, split_batch(task.batches[index], batch_sharding(mesh)))
+        jax.block_until_ready(state)
+        assert (len(compiled) > seen) == (index == 0)
+        assert all(leaf.is_deleted() for leaf in jax.tree.leaves(old.params))
+    assert int(state.step) == 3
+
+
+def test_the_environment_is_recorded_without_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    run_directory.record_environment(tmp_path)
+    assert json.loads((tmp_path / "environment.jsonl").read_text())["git_revision"] is None
+
+
+def test_the_command_line_trains_resumes_and_says_when_it_is_done(
+    text_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    stop_at: Callable[[int], None],
+):
+    command = (
+        f"lm --steps 4 --batch-size 8 --evaluate-every 2 --data.path {text_file} --mesh data=1 "
+        "--data.sequence-length 16 --model.hidden-size 16 --model.intermediate-size 32 "
+        "--model.num-hidden-layers 1 --model.head-dim 8 --sample.length 8 --optimizer adamw"
+    ).split()
+    monkeypatch.chdir(tmp_path)
+    stop_at(4)
+    assert cli.main(command) == 130
+    assert capsys.readouterr().err.startswith("interrupted: the same command resumes")
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(command) == 0
+    shown = capsys.readouterr().out
+    assert "resuming after step 2" in shown
+    assert "nats/byte" in shown
+    assert (tmp_path / "runs" / "lm" / "result.json").exists()
+    assert cli.main(command) == 0
+    assert "runs/lm has finished: 4 steps" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_killed_process_goes_on_bit_for_bit(tmp_path: Path, repository: Path, text_file: Path):
+    def start(run_dir: Path) -> subprocess.Popen[bytes]:
+        options = (
+            f"lm --steps 60 --batch-size 8 --evaluate-every 5 --data.path {text_file} "
+            "--data.sequence-length 32 --model.hidden-size 32 --model.intermediate-size 64 "
+            f"--model.num-hidden-layers 2 --model.head-dim 8 --sample.length 8 --run-dir {run_dir}"
+        )
+        return subprocess.Popen(
+            [sys.executable, "-m", "train", *options.split()],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(repository), "JAX_PLATFORMS": "cpu"},
+            stdout=subprocess.DEVNULL,
+        )
+
+    assert start(tmp_path / "whole").wait(timeout=300) == 0
+    for lines in (20, 45):  # a kill in the first run, and one in the resumed run
+        process = start(tmp_path / "parts")
+        metrics = tmp_path / "parts" / "metrics.jsonl"
+        deadline = time.monotonic() + 300
+        while len(read_metrics(metrics)) < lines and time.monotonic() < deadline:
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert start(tmp_path / "parts").wait(timeout=300) == 0
+    assert numbers(tmp_path / "parts") == numbers(tmp_path / "whole")
+    environment = (tmp_path / "parts" / "environment.jsonl").read_text()
+    assert environment.count("\n") == 3
