@@ -64,7 +64,9 @@ def distribute(
         # The caller's shard_map, and the caller says how its parts make whole arrays.
         specs = [_spec(s, x.ndim, manual) for s, x in zip(shardings, arrays, strict=True)]
         return _of_one_device(program, specs, manual)(*arrays, *flags)
-    specs = None if alone else _specs(arrays, shardings, mesh)
+    # Of one device too: outside shard_map not every reshape of an Explicit array is allowed.
+    apart = not alone or bool(_sizes(mesh, (AxisType.Explicit,)))
+    specs = _specs(arrays, shardings, mesh) if apart else None
     if specs is not None:
         return _by_shard_map(program, arrays, flags, batch_axes, specs, mesh)
     traced = any(isinstance(x, Tracer) for x in arrays)
