@@ -12,6 +12,9 @@ Conventions:
     - Matrices and attention work in `dtype`; norms, rotation, softmax and logits in float32.
     - Every matrix is drawn from a normal of standard deviation `initializer_range`, output
       projections included, as in the reference implementation: no scale depends on the depth.
+    - Sharding is the caller's. Under Auto mesh axes any layout works; under Explicit ones
+      (with `jax.set_mesh`) the batch, and kernels along the batch's axes; for heads or features
+      over an axis of their own wrap the loss in `jax.sharding.auto_axes`.
 
 Source: Qwen3 Technical Report (arXiv 2505.09388), section 2.
 """

@@ -1,7 +1,7 @@
 """Incremental decoding of Qwen3: a cache of keys and values, one token a step.
 
-Axes as in `modeling.py`; S is the capacity of the cache in tokens. Parameters and tokens may be
-replicated over a mesh, but not sharded along B or the layers.
+Axes as in `modeling.py`; S is the capacity of the cache in tokens. Under Auto mesh axes anything
+may be sharded; under Explicit ones tokens are replicated, and so are all heads.
 """
 
 import functools
