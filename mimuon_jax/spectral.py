@@ -9,7 +9,7 @@ from mimuon_jax.optimizers import as_auxiliary, as_momentum, decayed
 from mimuon_jax.orthogonalize import as_orthogonalizer
 from mimuon_jax.partition import partition
 from mimuon_jax.per_matrix import Split, per_matrix
-from mimuon_jax.powers import METHODS, PowerMethod, known_exponent, power
+from mimuon_jax.powers import METHODS, PowerMethod, power
 from mimuon_jax.types import Gain, LearningRate, Matrices, Number, Shardings
 
 
@@ -242,10 +242,9 @@ def _gain(p: float, gain: str | Gain | None) -> str | Gain | None:
 
 def _static(p: float) -> float:
     """The exponent as a Python number in [0, 1]."""
-    known = known_exponent(p)
-    if known is None or not 0 <= known <= 1:
+    if not isinstance(p, int | float) or not 0 <= p <= 1:
         raise ValueError(
             f"p={p} must be a Python number in [0, 1]: 0 orthogonalizes, 1 changes nothing; under "
             'optax.inject_hyperparams pass static_args=("p",)'
         )
-    return known
+    return float(p)

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax import P
+from jax.sharding import AxisType, NamedSharding
 from optax.contrib import MuonDimensionNumbers as Numbers
 
 from mimuon_jax import heavy_ball, measures, orthogonalize, threshold_gate
@@ -130,3 +132,23 @@ def test_gate_rate_needs_a_gate():
     assert not has_gate(optax.EmptyState())
     with pytest.raises(ValueError, match="no threshold gate"):
         gate_rate(optax.EmptyState())
+
+
+@pytest.mark.parametrize("kind", [AxisType.Explicit, AxisType.Auto], ids=["explicit", "auto"])
+@pytest.mark.parametrize("measure", ["rms", "gap"])
+def test_decisions_do_not_depend_on_the_mesh(measure, kind):
+    tree = {"kernel": TREE["scanned"], "conv": {"kernel": np.ones((2, 2, 4, 3), np.float32)}}
+    numbers = {"kernel": Numbers((0, 1), 2)}
+    tx = threshold_gate(
+        orthogonalize("svd", matrices=numbers), threshold=1.0, measure=measure, matrices=numbers
+    )
+    expected, alone = jax.jit(tx.update)(tree, tx.init(tree))
+    mesh = jax.make_mesh((4, 2), ("fsdp", "data"), axis_types=(kind, kind))
+    specs = {"kernel": P("fsdp"), "conv": {"kernel": P(None, None, "fsdp")}}
+    sharded = jax.tree.map(lambda x, s: jax.device_put(x, NamedSharding(mesh, s)), tree, specs)
+    with jax.set_mesh(mesh):
+        updates, state = jax.jit(tx.update)(sharded, jax.jit(tx.init)(sharded))
+    jax.tree.map(np.testing.assert_array_equal, state.open, alone.open)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), state[1:3], alone[1:3])
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), updates, expected)
+    assert updates["kernel"].sharding.is_equivalent_to(sharded["kernel"].sharding, 3)
