@@ -1,34 +1,62 @@
-"""``python -m benchmarks counts`` and ``python -m benchmarks time``."""
+"""Counts and times of one optimizer step beside its peers: a table, and JSON with --json FILE."""
 
 import argparse
+import os
 from pathlib import Path
 
-import jax
+# The scheduler of XLA for CPU runs independent work side by side, whatever memory that takes. Off,
+# the temporaries are those of a backend that schedules for memory, as accelerators do.
+_SCHEDULER = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
 
 
 def main() -> None:
-    """Parses the command line, measures, prints a table, writes JSON."""
-    parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
+    """Parses the command line and measures."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    counts = commands.add_parser("counts", help="what one compiled step does, on 8 virtual devices")
+    counts = commands.add_parser("counts", help="what one compiled step does on 8 virtual devices")
     counts.add_argument("--model", default="0.6b", choices=["0.6b", "8b"])
-    counts.add_argument("--layers", type=int, help="fewer layers than the model's")
+    counts.add_argument("--layers", type=int, help="fewer layers than the model has")
     counts.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
-    counts.add_argument("--no-peer", action="store_true", help="leave optax out (minutes)")
-    for command in (counts,):
+    counts.add_argument("--no-peer", action="store_true", help="leave out optax (half an hour)")
+    time = commands.add_parser("time", help="seconds of one step on one device")
+    time.add_argument("--sets", nargs="*", help="names of sets, up to their comma; all by default")
+    time.add_argument("--rounds", type=int, default=5)
+    share = commands.add_parser("share", help="the optimizer's share of a training step")
+    share.add_argument("--layers", type=int, default=2)
+    share.add_argument("--batch", type=int, default=2, help="sequences")
+    share.add_argument("--length", type=int, default=512, help="tokens a sequence")
+    share.add_argument("--rounds", type=int, default=5)
+    for command in (counts, time, share):
         command.add_argument("--json", type=Path, help="file to write")
     arguments = parser.parse_args()
+    if arguments.command == "counts":
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_SCHEDULER}"
+    _measure(arguments)
+
+
+def _measure(arguments: argparse.Namespace) -> None:
+    """Prints rows as they come, and writes them. JAX starts here."""
+    import jax
+
+    from benchmarks import table
+
     if arguments.command == "counts":
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", 8)
         from benchmarks.counts import rows
-        from benchmarks.table import save, stream
 
-        printed = stream(
-            rows(arguments.model, arguments.layers, arguments.dtype, not arguments.no_peer)
-        )
+        found = rows(arguments.model, arguments.layers, arguments.dtype, not arguments.no_peer)
+    elif arguments.command == "time":
+        from benchmarks.time import rows
+
+        found = rows(arguments.sets, arguments.rounds)
+    else:
+        from benchmarks.training import shares
+
+        found = shares(arguments.layers, arguments.batch, arguments.length, arguments.rounds)
+    printed = table.stream(found)
     if arguments.json:
-        save(arguments.json, printed)
+        table.save(arguments.json, printed)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from jax.sharding import AxisType
 
 from benchmarks.hlo import work
 from benchmarks.workloads import LAYOUTS, QWEN3, Layout, abstract, ideal_flops, numbers
-from mimuon_jax import heavy_ball, orthogonalize
+from mimuon_jax import muon
 
 STEPS = 5  # Jordan's schedule, the default of optax.contrib.muon: the same polynomial for both
 ENTRIES = ("explicit", "handed over", "auto")  # how the shardings are known
@@ -28,29 +28,25 @@ class Row(NamedTuple):
     dtype: str
     implementation: str
     entry: str
-    collectives: int
-    looped: int  # of these, inside a loop
-    received: float  # MB out of collectives
-    gflop: float  # of matrix products
-    ideal: float  # gflop over an equal share of the standard iteration's
-    products: int  # matrix products executed
-    seconds: float  # to lower and compile
-    temporaries: float  # MB beside arguments and results
-    failed: str = ""
+    collectives: float = math.nan
+    looped: float = math.nan  # of these, inside a loop
+    received: float = math.nan  # MB out of collectives
+    gflop: float = math.nan  # of matrix products
+    ideal: float = math.nan  # gflop over an equal share of the standard iteration's
+    products: float = math.nan  # matrix products executed
+    seconds: float = math.nan  # to lower and compile
+    temporaries: float = math.nan  # MB beside arguments and results
+    failed: str = ""  # the error, where there is one
 
 
 def ours(leaves: Tree, entry: str) -> optax.GradientTransformation:
-    """Momentum, orthogonalization, learning rate: `muon` without its auxiliary half."""
+    """Muon with the polynomial of the peer."""
     shardings = {name: leaf.sharding for name, leaf in leaves.items()}
-    return optax.chain(
-        heavy_ball(0.95, nesterov=True),
-        orthogonalize(
-            "jordan",
-            gain="width",
-            matrices=numbers({name: leaf.shape for name, leaf in leaves.items()}),
-            shardings=shardings if entry == "handed over" else None,
-        ),
-        optax.scale_by_learning_rate(0.02),
+    return muon(
+        0.02,
+        orthogonalizer="jordan",
+        matrices=numbers({name: leaf.shape for name, leaf in leaves.items()}),
+        shardings=shardings if entry == "handed over" else None,
     )
 
 
@@ -85,7 +81,7 @@ def measure(
     kind = AxisType.Explicit if entry == "explicit" else AxisType.Auto
     leaves = abstract(shapes, where, kind, jnp.dtype(dtype))
     name = "optax" if make is optax_muon else "mimuon_jax"
-    row = Row(model, config.layers, layout, dtype, name, entry, *[math.nan] * 8)
+    row = Row(model, config.layers, layout, dtype, name, entry)
     tx = make(leaves, entry)
     start = time.perf_counter()
     try:
@@ -93,7 +89,8 @@ def measure(
     except Exception as error:  # whatever a peer raises is a result
         return row._replace(failed=type(error).__name__)
     seconds = time.perf_counter() - start
-    done = work(compiled.as_text())
+    done = work(compiled.as_text() or "")
+    memory = compiled.memory_analysis()
     share = ideal_flops(shapes, STEPS) / math.prod(where.mesh.values())
     return row._replace(
         collectives=done.collectives.total(),
@@ -103,12 +100,12 @@ def measure(
         ideal=done.flops / share,
         products=done.products,
         seconds=seconds,
-        temporaries=compiled.memory_analysis().temp_size_in_bytes / 1e6,
+        temporaries=memory.temp_size_in_bytes / 1e6 if memory else math.nan,
     )
 
 
 def lower(tx: optax.GradientTransformation, leaves: Tree) -> jax.stages.Lowered:
-    """One update with parameters, gradients and momentum that lie alike; the last two are donated."""
+    """One update; gradients and momentum, which are donated, lie like their parameters."""
 
     def like_its_parameter(path: tuple, x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         name = getattr(path[-1], "key", None) if path else None

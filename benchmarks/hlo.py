@@ -137,4 +137,4 @@ def _arrays(type_: str) -> list[tuple[str, tuple[int, ...]]]:
 
 def _width(dtype: str) -> int:
     """Bits of one element: ``f8e4m3fn`` and ``u16`` say it themselves."""
-    return _BITS.get(dtype) or int(re.search(r"\d+", dtype)[0])
+    return _BITS.get(dtype) or int(re.findall(r"\d+", dtype)[0])

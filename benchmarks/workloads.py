@@ -110,7 +110,7 @@ def numbers(shapes: Shapes) -> dict[str, MuonDimensionNumbers]:
 
 
 def ideal_flops(shapes: Shapes, steps: int) -> float:
-    """``steps (4 m^2 n + 2 m^3)``, summed over all matrices: the standard iteration, nothing more."""
+    """``steps (4 m^2 n + 2 m^3)``, summed over all matrices: the standard iteration alone."""
     total = 0.0
     for shape in shapes.values():
         m, n = sorted((math.prod(shape[:-1]), shape[-1]) if len(shape) == 4 else shape[-2:])

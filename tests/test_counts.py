@@ -1,0 +1,133 @@
+"""What a compiled step does: the reader of HLO, and the numbers that the library promises."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax import lax
+
+from benchmarks.counts import ENTRIES, measure
+from benchmarks.hlo import work
+from benchmarks.workloads import LAYOUTS, QWEN3, ideal_flops
+from benchmarks.yolo26 import yolo26
+
+# Jordan's five steps of three products, for each of the three canonical shapes of a decoder layer.
+PRODUCTS = 15
+COLLECTIVES = {
+    "fsdp": 2,
+    "2d": 2,
+    "replicated": 1,
+    "hybrid": 3,
+    "scanned fsdp": 2,
+    "scanned 2d": 2,
+    "layers": 0,
+}
+
+
+def text_of(function, *args):
+    return jax.jit(function).lower(*args).compile().as_text() or ""
+
+
+def test_products_and_their_flops_are_counted():
+    a, b = jnp.ones((3, 5, 7)), jnp.ones((3, 7, 11))
+    done = work(text_of(jnp.matmul, a, b))
+    assert (done.products, done.flops) == (1, 2.0 * 3 * 5 * 7 * 11)
+
+
+def test_a_loop_counts_as_often_as_it_runs():
+    x = jnp.ones((8, 8))
+    done = work(text_of(lambda x: lax.fori_loop(0, 6, lambda i, y: y @ x, x), x))
+    assert (done.products, done.flops) == (6, 6 * 2.0 * 8**3)
+
+
+def test_of_the_branches_the_dearest_counts():
+    x = jnp.ones((8, 8))
+    branches = [lambda x: x, lambda x: x @ x @ x, lambda x: x @ x]
+    done = work(text_of(lambda i, x: lax.switch(i, branches, x), 1, x))
+    assert done.products == 2
+
+
+WRITTEN = """HloModule written, is_scheduled=true
+
+%turn (p: (s32[], f32[4,8])) -> (s32[], f32[4,8]) {
+  %p = (s32[], f32[4,8]{1,0}) parameter(0)
+  %x = f32[4,8]{1,0} get-tuple-element(%p), index=1
+  %r = f32[4,8]{1,0} all-reduce(%x), replica_groups={{0,1}}, to_apply=%sum
+  ROOT %t = (s32[], f32[4,8]{1,0}) tuple(%i, %r)
+}
+
+ENTRY %main (x: f32[4,8]) -> f32[4,8] {
+  %x = f32[4,8]{1,0} parameter(0)
+  %s = (u16[16]{0}, u16[16]{0}, /*index=2*/u16[16]{0}) all-to-all(%x), replica_groups={{0,1,2}}
+  %b = (f32[4,8]{1,0}, f32[8,8]{1,0}) all-gather-start(%x), dimensions={0}
+  %d = f32[8,8]{1,0} all-gather-done(%b)
+  %w = (s32[], f32[4,8]{1,0}) while(%t), condition=%c, body=%turn, \
+backend_config={"known_trip_count":{"n":"5"}}
+  ROOT %o = f32[4,8]{1,0} get-tuple-element(%w), index=1
+}
+"""
+
+
+def test_collectives_are_counted_with_what_comes_out_of_them():
+    done = work(WRITTEN)
+    assert done.collectives == {"all-to-all": 1, "all-gather": 1, "all-reduce": 5}
+    assert done.looped == 1
+    assert done.received == 3 * 16 * 2 + 8 * 8 * 4 + 5 * 4 * 8 * 4
+
+
+def test_what_cannot_be_counted_is_an_error():
+    with pytest.raises(ValueError, match="no ENTRY"):
+        work("nothing")
+    with pytest.raises(ValueError, match="known number of turns"):
+        work(WRITTEN.replace("known_trip_count", "unknown"))
+
+
+def test_the_workloads_are_those_of_the_models():
+    assert sum(map(math.prod, QWEN3["0.6b"].shapes(scanned=False).values())) == 440_401_920
+    assert sum(map(math.prod, QWEN3["8b"].shapes(scanned=True).values())) == 6_945_767_424
+    assert ideal_flops(QWEN3["0.6b"].shapes(scanned=True), 5) == pytest.approx(
+        8 * 1390.5e9, rel=1e-4
+    )
+    kernels = yolo26("m")  # 21,747,392 in 136 kernels, less 14 depthwise ones over 4,608 channels
+    assert (len(kernels), sum(map(math.prod, kernels.values()))) == (122, 21_747_392 - 9 * 4608)
+
+
+def check(row):
+    """The promises, for a row of any layout and entry."""
+    devices = math.prod(LAYOUTS[row.layout].mesh.values())
+    assert row.failed == ""
+    assert (row.collectives, row.looped) == (COLLECTIVES[row.layout], 0)
+    assert row.products <= 3 * PRODUCTS
+    assert row.ideal <= (1.07 if row.layout == "replicated" else 1.04)
+    if row.collectives == 2:
+        # Ideal: every matrix comes home once and goes back once, 440.4 MB in float32.
+        assert row.received <= (231 if row.dtype == "bfloat16" else 462)
+    if row.layout == "replicated":  # all results come to all devices
+        assert row.received <= 1.05 * devices * (110.1 if row.dtype == "bfloat16" else 220.2)
+
+
+@pytest.mark.parametrize(
+    ("layout", "dtype", "entry"),
+    [
+        ("scanned fsdp", "bfloat16", "auto"),
+        ("scanned 2d", "float32", "explicit"),
+        ("layers", "float32", "handed over"),
+    ],
+)
+def test_a_step_of_qwen3_keeps_its_promises(layout, dtype, entry):
+    check(measure("0.6b", layout, dtype, entry))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("entry", ENTRIES)
+@pytest.mark.parametrize("layout", COLLECTIVES)
+def test_every_layout_and_entry_keeps_the_promises(layout, entry):
+    check(measure("0.6b", layout, "bfloat16" if entry == "auto" else "float32", entry))
+
+
+def test_one_device_does_all_the_work_and_says_nothing():
+    row = measure("0.6b", "none", layers=2)
+    assert (row.failed, row.collectives, row.received) == ("", 0, 0)
+    assert row.ideal == pytest.approx(1)
+    assert row.products == 3 * PRODUCTS
