@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from flax.core import FrozenDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from optax.contrib import MuonDimensionNumbers as Numbers
@@ -159,7 +160,7 @@ def test_names_are_the_same_for_every_container():
 
     state = nnx.state(Block(), nnx.Param)
     expected = [("norm/scale", "vector"), ("up/bias", "vector"), ("up/kernel", "matrix")]
-    for tree in (state, nnx.to_pure_dict(state), flax.core.freeze(nnx.to_pure_dict(state))):
+    for tree in (state, nnx.to_pure_dict(state), FrozenDict(nnx.to_pure_dict(state))):
         assert [(role.path, role.why) for role in roles(tree)] == expected
 
 
