@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from mimuon_jax.coupled_newton import coupled_newton
 from mimuon_jax.products import product
 from mimuon_jax.scaling import check_matrices, nonzero, unit_maximum
 from mimuon_jax.types import Number
@@ -53,14 +54,16 @@ def power(
     Args:
       x: matrices ``[..., m, n]``.
       p: exponent in [0, 1]; may be traced with method "svd", and is then not checked.
-      method: "svd" (exact, any ``p``) or a function ``(x, p) -> U S^p V^T``.
+      method: "svd" (exact, any ``p``), "coupled_newton" (``p`` = 1/2 or 1/4, products only), or a
+        function ``(x, p) -> U S^p V^T``, such as `functools.partial` of `coupled_newton` with
+        another damping.
 
     Returns:
       The same shape and dtype as ``x``, computed in float32.
 
     Raises:
       ValueError: ``x`` is no floating-point batch of matrices, ``p`` is outside [0, 1] or NaN, or
-        ``method`` is unknown.
+        ``method`` is unknown or cannot take ``p``.
 
     Source: "Delving into Muon and Beyond", the family p in {1, 1/2, 1/4, 0}.
 
@@ -72,9 +75,13 @@ def power(
       True
     """
     check_matrices(x, "power")
-    known = known_exponent(p)
-    if known is not None and not 0 <= known <= 1:
-        raise ValueError(f"p={known} is outside [0, 1]; 0 orthogonalizes, 1 changes nothing")
+    try:
+        p = float(cast(float, p))
+    except jax.errors.ConcretizationTypeError:
+        pass  # traced
+    else:
+        if not 0 <= p <= 1:
+            raise ValueError(f"p={p} is outside [0, 1]; 0 orthogonalizes, 1 changes nothing")
     if callable(method):
         return method(x, p)
     if method not in METHODS:
@@ -85,17 +92,9 @@ def power(
     return METHODS[method](x, p)
 
 
-def known_exponent(p: Number) -> float | None:
-    """``p`` as a Python number, or None while it is traced."""
-    try:
-        return float(cast(float, p))
-    except jax.errors.ConcretizationTypeError:
-        return None
-
-
 def _svd_power(x: Float[Array, "*batch m n"], p: Number) -> Float[Array, "*batch m n"]:
     """``U S^p V^T`` over the non-zero singular values, in float32."""
-    if known_exponent(p) == 1:
+    if isinstance(p, float) and p == 1:
         return x
     exponent = jnp.asarray(p, jnp.float32)
     y, scale = unit_maximum(x)
@@ -105,4 +104,5 @@ def _svd_power(x: Float[Array, "*batch m n"], p: Number) -> Float[Array, "*batch
     return (product(u * s[..., None, :], vt) * scale**exponent).astype(x.dtype)
 
 
-METHODS: dict[str, PowerMethod] = {"svd": _svd_power}
+#: The names that a power's ``method`` may be given by.
+METHODS: dict[str, PowerMethod] = {"svd": _svd_power, "coupled_newton": coupled_newton}

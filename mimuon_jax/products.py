@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 
 def compute_dtype(dtype: DTypeLike | None) -> jnp.dtype:
-    """The dtype that an iteration stores its matrices in: float32 for None.
+    """The dtype that an iteration rounds its factors to: float32 for None.
 
     Raises:
       ValueError: anything but float32, bfloat16 and float16.

@@ -1,0 +1,107 @@
+"""Coupled Newton against the float64 SVD, and the combinations that it refuses."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mimuon_jax import symmetric
+from mimuon_jax.coupled_newton import coupled_newton
+from mimuon_jax.powers import power
+from tests import spectra
+
+STACK = np.stack(
+    [spectra.with_singular_values(np.geomspace(1, 0.05, 12), 20, seed) for seed in range(6)]
+).reshape(2, 3, 12, 20).astype(np.float32)  # fmt: skip
+
+
+def test_it_is_a_method_of_power():
+    x = jnp.asarray(STACK)
+    y = power(x, 0.5, method="coupled_newton")
+    chex.assert_trees_all_equal(y, coupled_newton(x, 0.5))
+    # Damping 1e-8 and the second run's 6 steps; entries are about 0.1. Observed: 2e-4.
+    chex.assert_trees_all_close(y, power(x, 0.5), atol=1e-3)
+
+
+def test_laws():
+    x = jnp.asarray(STACK).at[1, 1].set(0.0)
+    root = functools.partial(coupled_newton, p=0.5)
+    y = root(x)
+    chex.assert_trees_all_equal(y[1, 1], jnp.zeros((12, 20)))
+    chex.assert_trees_all_close(root(x.mT).mT, y, atol=0, rtol=0)
+    chex.assert_trees_all_close(jax.jit(jax.vmap(root))(x), y, atol=1e-5)
+    chex.assert_trees_all_close(root(x[0, 2]), y[0, 2], atol=1e-5)
+    chex.assert_trees_all_close(root(root(x)), coupled_newton(x, 0.25), atol=1e-5)
+    for scale in (1e-30, 1e30):
+        scaled = root(x * np.float32(scale)) / np.float32(scale**0.5)
+        chex.assert_trees_all_close(scaled, y, atol=1e-5)
+    for dtype in (jnp.bfloat16, jnp.float16):
+        assert root(x.astype(dtype)).dtype == dtype
+
+
+def test_blocks_change_nothing(monkeypatch):
+    monkeypatch.setattr(symmetric, "SMALLEST", 1)
+    y = coupled_newton(jnp.asarray(STACK[0]), 0.5)
+    chex.assert_trees_all_close(y, power(jnp.asarray(STACK[0]), 0.5), atol=1e-3)
+
+
+@pytest.mark.parametrize(("p", "bar"), [(0.5, 0.025), (0.25, 0.08)])
+def test_error_on_real_momenta(p, bar):
+    # Observed: 0.0096 and 0.031, on the least well conditioned matrix.
+    momenta = spectra.momenta()
+    stack = jnp.asarray(spectra.stacked(momenta))
+    y = np.asarray(jax.jit(coupled_newton, static_argnums=1)(stack, p))
+    errors = [spectra.power_error(*pair, p) for pair in zip(y, momenta.values(), strict=True)]
+    assert len(errors) == 8
+    assert max(errors) < bar, dict(zip(momenta, errors, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("p", "damping", "dtype", "bar"),
+    [
+        # Observed, worst first: 0.021, 0.17; 0.16; 0.24.
+        (0.5, 1e-8, None, 0.03),
+        (0.25, 1e-8, None, 0.2),
+        (0.5, 1e-4, jnp.float16, 0.2),
+        (0.5, 1e-3, jnp.bfloat16, 0.3),
+    ],
+)
+def test_error_on_synthetic_spectra(p, damping, dtype, bar):
+    matrices = spectra.synthetic(64)
+    x = spectra.stacked(matrices)
+    root = functools.partial(coupled_newton, p=p, damping=damping, dtype=dtype)
+    y = np.asarray(jax.jit(root)(jnp.asarray(x)))
+    results = dict(zip(matrices, y, strict=True))
+    assert (results.pop("zero") == 0).all()
+    errors = {name: spectra.power_error(y, matrices[name], p) for name, y in results.items()}
+    assert max(errors.values()) < bar, errors
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dtype": jnp.bfloat16}, r"dtype=bfloat16 diverges at damping=1e-08.*0.001 or more"),
+        ({"dtype": jnp.float16}, r"dtype=float16 diverges at damping=1e-08.*0.0001 or more"),
+        ({"steps": (10, 6)}, r"steps=\(10, 6\) diverges at damping=1e-08.*1e-06 or more"),
+        ({"damping": -1.0}, r"damping=-1.0 is not a finite number"),
+        ({"damping": float("nan")}, r"damping=nan is not a finite number"),
+        ({"steps": (8, 0)}, r"steps=0 is not an integer of at least 1"),
+    ],
+)
+def test_diverging_combinations_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        coupled_newton(jnp.ones((3, 5)), 0.5, **options)
+
+
+@pytest.mark.parametrize("p", [0.0, 0.3, 1.0])
+def test_other_powers_are_refused(p):
+    with pytest.raises(ValueError, match=f"p={p} is no power of coupled Newton"):
+        coupled_newton(jnp.ones((3, 5)), p)
+
+
+def test_a_traced_power_is_refused():
+    with pytest.raises(ValueError, match="known when tracing"):
+        jax.jit(coupled_newton)(jnp.ones((3, 5)), 0.5)
