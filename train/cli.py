@@ -60,9 +60,11 @@ def parse(arguments: Sequence[str]) -> Config | None:
         default = dataclasses.replace(default, optimizer=tuned[name])
     chosen = next(key for key, make in OPTIMIZERS.items() if type(default.optimizer) is make)
     description = (
-        f"{preset.__doc__}\n--optimizer NAME chooses among {', '.join(OPTIMIZERS)}; the optimizer "
-        f"options below are those of {chosen}."
+        f"--optimizer NAME chooses among {', '.join(OPTIMIZERS)}; the optimizer options below are "
+        f"those of {chosen}."
     )
+    if {"-h", "--help"} & set(options):
+        print(preset.__doc__)  # by itself: tyro would join its lines
     return _parse_options(default, options, f"{PROGRAM} {arguments[0]}", description)
 
 

@@ -64,7 +64,7 @@ class Optimizer:
 
 @dataclass(frozen=True, kw_only=True)
 class Muon(Optimizer):
-    """Muon for matrices, AdamW for everything else."""
+    """Muon for matrices, Adam for everything else."""
 
     learning_rate: float = 0.02
     """Peak learning rate of the matrices, reached after the warm-up."""
@@ -87,7 +87,7 @@ class Muon(Optimizer):
     reduction))."""
 
     auxiliary_learning_rate: float | None = None
-    """Peak learning rate of AdamW, for vectors and embeddings; None: 0.015 * learning_rate."""
+    """Peak learning rate of Adam, for vectors and embeddings; None: 0.015 * learning_rate."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -117,7 +117,7 @@ class Muon(Optimizer):
 
 @dataclass(frozen=True, kw_only=True)
 class MiMuon(Muon):
-    """Muon for matrices whose gate is open, momentum SGD where it is shut, AdamW for the rest."""
+    """Muon for matrices whose gate is open, momentum SGD where it is shut, Adam for the rest."""
 
     weight_decay: float = 0.08
     """Decoupled weight decay of the matrices; a step shrinks them by learning rate times this."""

@@ -5,7 +5,8 @@ import time
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 _SECONDS_BETWEEN_LINES = 10.0
 
@@ -24,19 +25,18 @@ class Reporter:
         """
         self._steps, self._unit, self._loss_unit, self._quiet = steps, unit, loss_unit, quiet
         self._console = Console(highlight=False)
+        counter = f"step {steps}/{steps}"
         columns = (
-            TextColumn("step"),
-            MofNCompleteColumn(),
-            BarColumn(bar_width=None),
-            TextColumn("{task.description}"),
-            TimeRemainingColumn(compact=True),
-            TextColumn("left"),
+            TextColumn("step {task.completed}/{task.total}", table_column=_whole(len(counter))),
+            BarColumn(bar_width=None, table_column=Column(ratio=1)),
+            TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+            TimeRemainingColumn(compact=True, table_column=_whole(len("00:00"))),
+            TextColumn("left", table_column=_whole(len("left"))),
         )
         self._bar = Progress(*columns, console=self._console, transient=True)
         self._live = self._console.is_terminal and not quiet
         self._task = None
         self._last_line = -float("inf")
-        self._validation = ""
 
     def __enter__(self) -> Self:
         if self._live:
@@ -67,18 +67,22 @@ class Reporter:
             rate: throughput, in units a second.
         """
         parts = [f"loss {metrics['loss']:.3f} {self._loss_unit}"]
-        parts += [f"gate {metrics['gate_rate']:.0%} open"] if "gate_rate" in metrics else []
+        parts += [f"gate {metrics['gate_rate']:.0%}"] if "gate_rate" in metrics else []
         parts += [f"{rate:,.0f} {self._unit}/s"]
         text = ", ".join(parts)
         if self._live:
             if self._task is None:
                 self._task = self._bar.add_task(text, total=self._steps, completed=step)
-            self._bar.update(self._task, completed=step, description=text + self._validation)
+            self._bar.update(self._task, completed=step, description=text)
         elif step == self._steps or time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
             self.line(f"step {step}/{self._steps}: {text}")
 
     def validation(self, step: int, loss: float) -> None:
         """Shows an evaluation on the held-out split."""
-        self._validation = f", validation {loss:.3f}"
         self.line(f"step {step}/{self._steps}: validation loss {loss:.4f} {self._loss_unit}")
+
+
+def _whole(width: int) -> Column:
+    """A column that a narrow terminal does not cut."""
+    return Column(no_wrap=True, min_width=width)

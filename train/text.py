@@ -35,8 +35,7 @@ class TextData:
     """Share of the text, taken from its end, that is kept for evaluation, 0 .. 1."""
 
     evaluation_sequences: int = 256
-    """Largest number of held-out sequences an evaluation reads, evenly spread; fewer if there are
-    fewer."""
+    """Largest number of held-out sequences that an evaluation reads, evenly spread."""
 
     def __post_init__(self) -> None:
         require(

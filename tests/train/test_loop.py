@@ -23,7 +23,7 @@ from train.mesh import batch_sharding, make_mesh
 from train.metrics import read_metrics
 from train.optimizers import OPTIMIZERS, MiMuon, make_optimizer
 from train.run_directory import Result
-from train.step import jit_step, make_state
+from train.step import State, jit_step, make_state, train_step
 from train.task import split_batch
 from train.tasks.language_model import LanguageModel
 
@@ -311,6 +311,33 @@ def test_a_step_compiles_once_and_reuses_the_state(name: str, small: Make, tmp_p
         assert (len(compiled) > seen) == (index == 0)
         assert all(leaf.is_deleted() for leaf in jax.tree.leaves(old.params))
     assert int(state.step) == 3
+
+
+def test_a_step_draws_by_seed_and_number_and_carries_what_is_not_trained(
+    small: Make, tmp_path: Path
+):
+    def loss(params: Any, rest: Any, batch: Any, key: Any) -> Any:
+        return (params * batch).sum(), (rest + 1, {"draw": jax.random.uniform(key)})
+
+    task = small(tmp_path).task(make_mesh("data=1"))._replace(loss=loss)
+    optimizer, schedule = make_optimizer(OPTIMIZERS["adamw"](), steps=6, matrices=None)
+
+    def draws(seed: int) -> list[float]:
+        params = jnp.ones(2)
+        state = State(jnp.int32(0), params, jnp.int32(0), optimizer.init(params))
+        drawn = []
+        for step in range(3):
+            state, metrics = train_step(
+                state, jnp.ones(2), task=task, optimizer=optimizer, schedule=schedule, seed=seed
+            )
+            drawn.append(float(metrics["draw"]))
+            assert int(state.step) == int(state.rest) == step + 1
+            assert metrics["gradient_norm"] == pytest.approx(2**0.5)
+            assert metrics["learning_rate"] == pytest.approx(float(schedule(step)))
+        return drawn
+
+    assert draws(0) == draws(0)
+    assert len({*draws(0), *draws(1)}) == 6
 
 
 def test_the_environment_is_recorded_without_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

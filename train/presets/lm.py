@@ -1,18 +1,27 @@
-"""A 0.7M-parameter decoder on the Python language reference, byte by byte.
+"""A 0.6M-parameter Qwen3-style decoder on the Python language reference, byte by byte.
 
-The demonstration: MiMuon on real text, end to end, without a download. It reproduces no paper.
+The demonstration: MiMuon on real text, end to end, without a download. It reproduces no paper; the
+optimizers have the settings of the MiMuon paper's language model, and a learning rate for the
+embedding that suits this size.
+
 Command: python -m train lm
-Device: anything; about two minutes on 2 CPU cores.
-Expect: validation loss from 5.5 down to about 1.7 nats/byte.
+Device: anything; two CPU cores are enough.
+Time: one to two minutes on two CPU cores, 100 to 150 CPU seconds with all set-up and sampling.
+Expect: validation loss from 5.4 down to 1.25 nats/byte (muon 1.2, adamw 1.5).
 """
 
 from train.optimizers import AdamW, MiMuon, Muon
 from train.tasks.language_model import LanguageModel
+from train.text import TextData
 
 OPTIMIZERS = {
-    "mimuon": MiMuon(learning_rate=0.02, weight_decay=0.08, threshold=5e-3),
-    "muon": Muon(learning_rate=0.02, weight_decay=0.1),
-    "adamw": AdamW(learning_rate=3e-3, weight_decay=0.1),
+    "mimuon": MiMuon(
+        learning_rate=0.02, weight_decay=0.08, threshold=5e-3, auxiliary_learning_rate=5e-3
+    ),
+    "muon": Muon(learning_rate=0.02, weight_decay=0.1, auxiliary_learning_rate=5e-3),
+    "adamw": AdamW(learning_rate=5e-3, weight_decay=0.1),
 }
 
-CONFIG = LanguageModel(preset="lm", optimizer=OPTIMIZERS["mimuon"])
+CONFIG = LanguageModel(
+    preset="lm", optimizer=OPTIMIZERS["mimuon"], data=TextData(sequence_length=128)
+)
