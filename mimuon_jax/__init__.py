@@ -6,19 +6,20 @@ Optimizers (`mimuon`, `muon`, `musgd`, `muon_mvr1`, `muon_mvr2`, `spectral_sgd`,
 (`heavy_ball`, `ema`, `mvr1`, `mvr2`), what is done with every matrix of it (`orthogonalize` or
 `spectral_power`, under a `threshold_gate`, times a gain), and `partition`, which decides what a
 matrix is; `describe` prints its decision. The functions on arrays ``[..., m, n]`` below them
-(`newton_schulz`, `polar`, `power`, `gap`, `frobenius`, `rms`, `spectral_norm`) can be used, and
-replaced, on their own.
+(`newton_schulz` and its faster forms, `polar`, `power`, `gap`, `frobenius`, `rms`,
+`spectral_norm`) can be used, and replaced, on their own.
 """
 
 from mimuon_jax import diagnostics
 from mimuon_jax.coefficients import DION, JORDAN, POLAR_EXPRESS, Schedule, polar_express
+from mimuon_jax.coupled_newton import coupled_newton
 from mimuon_jax.gains import scale_by_gain
 from mimuon_jax.gates import threshold_gate
 from mimuon_jax.measures import frobenius, gap, rms, spectral_norm
 from mimuon_jax.momentum import ema, heavy_ball
 from mimuon_jax.muon_mvr import muon_mvr1, muon_mvr2
 from mimuon_jax.musgd import musgd
-from mimuon_jax.newton_schulz import newton_schulz
+from mimuon_jax.newton_schulz import fast_newton_schulz, gram_newton_schulz, newton_schulz
 from mimuon_jax.optimizers import mimuon, muon, sgdm
 from mimuon_jax.orthogonalize import orthogonalize
 from mimuon_jax.partition import describe, partition
@@ -32,11 +33,14 @@ __all__ = [
     "JORDAN",
     "POLAR_EXPRESS",
     "Schedule",
+    "coupled_newton",
     "describe",
     "diagnostics",
     "ema",
+    "fast_newton_schulz",
     "frobenius",
     "gap",
+    "gram_newton_schulz",
     "heavy_ball",
     "mimuon",
     "muon",

@@ -5,7 +5,7 @@ import functools
 import optax
 
 from mimuon_jax.coefficients import DION, JORDAN
-from mimuon_jax.newton_schulz import newton_schulz
+from mimuon_jax.newton_schulz import fast_newton_schulz, gram_newton_schulz, newton_schulz
 from mimuon_jax.per_matrix import Split, per_matrix
 from mimuon_jax.powers import polar
 from mimuon_jax.types import Gain, Matrices, Orthogonalizer, Shardings
@@ -13,6 +13,8 @@ from mimuon_jax.types import Gain, Matrices, Orthogonalizer, Shardings
 #: The orthogonalizers that have a name.
 ORTHOGONALIZERS: dict[str, Orthogonalizer] = {
     "newton_schulz": newton_schulz,
+    "gram_newton_schulz": gram_newton_schulz,
+    "fast_newton_schulz": fast_newton_schulz,
     "jordan": functools.partial(newton_schulz, schedule=JORDAN),
     "dion": functools.partial(newton_schulz, schedule=DION),
     "svd": polar,
@@ -45,8 +47,10 @@ def orthogonalize(
     matrices pass through unchanged: `partition` gives them a transformation of their own.
 
     Args:
-      orthogonalizer: ``"newton_schulz"`` (Polar Express, 6 steps), ``"jordan"`` (5 steps, singular
-        values end between 0.5 and 1.2), ``"dion"`` (5 steps, likewise), ``"svd"`` (exact, slow), or
+      orthogonalizer: ``"newton_schulz"`` (Polar Express, 6 steps; 0.6 % error),
+        ``"gram_newton_schulz"`` (the same, cheaper for long matrices), ``"fast_newton_schulz"``
+        (the cheaper of the two by shape, symmetric products halved; compiles longer), ``"jordan"``
+        (5 steps, singular values end between 0.5 and 1.2), ``"dion"`` (likewise), ``"svd"``, or
         a function ``[..., m, n] -> [..., m, n]``, such as
         ``functools.partial(newton_schulz, schedule=...)``. Nothing is assumed of a function of your
         own: it gets ``[reduction, output]``, matrices of equal shape together.

@@ -13,7 +13,7 @@ import optax
 from mimuon_jax.batching import map_matrices
 from mimuon_jax.gains import factor_of, scale
 from mimuon_jax.matrices import Role, roles
-from mimuon_jax.newton_schulz import newton_schulz
+from mimuon_jax.newton_schulz import fast_newton_schulz, gram_newton_schulz, newton_schulz
 from mimuon_jax.powers import polar, power
 from mimuon_jax.sharding import of_leaves
 from mimuon_jax.types import Array, Gain, Matrices, Orthogonalizer, Shardings, State, Tree
@@ -84,7 +84,7 @@ def is_equivariant(function: Orthogonalizer) -> bool:
         if callable(function.keywords.get("method")):  # a power by a function of the caller's own
             return False
         function = function.func
-    return function in (newton_schulz, polar, power)
+    return function in (newton_schulz, gram_newton_schulz, fast_newton_schulz, polar, power)
 
 
 def _sizes(role: Role, split: Split | None) -> Sequence[int] | None:
