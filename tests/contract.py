@@ -1,0 +1,177 @@
+"""What is asked of every optimizer and piece: how to find them, build them and take a step."""
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import mimuon_jax
+
+# Arguments without a default, by name. A new one needs an entry here.
+REQUIRED = {
+    "learning_rate": 0.125,
+    "decay": 0.9,
+    "p": 0.5,
+    "threshold": 0.5,
+    "transformation": mimuon_jax.orthogonalize("jordan"),
+    "auxiliary": optax.sgd(0.1),
+}
+# Arguments that differ from their default, wherever they exist: a gate that is open for one matrix
+# of the tree and shut for the other, and the method that compiles fastest.
+CHOSEN = {"threshold": 0.5, "orthogonalizer": "jordan", "method": "svd"}
+# Arguments that must be Python numbers, since shapes or the choice of a method depend on them.
+STATIC = {"p", "max_dim", "update_every", "damping"}
+
+
+def makes_transformation(function: Any) -> bool:
+    """Whether a public name is an optimizer or a piece, by the type it says it returns."""
+    returned = inspect.signature(function).return_annotation if callable(function) else None
+    return isinstance(returned, type) and issubclass(returned, optax.GradientTransformation)
+
+
+FACTORIES: dict[str, Callable[..., optax.GradientTransformation]] = {
+    name: getattr(mimuon_jax, name)
+    for name in mimuon_jax.__all__
+    if makes_transformation(getattr(mimuon_jax, name))
+}
+every_factory = pytest.mark.parametrize("name", FACTORIES)
+
+
+def parameters(name: str) -> set[str]:
+    """The names of a factory's parameters."""
+    return set(inspect.signature(FACTORIES[name]).parameters)
+
+
+OPTIMIZERS = [name for name in FACTORIES if "learning_rate" in parameters(name)]
+every_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
+
+
+def arguments(name: str) -> dict[str, Any]:
+    """Arguments with which a factory can be called."""
+    found = {key: CHOSEN[key] for key in parameters(name) & CHOSEN.keys()}
+    for key, parameter in inspect.signature(FACTORIES[name]).parameters.items():
+        if parameter.default is inspect.Parameter.empty:
+            assert key in REQUIRED, f"give {key!r} of {name} a value in contract.REQUIRED"
+            found[key] = REQUIRED[key]
+    return found
+
+
+def make(name: str, **settings: Any) -> optax.GradientTransformation:
+    """A transformation with the suite's arguments, but for the given ones."""
+    tx = FACTORIES[name](**arguments(name) | settings)
+    assert isinstance(tx, optax.GradientTransformation)
+    return tx
+
+
+def grad_fn(params: Any) -> Any:
+    """The gradient of ``sum((w / 2 + 0.1)^2)``, whatever the tree; MVR2 asks for a second one."""
+    return jax.tree.map(lambda w: 0.5 * w + 0.1, params)
+
+
+def update(tx: Any, gradient: Any, state: Any, params: Any) -> Any:
+    """One step of any transformation, or of `optax.MultiSteps`."""
+    if isinstance(tx, optax.GradientTransformation):
+        tx = optax.with_extra_args_support(tx)
+    return tx.update(gradient, state, params, grad_fn=grad_fn)
+
+
+@functools.cache
+def compiled(name: str) -> tuple[Callable, Callable]:
+    """``init`` and the compiled `update` of a factory, shared by all tests of one tree."""
+    tx = make(name)
+    return tx.init, jax.jit(functools.partial(update, tx))
+
+
+def run(step: Callable, state: Any, gradients: list[Any], params: Any) -> tuple[list[Any], Any]:
+    """The updates of several steps at the same parameters, and the last state."""
+    updates = []
+    for gradient in gradients:
+        passed_on, state = step(gradient, state, params)
+        updates.append(passed_on)
+    return updates, state
+
+
+def run_compiled(name: str, gradients: list[Any], params: Any = None) -> tuple[list[Any], Any]:
+    """`run` from the start, by the shared compiled step."""
+    init, step = compiled(name)
+    params = PARAMS if params is None else params
+    return run(step, init(params), gradients, params)
+
+
+def run_eagerly(tx: Any, gradients: list[Any], params: Any = None) -> tuple[list[Any], Any]:
+    """`run` from the start, outside jit."""
+    params = PARAMS if params is None else params
+    return run(functools.partial(update, tx), tx.init(params), gradients, params)
+
+
+def tree(seed: int, tall: float) -> dict[str, Any]:
+    """Two matrices of one shape but for a transposition, a vector and a scalar, float32."""
+    random = np.random.default_rng(seed)
+    normal = lambda *shape: jnp.asarray(random.standard_normal(shape), jnp.float32)  # noqa: E731
+    return {
+        "wide": normal(3, 5),
+        "block": {"tall": tall * normal(5, 3), "bias": normal(3)},
+        "temperature": normal(),
+    }
+
+
+PARAMS = tree(0, tall=1.0)
+GRADIENTS = [tree(seed, tall=0.01) for seed in range(1, 7)]
+
+
+def like(tree: Any, dtype: Any) -> Any:
+    """The tree in another dtype."""
+    return jax.tree.map(lambda x: x.astype(dtype), tree)
+
+
+def matrices(tree: Any) -> list[jax.Array]:
+    """The leaves of the tree that are matrices."""
+    return [leaf for leaf in jax.tree.leaves(tree) if leaf.ndim == 2]
+
+
+def finite(tree: Any) -> bool:
+    """Whether no leaf holds inf or NaN."""
+    return all(bool(np.all(np.isfinite(np.asarray(x, np.float64)))) for x in jax.tree.leaves(tree))
+
+
+def assert_close(actual: Any, expected: Any, rtol: float = 1e-5) -> None:
+    """Equal trees but for rounding: errors relative to the largest magnitude of each leaf."""
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    for (path, x), y in zip(
+        jax.tree_util.tree_leaves_with_path(actual), jax.tree.leaves(expected), strict=True
+    ):
+        place = jax.tree_util.keystr(path)
+        assert (x.shape, x.dtype) == (y.shape, y.dtype), place
+        x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+        error, scale = np.max(np.abs(x - y), initial=0), np.max(np.abs(y), initial=0)
+        assert error <= rtol * scale, f"{place}: {error / scale} of {scale}"
+
+
+def assert_equal(actual: Any, expected: Any) -> None:
+    """Equal trees, bit for bit."""
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    jax.tree.map(np.testing.assert_array_equal, actual, expected)
+
+
+@contextmanager
+def compilations() -> Iterator[list[str]]:
+    """Collects one entry for everything that XLA compiles meanwhile."""
+    found: list[str] = []
+
+    def listen(event: str, duration: float, **details: Any) -> None:
+        del duration, details
+        if event == "/jax/core/compile/backend_compile_duration":
+            found.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield found
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
