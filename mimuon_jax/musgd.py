@@ -94,7 +94,12 @@ def musgd(
         orthogonalize(orthogonalizer, gain=gain, matrices=matrices, shardings=shardings),
         optax.scale(muon_weight),
     )
-    both = optax.chain(sum_of(muon, sgd), optax.scale_by_learning_rate(learning_rate))
+    # A part of weight 0 is left out, not added as 0 times it: exact, and inf stays where it is.
+    weighted = ((muon, muon_weight), (sgd, sgd_weight))
+    parts = [tx for tx, weight in weighted if isinstance(weight, jax.Array) or weight != 0]
+    both = optax.chain(
+        sum_of(*parts or [optax.set_to_zero()]), optax.scale_by_learning_rate(learning_rate)
+    )
     rest = as_auxiliary(
         auxiliary,
         auxiliary_learning_rate,

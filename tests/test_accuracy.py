@@ -29,7 +29,11 @@ def matrices() -> dict[str, np.ndarray]:
             functools.partial(newton_schulz, dtype=jnp.float16), 0.006, 1.01, id="float16"
         ),
         pytest.param(
-            functools.partial(newton_schulz, dtype=jnp.bfloat16), 0.006, 1.01, id="bfloat16"
+            functools.partial(newton_schulz, dtype=jnp.bfloat16),
+            0.006,
+            1.01,
+            id="bfloat16",
+            marks=pytest.mark.slow,
         ),
         pytest.param(
             functools.partial(newton_schulz, schedule=EIGHT), 1e-4, 1.0001, id="float32, 8 steps"
@@ -39,6 +43,7 @@ def matrices() -> dict[str, np.ndarray]:
             0.010,
             1.01,
             id="Gram, float16",
+            marks=pytest.mark.slow,
         ),
     ],
 )

@@ -78,9 +78,11 @@ class Muon(Optimizer):
     nesterov: bool = True
     """Pass on mu M + G instead of M."""
 
-    orthogonalizer: Literal["newton_schulz", "jordan", "dion", "svd"] = "newton_schulz"
-    """Polynomial that orthogonalizes: newton_schulz (Polar Express, 6 steps), jordan or dion (5
-    steps); svd is exact and slow."""
+    orthogonalizer: Literal[
+        "newton_schulz", "gram_newton_schulz", "fast_newton_schulz", "jordan", "dion", "svd"
+    ] = "newton_schulz"
+    """Polynomial that orthogonalizes: newton_schulz (Polar Express, 6 steps; gram_ and fast_ are
+    cheaper forms of it), jordan or dion (5 steps); svd is exact and slow."""
 
     gain: Literal["width", "rms", "spectral"] = "width"
     """Shape-dependent factor of an orthogonalized update; width: sqrt(max(1, output /
