@@ -108,8 +108,9 @@ def lower(tx: optax.GradientTransformation, leaves: Tree) -> jax.stages.Lowered:
     """One update; gradients and momentum, which are donated, lie like their parameters."""
 
     def like_its_parameter(path: tuple, x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        name = getattr(path[-1], "key", None) if path else None
-        sharding = leaves[name].sharding if name in leaves else None
+        parameter = leaves.get(getattr(path[-1], "key", "")) if path else None
+        alike = parameter is not None and parameter.shape == x.shape
+        sharding = parameter.sharding if alike else None
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
 
     state = jax.tree_util.tree_map_with_path(like_its_parameter, jax.eval_shape(tx.init, leaves))
