@@ -44,7 +44,7 @@ def sets() -> dict[str, Shapes]:
         "qwen3-0.6b, 4 scanned": decoder._replace(layers=4).shapes(scanned=True),
         "yolo26m": yolo26("m"),
         "yolo26n": yolo26("n"),
-        "small": {f"{i:03d}": (64, 64 * (1 + i % 4)) for i in range(256)},
+        "small": {f"{i:03d}": (64, 64 * (1 + i % 4)) for i in range(64)},
     }
 
 

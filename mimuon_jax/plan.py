@@ -13,7 +13,9 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-# FLOPs that are worth one batch less: a batch costs some forty launches, whatever its size.
+# FLOPs that are worth one batch less: a batch costs some forty launches, whatever its size. It
+# makes 20 batches of the 33 shapes of YOLO26n, at 0.8 % more FLOPs, and 23 of YOLO26m's 27, at
+# 0.02 %; on a CPU, where a launch costs next to nothing, the time was the same up to 3e7.
 _BATCH_FLOPS = 3e7
 
 
