@@ -1,0 +1,174 @@
+"""The table of what every orthogonalizer and spectral power is accurate to.
+
+python -m benchmarks.accuracy > docs/accuracy.md
+"""
+
+import argparse
+import functools
+from collections.abc import Callable, Iterable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mimuon_jax.coefficients import DION, JORDAN, Schedule, polar_express
+from mimuon_jax.coupled_newton import coupled_newton
+from mimuon_jax.newton_schulz import gram_newton_schulz, newton_schulz
+from mimuon_jax.powers import polar, power
+from tests import spectra
+
+Matrices = dict[str, np.ndarray]
+Function = Callable[[jax.Array], jax.Array]
+
+SCHEDULES: dict[str, Schedule] = {
+    "Jordan, 5 steps": JORDAN,
+    "Dion (You), 5 steps": DION,
+    **{f"Polar Express, {steps} steps": polar_express(steps) for steps in (5, 6, 7, 8)},
+}
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
+
+INTRODUCTION = """\
+# Accuracy
+
+What the orthogonalizers and spectral powers of this library make of matrices with known singular
+value decompositions. Written by `python -m benchmarks.accuracy`; JAX {version} on {backend}.
+
+The matrices: {synthetic} synthetic ones with {rows} rows (`tests/spectra.py`: Gaussian of aspect
+1, 2 and 4 and scaled by 1e-30 and 1e30, power laws `s_i = i^-a` and log-spaced values with condition
+numbers from 1e2 to 1e6, rank 8 with noise, half rank), and {momenta} real momenta of a small
+character transformer (`tests/momenta.npz`), 128 rows, condition numbers from 8e1 to 4e5.
+
+For an orthogonalizer that makes `Y` of `M = U S V^T`, with `D = U^T Y V` and everything in float64:
+
+- *error*: the largest `|D_ii - 1|` where `s_i > 1e-3 ||M||_F`, the interval that Polar Express is
+  made for;
+- *largest*: the largest singular value of `Y`, over all directions;
+- *drift*: how far the singular vectors turned: root mean square over the rows of the norm of `D`
+  off its diagonal, over all directions with a non-zero singular value. Directions of small singular
+  values turn first, since rounding mixes them.
+
+Each cell is the worst matrix of its kind, so no two cells of a row need to speak of the same one.
+"""
+
+
+def main() -> None:
+    """Prints the document."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=256, help="rows of the synthetic matrices")
+    rows = parser.parse_args().rows
+    synthetic = spectra.synthetic(rows) | spectra.gaussians(rows)
+    del synthetic["zero"]  # exactly zero in every row: tests/test_newton_schulz.py
+    momenta = spectra.momenta()
+    version, backend = jax.__version__, jax.default_backend()
+    sizes = {"rows": rows, "synthetic": len(synthetic), "momenta": len(momenta)}
+    print(INTRODUCTION.format(version=version, backend=backend, **sizes))
+    print("## Orthogonalizers\n")
+    _table(
+        ["method", "dtype", *(f"{of}, {kind}" for kind in ("synthetic", "momenta") for of in _OF)],
+        _orthogonalizers([synthetic, momenta]),
+    )
+    print("\n## Below the interval\n")
+    print("What a singular value `s` of `M / ||M||_F` becomes, without rounding.\n")
+    points = np.array([1e-1, 1e-2, 1e-3, 1e-4, 1e-5])
+    header = ["schedule", *(f"s = {point:.0e}" for point in points)]
+    _table(header, ([name, *_image(schedule, points)] for name, schedule in SCHEDULES.items()))
+    print("\n## Spectral powers\n")
+    print(POWERS)
+    _table(["spectrum", *_powers()], _power_errors(synthetic | momenta))
+
+
+_OF = ("error", "largest", "drift")
+
+POWERS = """\
+The relative Frobenius error of `U S^p V^T`. The columns name the exponent and, for the coupled
+iterations, the dtype and the damping; *svd* is the float32 SVD, which takes singular values below
+`s_1 max(m, n) eps` for zero.
+"""
+
+
+def _table(header: list[str], rows: Iterable[list[str]]) -> None:
+    """Prints a Markdown table."""
+    print(f"| {' | '.join(header)} |")
+    print(f"|{' --- |' * len(header)}")
+    for row in rows:
+        print(f"| {' | '.join(row)} |", flush=True)
+
+
+def _orthogonalizers(kinds: list[Matrices]) -> Iterable[list[str]]:
+    """One row a method and dtype: the worst error, largest value and drift of either kind."""
+    for (method, dtype), function in _methods().items():
+        cells = []
+        for matrices in kinds:
+            results = _apply(function, matrices)
+            judged = [spectra.accuracy(results[name], x) for name, x in matrices.items()]
+            worst = [max(values) for values in zip(*judged, strict=True)]
+            cells += [_short(worst[0]), f"{worst[1]:.4f}", _short(worst[2])]
+        yield [method, dtype, *cells]
+
+
+def _methods() -> dict[tuple[str, str], Function]:
+    """The orthogonalizers by name and dtype."""
+    methods: dict[tuple[str, str], Function] = {}
+    for name, schedule in SCHEDULES.items():
+        for dtype_name, dtype in DTYPES.items():
+            methods[name, dtype_name] = functools.partial(
+                newton_schulz, schedule=schedule, dtype=dtype
+            )
+    for steps in (5, 6, 8):
+        for dtype_name in ("float32", "float16"):
+            methods[f"Gram form, Polar Express, {steps} steps", dtype_name] = functools.partial(
+                gram_newton_schulz, schedule=polar_express(steps), dtype=DTYPES[dtype_name]
+            )
+    methods["SVD (`polar`)", "float32"] = polar
+    return methods
+
+
+def _image(schedule: Schedule, s: np.ndarray) -> list[str]:
+    """The schedule's polynomial in float64."""
+    s = s / schedule.prescale
+    for a, b, c in schedule.triples:
+        s = a * s + b * s**3 + c * s**5
+    return [f"{value:.4f}" for value in s]
+
+
+def _powers() -> dict[str, tuple[float, Function]]:
+    """Exponent and function by column."""
+    columns: dict[str, tuple[float, Function]] = {}
+    for p in (0.5, 0.25):
+        columns[f"{p}, svd"] = (p, functools.partial(power, p=p))
+        for name, damping in (("float32", 1e-8), ("float16", 1e-4), ("bfloat16", 1e-3)):
+            columns[f"{p}, {name}, {damping:.0e}"] = (
+                p,
+                functools.partial(coupled_newton, p=p, damping=damping, dtype=DTYPES[name]),
+            )
+    return columns
+
+
+def _power_errors(matrices: Matrices) -> Iterable[list[str]]:
+    """One row a matrix."""
+    columns = []
+    for p, function in _powers().values():
+        results = _apply(function, matrices)
+        columns.append({n: spectra.power_error(results[n], x, p) for n, x in matrices.items()})
+    for name in matrices:
+        yield [name, *(f"{100 * column[name]:.2f} %" for column in columns)]
+
+
+def _apply(function: Function, matrices: Matrices) -> Matrices:
+    """The function's results by name; one compilation a number of rows."""
+    results = {}
+    for rows in {x.shape[0] for x in matrices.values()}:
+        chosen = {name: x for name, x in matrices.items() if x.shape[0] == rows}
+        y = jax.jit(function)(jnp.asarray(spectra.stacked(chosen)))
+        results |= dict(zip(chosen, np.asarray(y), strict=True))
+    return results
+
+
+def _short(value: float) -> str:
+    """Two significant digits, small ones in scientific notation."""
+    return f"{value:.2g}" if value < 1e-3 else f"{value:.4f}"
+
+
+if __name__ == "__main__":
+    main()
