@@ -109,9 +109,9 @@ def lower(tx: optax.GradientTransformation, leaves: Tree) -> jax.stages.Lowered:
 
     def like_its_parameter(path: tuple, x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         parameter = leaves.get(getattr(path[-1], "key", "")) if path else None
-        alike = parameter is not None and parameter.shape == x.shape
-        sharding = parameter.sharding if alike else None
-        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+        if parameter is None or parameter.shape != x.shape:
+            return jax.ShapeDtypeStruct(x.shape, x.dtype)
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=parameter.sharding)
 
     state = jax.tree_util.tree_map_with_path(like_its_parameter, jax.eval_shape(tx.init, leaves))
     step = jax.jit(lambda g, s, p: tx.update(g, s, p), donate_argnums=(0, 1))

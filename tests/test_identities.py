@@ -176,6 +176,11 @@ def test_musgd_at_weights_0_and_1_is_momentum_sgd_with_coupled_decay(jit, nester
     assert_identical(actual, walk(expected, jit))
 
 
+def test_musgd_at_weights_0_and_0_moves_no_matrix():
+    actual = walk(musgd(RATE, muon_weight=0, sgd_weight=0, **SETTINGS), jit=False)
+    assert_identical(matrices(actual), matrices([PARAMS] * len(GRADIENTS)))
+
+
 @in_both_ways
 @pytest.mark.parametrize("nesterov", [False, True])
 def test_heavy_ball_is_optax_trace(jit, nesterov):

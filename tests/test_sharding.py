@@ -93,7 +93,7 @@ def assert_same(results, expected, placed, atol=5e-6):
 
 def collectives(function, *args):
     """Kinds of the collectives of a compiled function, in order."""
-    text = jax.jit(function).lower(*args).compile().as_text()
+    text = jax.jit(function).lower(*args).compile().as_text() or ""
     kinds = ("all-to-all", "all-gather", "all-reduce", "reduce-scatter", "collective-permute")
     return sorted(k for line in text.splitlines() for k in kinds if f" {k}(" in line)
 
@@ -160,6 +160,21 @@ def test_newton_schulz_of_fewer_matrices_than_devices(devices, kind):
     assert_same(run(placed), [newton_schulz(x) for x in xs], placed)
 
 
+@pytest.mark.parametrize("kind", [AUTO, EXPLICIT])
+def test_inside_loops_and_branches(kind):
+    """As under `optax.MultiSteps` and in a scan over steps."""
+    mesh = make_mesh(8, kind)
+    xs = arrays([(16, 24), (24, 16)])
+    placed = place(xs, mesh, [P("x", "y"), P("y")])
+
+    def step(xs, turn):
+        update = lambda xs: map_matrices(cubic, xs, [N(0, 1)] * 2, equivariant=True)  # noqa: E731
+        return jax.lax.cond(turn == 1, update, lambda xs: xs, xs), None
+
+    results, _ = jax.jit(lambda xs: jax.lax.scan(step, xs, jnp.arange(3)))(placed)
+    assert_same(results, [cubic(x[None])[0] for x in xs], placed)
+
+
 def test_wrong_shardings_cost_time_but_never_correctness(expected):
     placed = some(place(arrays(), make_mesh(8, AUTO)))
     wrong = [None, P("y"), P("x"), P(None, ("y", "x")), P(None, None, "y")]
@@ -219,7 +234,7 @@ def test_sixteen_bits_travel_as_sixteen_bits():
     xs = arrays([(16, 24)] * 3)
     placed = place(xs, mesh, [P("x")] * 3)
     run = jax.jit(lambda xs: map_matrices(cubic, xs, [N(0, 1)] * 3, dtype=jnp.bfloat16))
-    text = run.lower(placed).compile().as_text()
+    text = run.lower(placed).compile().as_text() or ""
     sent = [line for line in text.splitlines() if " all-to-all(" in line]
     assert len(sent) == 2
     assert all("u16[" in line and "f32[" not in line.split(" all-to-all(")[0] for line in sent)

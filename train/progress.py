@@ -44,7 +44,8 @@ class Reporter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+        if self._live:  # a stopped bar prints an empty line
+            self._bar.stop()
 
     def line(self, text: str) -> None:
         """Prints a line, above the bar if there is one."""
