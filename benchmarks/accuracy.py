@@ -36,8 +36,8 @@ value decompositions. Written by `python -m benchmarks.accuracy`; JAX {version} 
 
 The matrices: {synthetic} synthetic ones with {rows} rows (`tests/spectra.py`: Gaussian of aspect
 1, 2 and 4 and scaled by 1e-30 and 1e30, power laws `s_i = i^-a` and log-spaced values with
-condition numbers from 1e2 to 1e6, rank 8 with noise, half rank), and {momenta} real momenta of a small
-character transformer (`tests/momenta.npz`), 128 rows, condition numbers from 8e1 to 4e5.
+condition numbers from 1e2 to 1e6, rank 8 with noise, half rank), and {momenta} real momenta
+of a small character transformer (`tests/momenta.npz`), 128 rows, condition numbers from 8e1 to 4e5.
 
 For an orthogonalizer that makes `Y` of `M = U S V^T`, with `D = U^T Y V` and everything in float64:
 
