@@ -137,7 +137,7 @@ def _powers() -> dict[str, tuple[float, Function]]:
     columns: dict[str, tuple[float, Function]] = {}
     for p in (0.5, 0.25):
         columns[f"{p}, svd"] = (p, functools.partial(power, p=p))
-        for name, damping in (("float32", 1e-8), ("float16", 1e-4), ("bfloat16", 1e-3)):
+        for name, damping in (("float32", 1e-8), ("float16", 5e-4), ("bfloat16", 4e-3)):
             columns[f"{p}, {name}, {damping:.0e}"] = (
                 p,
                 functools.partial(coupled_newton, p=p, damping=damping, dtype=DTYPES[name]),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mimuon_jax import symmetric
-from mimuon_jax.coupled_newton import coupled_newton
+from mimuon_jax.coupled_newton import _LEAST_DAMPING, coupled_newton
 from mimuon_jax.powers import power
 from tests import spectra
 
@@ -65,8 +65,8 @@ def test_error_on_real_momenta(p, bar):
         # Observed, worst first: 0.021, 0.17; 0.16; 0.24.
         (0.5, 1e-8, None, 0.03),
         (0.25, 1e-8, None, 0.2),
-        (0.5, 1e-4, jnp.float16, 0.2),
-        (0.5, 1e-3, jnp.bfloat16, 0.3),
+        (0.5, 5e-4, jnp.float16, 0.25),
+        (0.5, 4e-3, jnp.bfloat16, 0.35),
     ],
 )
 def test_error_on_synthetic_spectra(p, damping, dtype, bar):
@@ -80,11 +80,28 @@ def test_error_on_synthetic_spectra(p, damping, dtype, bar):
     assert max(errors.values()) < bar, errors
 
 
+@pytest.mark.parametrize("p", [0.5, 0.25])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float16, jnp.bfloat16])
+def test_the_least_damping_keeps_small_ill_conditioned_matrices_finite(p, dtype):
+    """Few rows are the hardest: the entries of the Gram matrix, and their rounding, are large."""
+    s = np.arange(1, 9) ** -4.0
+    x = np.stack([spectra.with_singular_values(s, 8, seed) for seed in range(40)])
+    x = np.concatenate([x, [np.ones((8, 8))]]).astype(np.float32)
+    damping = _LEAST_DAMPING[jnp.dtype(dtype)]
+    root = functools.partial(coupled_newton, p=p, damping=damping, dtype=dtype)
+    y = jax.jit(root)(jnp.asarray(x))
+    chex.assert_tree_all_finite(y)
+    largest = np.linalg.norm(np.asarray(y), ord=2, axis=(-2, -1))
+    exact = np.linalg.norm(x, ord=2, axis=(-2, -1)) ** p
+    # Observed: at most 1.03 times the exact one.
+    assert (largest < 1.1 * exact).all()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"dtype": jnp.bfloat16}, r"dtype=bfloat16 diverges at damping=1e-08.*0.001 or more"),
-        ({"dtype": jnp.float16}, r"dtype=float16 diverges at damping=1e-08.*0.0001 or more"),
+        ({"dtype": jnp.bfloat16}, r"dtype=bfloat16 diverges at damping=1e-08.*0.004 or more"),
+        ({"dtype": jnp.float16}, r"dtype=float16 diverges at damping=1e-08.*0.0005 or more"),
         ({"steps": (10, 6)}, r"steps=\(10, 6\) diverges at damping=1e-08.*1e-06 or more"),
         ({"damping": -1.0}, r"damping=-1.0 is not a finite number"),
         ({"damping": float("nan")}, r"damping=nan is not a finite number"),
