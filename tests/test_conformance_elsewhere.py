@@ -4,6 +4,7 @@ As in `test_conformance` they are found, not listed.
 """
 
 import functools
+from contextlib import nullcontext
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +34,7 @@ def test_inject_hyperparams(name):
     step, start = jax.jit(functools.partial(contract.update, tx)), tx.init(PARAMS)
     changes = [{}, *({key: NUMBERS[key]} for key in NUMBERS.keys() & start.hyperparams.keys())]
     assert len(changes) > 1
+    unchanged, _ = contract.run_compiled(name, GRADIENTS[:2])
     for setting in changes:
         changed = start.hyperparams | jax.tree.map(jnp.float32, setting)
         with contract.compilations() as found:
@@ -41,6 +43,8 @@ def test_inject_hyperparams(name):
         assert not (setting and found), "a number that changes must not compile the step again"
         expected, _ = contract.run_eagerly(make(name, **setting), GRADIENTS[:2])
         assert_close(actual, expected)
+        with pytest.raises(AssertionError) if setting else nullcontext():
+            assert_close(actual, unchanged)
 
 
 STATIC_ARGUMENTS = [

@@ -53,6 +53,7 @@ def test_in_float32(adjust, gain, monkeypatch):
     monkeypatch.setattr(torch.Tensor, "bfloat16", lambda self: self.clone())
     expected, actual = theirs(torch, adjust), ours(gain)
     for name in SHAPES:
+        # Observed: 2.4e-6 on entries up to 4, ten units in their last place after 20 steps.
         np.testing.assert_allclose(actual[name], expected[name], atol=1e-5)
 
 
@@ -61,5 +62,6 @@ def test_as_it_is():
     expected, actual = theirs(torch, "original"), ours("width")
     for name in SHAPES:
         moved = np.linalg.norm(expected[name] - PARAMS[name])
-        # bfloat16 keeps 8 bits: each update is off by 1 %, in a direction of its own.
+        # bfloat16 keeps 8 bits: each update is off by 1 %, in a direction of its own. Observed for
+        # their sum: 0.45 %.
         assert np.linalg.norm(actual[name] - expected[name]) < 0.02 * moved
