@@ -66,7 +66,7 @@ MISTAKES = {
     "lm --optimizer.final-fraction 2": "optimizer.final_fraction=2.0 must lie in 0 .. 1",
     "lm --optimizer.clip-norm nan": "optimizer.clip_norm=nan must be a number > 0",
     "lm --optimizer.warmup-steps -1": "optimizer.warmup_steps=-1 must be at least 0",
-    "lm --optimizer.warmup-steps 300": "must be less than steps=300",
+    "lm --optimizer.warmup-steps 200": "must be less than steps=200",
     "lm --optimizer.measure norm": "invalid choice 'norm' for argument '--optimizer.measure'",
     "lm --optimizer adamw --optimizer.b2 1": "optimizer.b2=1.0 must be at least 0 and less",
     "lm --optimizer adamw --optimizer.eps 0": "optimizer.eps=0.0 must be a finite number > 0",

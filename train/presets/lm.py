@@ -6,8 +6,9 @@ embedding that suits this size.
 
 Command: python -m train lm
 Device: anything; two CPU cores are enough.
-Time: one to two minutes on two CPU cores, 100 to 150 CPU seconds with all set-up and sampling.
-Expect: validation loss from 5.4 down to 1.25 nats/byte (muon 1.2, adamw 1.5).
+Time: about 100 CPU seconds with set-up and sampling, so one to two minutes on two cores.
+Expect: validation loss from 5.42 down to 1.38 nats/byte; 1.30 with muon, 1.73 with adamw (one
+seed, learning rates of two or three tried).
 """
 
 from train.optimizers import AdamW, MiMuon, Muon
@@ -19,9 +20,12 @@ OPTIMIZERS = {
         learning_rate=0.02, weight_decay=0.08, threshold=5e-3, auxiliary_learning_rate=5e-3
     ),
     "muon": Muon(learning_rate=0.02, weight_decay=0.1, auxiliary_learning_rate=5e-3),
-    "adamw": AdamW(learning_rate=5e-3, weight_decay=0.1),
+    "adamw": AdamW(learning_rate=1.5e-3, weight_decay=0.1),
 }
 
 CONFIG = LanguageModel(
-    preset="lm", optimizer=OPTIMIZERS["mimuon"], data=TextData(sequence_length=128)
+    preset="lm",
+    steps=200,
+    optimizer=OPTIMIZERS["mimuon"],
+    data=TextData(sequence_length=128),
 )
