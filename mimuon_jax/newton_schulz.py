@@ -12,7 +12,10 @@ from mimuon_jax.products import compute_dtype, product
 from mimuon_jax.scaling import check_matrices, is_wide, unit_frobenius
 from mimuon_jax.symmetric import symmetric_product
 
-#: The aspect ratio from which on the Gram form needs fewer FLOPs, see `gram_newton_schulz`.
+#: The aspect ratio from which on the Gram form needs fewer FLOPs, see `gram_newton_schulz`. The
+#: standard form's CPU time over that of the Gram form (float32, 6 steps, 2 shared cores): 128 rows
+#: 0.9 at 1.25, 0.96 at 1.5, 1.14 at 2; 64 rows 1.6 at 9; 256 rows 1.4 at 4. With blocks, which
+#: begin at 512 rows, `fast_newton_schulz` over the plain standard form: 1.3 at 1 and 2, 2.0 at 3.
 _GRAM_FROM = 1.5
 
 

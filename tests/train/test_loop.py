@@ -1,5 +1,6 @@
 """The loop: what a run writes, and that a run that was ended goes on as if it had not been."""
 
+import dataclasses
 import json
 import os
 import shutil
