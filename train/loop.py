@@ -62,7 +62,7 @@ def run(config: Config, *, quiet: bool = False) -> Result:
         with contextlib.closing(saved) as checkpoints:
             state = _restore(config, checkpoints, state, reporter)
             with Record(config, task, reporter, step=int(state.step)) as record:
-                batches = _batches(task.batches, int(state.step))
+                batches = _batches(task.batches, int(state.step), task.workers)
                 batches = (split_batch(batch, batch_sharding(mesh)) for batch in batches)
                 state = _fit(config, task, step, state, batches, record, checkpoints)
         return _finish(config, task, state, reporter)
@@ -160,11 +160,13 @@ def _restore(config: Config, checkpoints: Checkpoints, state: State, reporter: R
     return restored
 
 
-def _batches(dataset: grain.MapDataset, start: int) -> Iterator[Tree]:
-    """This process's batches from a step on, read ahead in threads."""
-    iterator = iter(dataset.to_iter_dataset())
-    iterator.set_state({"next_index": start})
-    return iterator
+def _batches(dataset: grain.MapDataset, start: int, workers: int) -> Iterator[Tree]:
+    """This process's batches from a step on, made ahead in threads, or in processes if asked for.
+
+    Batch `k` depends on `k` alone, so the step is all that a resumed run needs to know.
+    """
+    rest = dataset[start:].to_iter_dataset()
+    return iter(rest.mp_prefetch(grain.MultiprocessingOptions(workers)) if workers else rest)
 
 
 def _fit(

@@ -73,7 +73,9 @@ def train_step(
     """
     key = jax.random.fold_in(_keys(seed)[1], state.step)
     value_and_grad = jax.value_and_grad(task.loss, has_aux=True)
-    (loss, (rest, metrics)), gradients = value_and_grad(state.params, state.rest, batch, key)
+    (loss, (rest, metrics)), gradients = value_and_grad(
+        state.params, state.rest, batch, key, state.step
+    )
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     metrics = {
         "loss": loss,

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import grain
 import jax
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int32, PRNGKeyArray
 
 from mimuon_jax.types import Matrices
 from train.mesh import Rules
@@ -23,7 +23,8 @@ class Task(NamedTuple):
 
     init: Callable[[PRNGKeyArray], tuple[Tree, Tree]]  # key -> (params, rest); pure, jitted
     loss: Callable[
-        [Tree, Tree, Tree, PRNGKeyArray],  # params, rest, batch, key
+        # params, rest, batch, key, steps done; the last for losses that change over a run
+        [Tree, Tree, Tree, PRNGKeyArray, Int32[Array, ""]],
         tuple[Float[Array, ""], tuple[Tree, dict[str, Float[Array, ""]]]],  # loss, (rest, metrics)
     ]
     batches: grain.MapDataset  # element k is this process's part of the batch of step k
@@ -35,6 +36,8 @@ class Task(NamedTuple):
     unit: str  # what throughput counts: "bytes", "images"
     loss_unit: str  # "nats/byte"
     data: dict[str, int | str]  # sizes and checksum, to tell whether the data changed
+    best: tuple[str, Literal["min", "max"]] = ("loss", "min")  # which evaluation is the best one
+    workers: int = 0  # processes that make batches ahead of time; 0: threads of this one
 
 
 def split_batch(batch: Tree, sharding: jax.sharding.Sharding) -> Tree:

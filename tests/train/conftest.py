@@ -8,9 +8,9 @@ import jax
 import pytest
 
 from models.qwen3 import tiny
+from train.data.text import TextData
 from train.optimizers import AdamW
 from train.tasks.language_model import LanguageModel, Sample
-from train.text import TextData
 
 
 @pytest.fixture(scope="session", autouse=True)

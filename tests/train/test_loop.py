@@ -329,7 +329,7 @@ def test_a_step_compiles_once_and_reuses_the_state(
 def test_a_step_draws_by_seed_and_number_and_carries_what_is_not_trained(
     small: Make, tmp_path: Path
 ):
-    def loss(params: Any, rest: Any, batch: Any, key: Any) -> Any:
+    def loss(params: Any, rest: Any, batch: Any, key: Any, step: Any) -> Any:
         return (params * batch).sum(), (rest + 1, {"draw": jax.random.uniform(key)})
 
     task = small(tmp_path).task(make_mesh("data=1"))._replace(loss=loss)

@@ -11,9 +11,9 @@ Expect: validation loss from 5.42 down to 1.38 nats/byte; 1.30 with muon, 1.73 w
 seed, learning rates of two or three tried).
 """
 
+from train.data.text import TextData
 from train.optimizers import AdamW, MiMuon, Muon
 from train.tasks.language_model import LanguageModel
-from train.text import TextData
 
 OPTIMIZERS = {
     "mimuon": MiMuon(

@@ -18,10 +18,17 @@ from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
 from models.qwen3 import Qwen3, Qwen3Config, matrix_dimension_numbers, sample, tiny
 from train.config import Config
+from train.data.text import (
+    TextData,
+    Windows,
+    evaluation_windows,
+    read_text,
+    split,
+    training_batches,
+)
 from train.errors import require
 from train.mesh import batch_sharding
 from train.task import Task, Tree, split_batch
-from train.text import TextData, Windows, evaluation_windows, read_text, split, training_batches
 
 BYTES = 256
 
@@ -85,8 +92,8 @@ class LanguageModel(Config):
             logits = nnx.merge(graph, params, rest)(integers[:, :-1])
             return optax.softmax_cross_entropy_with_integer_labels(logits, integers[:, 1:])
 
-        def loss(params: Tree, rest: Tree, tokens: Tokens, key: PRNGKeyArray) -> Any:
-            del key  # a decoder without dropout draws nothing
+        def loss(params: Tree, rest: Tree, tokens: Tokens, key: PRNGKeyArray, step: Array) -> Any:
+            del key, step  # a decoder without dropout draws nothing
             return losses(params, rest, tokens).mean(), (rest, {})
 
         def finish(params: Tree, rest: Tree, directory: Path) -> str:

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from train.errors import BadInput
-from train.text import (
+from train.data.text import (
     TextData,
     Windows,
     embedded_text,
@@ -18,6 +17,7 @@ from train.text import (
     split,
     training_batches,
 )
+from train.errors import BadInput
 
 
 def test_the_embedded_text_is_the_same_each_time_and_repeats_no_paragraph():
