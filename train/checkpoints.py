@@ -5,9 +5,7 @@ step gets an `INTEGRITY.json` (size and CRC-32 of each of its files), and openin
 aside, with a warning, each step that does not match it.
 """
 
-import json
 import shutil
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,10 +14,7 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 from train.errors import BadInput
-from train.files import write_atomically
-
-INTEGRITY = "INTEGRITY.json"
-_CHUNK = 1 << 22  # bytes read at once for a checksum
+from train.integrity import damage, seal
 
 
 class Checkpoints:
@@ -74,33 +69,11 @@ class Checkpoints:
             loss: validation loss, by which the best checkpoint is kept.
         """
         self._checkpointer.save(step, state, force=True, metrics={"loss": loss})
-        folder = self._directory / str(step)
-        write_atomically(folder / INTEGRITY, json.dumps(_checksums(folder), indent=1))
+        seal(self._directory / str(step))
 
     def close(self) -> None:
         """Ends Orbax's threads."""
         self._checkpointer.close()
-
-
-def damage(folder: Path) -> str | None:
-    """Says what is wrong with a checkpoint's files, or None if all match their checksums."""
-    try:
-        expected = json.loads((folder / INTEGRITY).read_text())
-    except FileNotFoundError:
-        return f"{INTEGRITY} is missing: the run ended while it was written"
-    except ValueError:
-        return f"{INTEGRITY} is unreadable"
-    found = _checksums(folder)
-    for name in sorted(expected.keys() | found.keys()):
-        if name not in found:
-            return f"{name} is missing"
-        if name not in expected:
-            return f"{name} does not belong to it"
-        if found[name][0] != expected[name][0]:
-            return f"{name} has {found[name][0]} bytes instead of {expected[name][0]}"
-        if found[name] != expected[name]:
-            return f"the checksum of {name} is wrong"
-    return None
 
 
 def _set_damaged_aside(directory: Path, warn: Callable[[str], None]) -> None:
@@ -116,18 +89,3 @@ def _set_damaged_aside(directory: Path, warn: Callable[[str], None]) -> None:
         target = aside / f"{folder.name}-{copies + 1}"
         shutil.move(folder, target)
         warn(f"checkpoint {folder} is damaged ({wrong}); moved to {target} and not used")
-
-
-def _checksums(folder: Path) -> dict[str, list[int]]:
-    """Size and CRC-32 of every file below a folder, by relative path."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / INTEGRITY)
-    return {p.relative_to(folder).as_posix(): [p.stat().st_size, _crc32(p)] for p in files}
-
-
-def _crc32(path: Path) -> int:
-    """CRC-32 of a file's content."""
-    checksum = 0
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            checksum = zlib.crc32(chunk, checksum)
-    return checksum

@@ -19,6 +19,7 @@ import pytest
 
 from train import checkpoints, cli, loop, presets, run_directory
 from train.errors import BadInput, TrainingStopped
+from train.integrity import INTEGRITY
 from train.loop import run
 from train.mesh import batch_sharding, make_mesh
 from train.metrics import read_metrics
@@ -182,13 +183,13 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(
 def test_without_an_intact_checkpoint_the_run_starts_over(
     finished: Result, small: Make, copied: Path, capsys: pytest.CaptureFixture[str]
 ):
-    (copied / "checkpoints" / "4" / checkpoints.INTEGRITY).write_text("{}")
-    (copied / "checkpoints" / "6" / checkpoints.INTEGRITY).unlink()
+    (copied / "checkpoints" / "4" / INTEGRITY).write_text("{}")
+    (copied / "checkpoints" / "6" / INTEGRITY).unlink()
     run(small(copied), quiet=True)
     warnings = capsys.readouterr().err.splitlines()
     assert len(warnings) == 2
     assert "does not belong to it" in warnings[0]
-    assert f"{checkpoints.INTEGRITY} is missing" in warnings[1]
+    assert f"{INTEGRITY} is missing" in warnings[1]
     assert numbers(copied) == numbers(finished.run_dir)
 
 
