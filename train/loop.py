@@ -1,10 +1,8 @@
 """The training loop: mesh, data, model, optimizer, state, restore, step, evaluate, save."""
 
 import contextlib
-import math
-import time
 from collections.abc import Callable, Iterator
-from typing import Any, Self
+from typing import Any
 
 import grain
 import jax
@@ -13,13 +11,13 @@ from train import run_directory
 from train.checkpoints import Checkpoints
 from train.config import Config
 from train.curves import draw_loss
-from train.errors import TrainingStopped
 from train.mesh import batch_sharding, check_batch_size, make_mesh
-from train.metrics import MetricsFile, read_metrics
+from train.metrics import read_metrics
 from train.optimizers import make_optimizer
 from train.progress import Reporter
+from train.record import Record
 from train.run_directory import Result
-from train.step import State, jit_step, make_state
+from train.step import State, evaluated, jit_step, make_state, parameter_shardings
 from train.task import Task, Tree, split_batch
 
 Step = Callable[[State, Tree], tuple[State, dict[str, Any]]]
@@ -44,7 +42,10 @@ def run(config: Config, *, quiet: bool = False) -> Result:
     check_batch_size(config.batch_size, mesh)
     task = config.task(mesh)
     optimizer, schedule = make_optimizer(
-        config.optimizer, steps=config.steps, matrices=task.matrices
+        config.optimizer,
+        steps=config.steps,
+        matrices=task.matrices,
+        shardings=parameter_shardings(task, mesh),
     )
     known = run_directory.check_same_run(config, task.data)
     finished = run_directory.read_result(config.directory) if known else None
@@ -66,85 +67,6 @@ def run(config: Config, *, quiet: bool = False) -> Result:
                 batches = (split_batch(batch, batch_sharding(mesh)) for batch in batches)
                 state = _fit(config, task, step, state, batches, record, checkpoints)
         return _finish(config, task, state, reporter)
-
-
-class Record:
-    """What is written down about a run: the metrics file, and what the reporter shows.
-
-    A step's numbers are fetched when the next step has been dispatched, so that the device does
-    not wait for the host.
-    """
-
-    def __init__(self, config: Config, task: Task, reporter: Reporter, *, step: int) -> None:
-        """Opens the metrics file of a run that goes on from a step."""
-        self._config, self._items, self._reporter = config, task.items_a_step, reporter
-        self._unit = task.unit
-        self._file = MetricsFile(run_directory.files(config.directory).metrics, step=step)
-        self._pending: tuple[int, dict[str, Any]] | None = None
-        self._started = self._last = time.monotonic()
-        self._seconds_a_step: float | None = None
-
-    def train(self, step: int, values: dict[str, Any]) -> None:
-        """Takes the metrics of a step, still on the device, and writes those of the one before."""
-        self.flush()
-        self._pending = step, values
-
-    def flush(self) -> None:
-        """Writes the metrics of the last step.
-
-        Raises:
-            TrainingStopped: one of them is no finite number.
-        """
-        if self._pending is None:
-            return
-        (step, values), self._pending = self._pending, None
-        metrics = {name: float(value) for name, value in jax.device_get(values).items()}
-        self._require_finite(step, metrics)
-        rate = self._items / self._step_seconds()
-        seconds = time.monotonic() - self._started
-        wall = {"seconds": seconds, f"{self._unit}_per_second": rate}
-        self._file.write(step, "train", metrics, **wall)
-        self._reporter.step(step, metrics, rate=rate)
-
-    def validation(self, step: int, metrics: dict[str, float]) -> None:
-        """Writes the result of an evaluation."""
-        self._require_finite(step, metrics)
-        self._file.write(step, "validation", metrics, seconds=time.monotonic() - self._started)
-        self._reporter.validation(step, metrics["loss"])
-        self._last = time.monotonic()
-
-    def sync(self) -> None:
-        """Returns when everything is on disk; a checkpoint may then follow."""
-        self._file.sync()
-
-    def _step_seconds(self) -> float:
-        """Mean seconds a step, the newest weighing a tenth; the first, with compilation, apart."""
-        now = time.monotonic()
-        newest, self._last = max(now - self._last, 1e-9), now
-        if self._seconds_a_step is None:
-            self._seconds_a_step = 0.0
-            return newest
-        mean = self._seconds_a_step or newest
-        self._seconds_a_step = 0.9 * mean + 0.1 * newest
-        return self._seconds_a_step
-
-    def _require_finite(self, step: int, metrics: dict[str, float]) -> None:
-        """Ends the run if a number is infinite or NaN."""
-        wrong = [
-            f"{name} is {value}" for name, value in metrics.items() if not math.isfinite(value)
-        ]
-        if wrong:
-            raise TrainingStopped(
-                f"{' and '.join(wrong)} at step {step} of {self._config.steps}; metrics and "
-                f"checkpoints up to there stay in {self._config.directory}. Try a smaller "
-                "--optimizer.learning-rate or --optimizer.clip-norm, with another --run-dir"
-            )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
 
 
 def _restore(config: Config, checkpoints: Checkpoints, state: State, reporter: Reporter) -> State:
@@ -181,7 +103,7 @@ def _fit(
     """Steps, evaluates and saves until the run is as long as configured."""
     done = int(state.step)
     if done == 0:
-        record.validation(0, task.evaluate(state.params, state.rest))
+        record.validation(0, task.evaluate(*evaluated(state)))
     while done < config.steps:
         state, values = step(state, next(batches))
         done += 1
@@ -189,7 +111,7 @@ def _fit(
         last = done == config.steps
         if last or done % config.evaluate_every == 0:
             record.flush()
-            metrics = task.evaluate(state.params, state.rest)
+            metrics = task.evaluate(*evaluated(state))
             record.validation(done, metrics)
             if last or done % (config.checkpoint_every or config.evaluate_every) == 0:
                 record.sync()
@@ -202,7 +124,7 @@ def _finish(config: Config, task: Task, state: State, reporter: Reporter) -> Res
     files = run_directory.files(config.directory)
     title = f"{config.preset}, {type(config.optimizer).__name__}, seed {config.seed}"
     draw_loss(files.metrics, files.curve, title=title, loss_unit=task.loss_unit)
-    reporter.line(task.finish(state.params, state.rest, config.directory))
+    reporter.line(task.finish(*evaluated(state), config.directory))
     losses = {
         line["step"]: line["loss"]
         for line in read_metrics(files.metrics)

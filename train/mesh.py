@@ -1,7 +1,6 @@
 """The device mesh, and ordered rules that say how arrays are laid out on it."""
 
 import math
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ from jax import P
 from jax.sharding import AxisType, Mesh, NamedSharding
 
 from train.errors import BadInput, require
+from train.rules import first_matches
 
 AXES = ("data",)
 
@@ -108,33 +108,14 @@ def tree_shardings(tree: Any, rules: Rules, mesh: Mesh) -> Any:
         >>> tree_shardings(arrays, rules, mesh)["embed"].spec == P("data")
         True
     """
-    leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
-    used: set[int] = set()
-    uncovered: list[str] = []
-    shardings = []
-    for key_path, leaf in leaves:
-        path = jax.tree_util.keystr(key_path, simple=True, separator="/")
-        matches = (i for i, (pattern, _) in enumerate(rules) if re.fullmatch(pattern, path))
-        first = next(matches, None)
-        if first is None:
-            uncovered.append(path)
-            continue
-        used.add(first)
-        sharding = NamedSharding(mesh, rules[first][1])
-        _check_fits(path, leaf.shape, sharding)
-        shardings.append(sharding)
-    if uncovered:
-        raise ValueError(
-            f"no sharding rule covers {', '.join(uncovered)}; add a rule, last of all "
-            '(".*", P()) to replicate what is left'
-        )
-    idle = [pattern for i, (pattern, _) in enumerate(rules) if i not in used]
-    if idle:
-        raise ValueError(
-            f"sharding rules that are the first match of no parameter: {', '.join(idle)}; "
-            "remove them, or move them before the rule that shadows them"
-        )
-    return jax.tree.unflatten(structure, shardings)
+    specs = first_matches(tree, rules, kind="sharding")
+
+    def layout(path: tuple[Any, ...], leaf: Any, spec: P) -> NamedSharding:
+        sharding = NamedSharding(mesh, spec)
+        _check_fits(jax.tree_util.keystr(path, simple=True, separator="/"), leaf.shape, sharding)
+        return sharding
+
+    return jax.tree_util.tree_map_with_path(layout, tree, specs)
 
 
 def following_shardings(tree: Any, params: Any, shardings: Any, mesh: Mesh) -> Any:

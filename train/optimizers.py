@@ -10,7 +10,7 @@ import optax
 
 from mimuon_jax import mimuon, muon
 from mimuon_jax.matrices import roles
-from mimuon_jax.types import Matrices
+from mimuon_jax.types import Matrices, Shardings
 from train.errors import BadInput, require
 
 Scheduled = Callable[[float], optax.Schedule]
@@ -56,9 +56,15 @@ class Optimizer:
         )
 
     def transformation(
-        self, scheduled: Scheduled, matrices: Matrices
+        self, scheduled: Scheduled, matrices: Matrices, shardings: Shardings
     ) -> optax.GradientTransformation:
-        """Builds the optimizer. `scheduled` turns a peak into its warm-up and cosine schedule."""
+        """Builds the optimizer.
+
+        Args:
+            scheduled: turns a peak into its warm-up and cosine schedule.
+            matrices: dimension numbers of the parameters.
+            shardings: how the parameters lie on a mesh; None if the optimizer has to find out.
+        """
         raise TypeError(f"{type(self).__name__} builds no optimizer; use one of {OPTIMIZERS}")
 
 
@@ -98,12 +104,14 @@ class Muon(Optimizer):
             _positive(self, "auxiliary_learning_rate")
 
     def transformation(
-        self, scheduled: Scheduled, matrices: Matrices
+        self, scheduled: Scheduled, matrices: Matrices, shardings: Shardings
     ) -> optax.GradientTransformation:
         """Muon with the given schedule, on the given matrices."""
-        return muon(scheduled(self.learning_rate), **self._common(scheduled, matrices))
+        return muon(scheduled(self.learning_rate), **self._common(scheduled, matrices, shardings))
 
-    def _common(self, scheduled: Scheduled, matrices: Matrices) -> dict[str, Any]:
+    def _common(
+        self, scheduled: Scheduled, matrices: Matrices, shardings: Shardings
+    ) -> dict[str, Any]:
         """The keywords that `muon` and `mimuon` share."""
         auxiliary = self.auxiliary_learning_rate
         return {
@@ -114,6 +122,7 @@ class Muon(Optimizer):
             "weight_decay": self.weight_decay,
             "auxiliary_learning_rate": None if auxiliary is None else scheduled(auxiliary),
             "matrices": matrices,
+            "shardings": shardings,
         }
 
 
@@ -143,14 +152,14 @@ class MiMuon(Muon):
         )
 
     def transformation(
-        self, scheduled: Scheduled, matrices: Matrices
+        self, scheduled: Scheduled, matrices: Matrices, shardings: Shardings
     ) -> optax.GradientTransformation:
         """MiMuon with the given schedule, on the given matrices."""
         return mimuon(
             scheduled(self.learning_rate),
             threshold=self.threshold,
             measure=self.measure,
-            **self._common(scheduled, matrices),
+            **self._common(scheduled, matrices, shardings),
         )
 
 
@@ -179,7 +188,7 @@ class AdamW(Optimizer):
         _positive(self, "eps")
 
     def transformation(
-        self, scheduled: Scheduled, matrices: Matrices
+        self, scheduled: Scheduled, matrices: Matrices, shardings: Shardings
     ) -> optax.GradientTransformation:
         """AdamW with the given schedule."""
 
@@ -219,17 +228,20 @@ def warmup_cosine(peak: float, *, options: Optimizer, steps: int) -> optax.Sched
 
 
 def make_optimizer(
-    options: Optimizer, *, steps: int, matrices: Matrices
-) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    options: Optimizer, *, steps: int, matrices: Matrices, shardings: Shardings = None
+) -> tuple[optax.GradientTransformationExtraArgs, optax.Schedule]:
     """Builds clipping and optimizer, and the schedule of its learning rate.
 
     Args:
         options: which optimizer, and its settings.
         steps: length of the run, in optimizer steps, where the schedule ends.
         matrices: the model's dimension numbers, as `mimuon_jax.partition` takes them.
+        shardings: of the parameters; None: learned from the arrays. Under Auto mesh axes only an
+            optimizer that is told them knows while tracing where matrices travel.
 
     Returns:
-        The transformation and the learning rate as a function of the step.
+        The transformation, which takes extra arguments such as `grad_fn`, and the learning rate as
+        a function of the step.
 
     Raises:
         BadInput: settings that the optimizer refuses, in its own words.
@@ -239,12 +251,12 @@ def make_optimizer(
         return warmup_cosine(peak, options=options, steps=steps)
 
     try:
-        inner = options.transformation(scheduled, matrices)
+        inner = options.transformation(scheduled, matrices, shardings)
     except ValueError as error:
         raise BadInput(f"optimizer: {error}") from error
     if options.clip_norm < math.inf:
         inner = optax.chain(optax.clip_by_global_norm(options.clip_norm), inner)
-    return inner, scheduled(options.learning_rate)
+    return optax.with_extra_args_support(inner), scheduled(options.learning_rate)
 
 
 def _positive(options: Any, *names: str) -> None:

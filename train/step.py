@@ -1,6 +1,6 @@
 """The training state and the step: pure functions, jitted by the loop."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +11,9 @@ from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Float, Int32, PRNGKeyArray
 
 from mimuon_jax.diagnostics import gate_rate, has_gate
+from train.average import first_average, like, next_average
 from train.mesh import following_shardings, tree_shardings
+from train.rules import first_matches
 from train.task import Task, Tree
 
 
@@ -22,6 +24,19 @@ class State(NamedTuple):
     params: Tree
     rest: Tree
     opt_state: optax.OptState
+    average: Tree = None  # of (params, rest), if the task wants one
+
+
+def evaluated(state: State) -> tuple[Tree, Tree]:
+    """The `params` and `rest` that evaluations and samples use: their average if there is one."""
+    newest = state.params, state.rest
+    return newest if state.average is None else like(state.average, newest)
+
+
+def parameter_shardings(task: Task, mesh: Mesh) -> Tree:
+    """The layout of the parameters on a mesh, by the task's rules."""
+    params, _ = jax.eval_shape(task.init, jax.random.key(0))
+    return tree_shardings(params, task.sharding_rules, mesh)
 
 
 def make_state(task: Task, optimizer: optax.GradientTransformation, mesh: Mesh, seed: int) -> State:
@@ -39,13 +54,17 @@ def make_state(task: Task, optimizer: optax.GradientTransformation, mesh: Mesh, 
     key, _ = _keys(seed)
     params, rest = jax.eval_shape(task.init, key)
     everywhere = NamedSharding(mesh, P())
-    layout = tree_shardings(params, task.sharding_rules, mesh)
+    layout = parameter_shardings(task, mesh)
     rest_layout = jax.tree.map(lambda _: everywhere, rest)
     opt_state = jax.eval_shape(optimizer.init, params)
     opt_layout = following_shardings(opt_state, params, layout, mesh)
     params, rest = jax.jit(task.init, out_shardings=(layout, rest_layout))(key)
     opt_state = jax.jit(optimizer.init, out_shardings=opt_layout)(params)
-    return State(jax.device_put(jnp.zeros((), jnp.int32), everywhere), params, rest, opt_state)
+    step = jax.device_put(jnp.zeros((), jnp.int32), everywhere)
+    average = None
+    if task.average is not None:
+        average = jax.jit(first_average, out_shardings=(layout, rest_layout))((params, rest))
+    return State(step, params, rest, opt_state, average)
 
 
 def train_step(
@@ -84,8 +103,12 @@ def train_step(
         **({"gate_rate": gate_rate(opt_state)} if has_gate(opt_state) else {}),
         **metrics,
     }
-    params = optax.apply_updates(state.params, updates)
-    return State(state.step + 1, params, rest, opt_state), metrics
+    params = optax.apply_updates(state.params, _scaled(updates, task.rate_factors))
+    average = state.average
+    if task.average is not None:
+        decay = jnp.asarray(task.average((state.step + 1).astype(jnp.float32)), jnp.float32)
+        average = next_average(average, (params, rest), decay)
+    return State(state.step + 1, params, rest, opt_state, average), metrics
 
 
 def jit_step(
@@ -108,6 +131,14 @@ def jit_step(
 
     layout = jax.tree.map(lambda x: x.sharding, state)
     return jax.jit(step, donate_argnums=0, out_shardings=(layout, None))
+
+
+def _scaled(updates: Tree, rules: Sequence[tuple[str, float]]) -> Tree:
+    """Updates times the factors of their learning rates."""
+    if not rules:
+        return updates
+    factors = first_matches(updates, rules, kind="learning-rate factor", rest=(1.0,))
+    return jax.tree.map(lambda update, factor: update * factor, updates, factors)
 
 
 def _keys(seed: int) -> tuple[PRNGKeyArray, PRNGKeyArray]:

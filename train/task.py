@@ -1,6 +1,6 @@
 """What a task is to the loop: plain functions over parameters, and its data."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -38,6 +38,10 @@ class Task(NamedTuple):
     data: dict[str, int | str]  # sizes and checksum, to tell whether the data changed
     best: tuple[str, Literal["min", "max"]] = ("loss", "min")  # which evaluation is the best one
     workers: int = 0  # processes that make batches ahead of time; 0: threads of this one
+    # Decay at step 1.0, 2.0, ... of an average of params and rest, evaluated and finished with
+    average: Callable[[Float[Array, ""]], Float[Array, ""]] | None = None
+    # Ordered (regular expression on a path, factor of the learning rate); 1 where none matches
+    rate_factors: Sequence[tuple[str, float]] = ()
 
 
 def split_batch(batch: Tree, sharding: jax.sharding.Sharding) -> Tree:

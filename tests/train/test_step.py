@@ -1,0 +1,130 @@
+"""One step of a small least-squares task, against NumPy."""
+
+from collections.abc import Callable
+from typing import Any
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax import P
+
+from train.mesh import make_mesh
+from train.step import State, evaluated, jit_step, make_state
+from train.task import Task
+
+ROWS, FEATURES, OUTPUTS = 16, 4, 3
+RATE = 0.1
+
+
+def init(key: Any) -> Any:
+    kernel = jax.random.normal(key, (FEATURES, OUTPUTS))
+    return {"kernel": kernel, "bias": jnp.zeros(OUTPUTS)}, {
+        "mean": jnp.zeros(FEATURES),
+        "count": jnp.int32(0),
+    }
+
+
+def loss(params: Any, rest: Any, batch: Any, key: Any, step: Any) -> Any:
+    x, y = batch
+    errors = x @ params["kernel"] + params["bias"][None] - y
+    rest = {"mean": 0.5 * rest["mean"] + 0.5 * x.mean(axis=0), "count": rest["count"] + 1}
+    return (errors**2).mean(), (rest, {"draw": jax.random.uniform(key)})
+
+
+@pytest.fixture(scope="module")
+def batches() -> list[Any]:
+    random = np.random.default_rng(0)
+    return [
+        (random.normal(size=(ROWS, FEATURES)), random.normal(size=(ROWS, OUTPUTS)))
+        for _ in range(4)
+    ]
+
+
+@pytest.fixture(scope="module")
+def task() -> Task:
+    return Task(
+        init=init,
+        loss=loss,
+        batches=grain.MapDataset.range(1),
+        evaluate=lambda params, rest: {"loss": 0.0},
+        finish=lambda params, rest, directory: "",
+        matrices=None,
+        sharding_rules=[(".*", P())],
+        items_a_step=ROWS,
+        unit="rows",
+        loss_unit="units",
+        data={},
+    )
+
+
+def train(
+    task: Task,
+    batches: list[Any],
+    optimizer: Any = None,
+    *,
+    mesh: str = "data=1",
+    **options: Any,
+) -> tuple[list[State], list[dict[str, float]]]:
+    """The states before and after every step, on the host, and the steps' metrics."""
+    optimizer = optax.with_extra_args_support(optimizer or optax.sgd(RATE))
+    state = make_state(task, optimizer, make_mesh(mesh), seed=0)
+    step = jit_step(
+        state, task=task, optimizer=optimizer, schedule=lambda step: RATE, seed=0, **options
+    )
+    states, metrics = [jax.device_get(state)], []
+    for batch in batches:
+        state, values = step(state, jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), batch))
+        states.append(jax.device_get(state))
+        metrics.append({name: float(value) for name, value in values.items()})
+    return states, metrics
+
+
+Plain = tuple[list[State], list[dict[str, float]]]
+
+
+@pytest.fixture(scope="module")
+def plain(task: Task, batches: list[Any]) -> Plain:
+    return train(task, batches)
+
+
+def test_the_average_follows_parameters_and_rest(task: Task, batches: list[Any], plain: Plain):
+    decay: Callable[[Any], Any] = lambda t: 0.9 * (1 - jnp.exp(-t / 2.0))  # noqa: E731
+    states, _ = train(task._replace(average=decay), batches)
+    expected = {"params": states[0].params, "rest": states[0].rest}
+    for t, (state, alone) in enumerate(zip(states[1:], plain[0][1:], strict=True), start=1):
+        kept = 0.9 * (1 - np.exp(-t / 2.0))
+        new = {"params": state.params, "rest": state.rest}
+        expected = jax.tree.map(lambda m, x, k=kept: k * m + (1 - k) * x, expected, new)
+        expected["rest"]["count"] = state.rest["count"]
+        params, rest = evaluated(state)
+        jax.tree.map(
+            lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6),
+            {"params": params, "rest": rest},
+            expected,
+        )
+        jax.tree.map(np.testing.assert_array_equal, state.params, alone.params)
+        assert params["kernel"].dtype == np.float32
+        assert rest["count"].dtype == np.int32
+
+
+def test_without_an_average_the_newest_is_evaluated(plain: Plain):
+    state = plain[0][-1]
+    assert evaluated(state) == (state.params, state.rest)
+
+
+def test_a_factor_scales_the_learning_rate_of_its_parameters(
+    task: Task, batches: list[Any], plain: Plain
+):
+    states, _ = train(task._replace(rate_factors=[("bias", 3.0)]), batches[:1])
+    before, after, alone = states[0].params, states[1].params, plain[0][1].params
+    np.testing.assert_array_equal(after["kernel"], alone["kernel"])
+    step = alone["bias"] - before["bias"]
+    np.testing.assert_allclose(after["bias"] - before["bias"], 3 * step, rtol=1e-6)
+
+
+def test_a_factor_of_no_parameter_is_an_error(task: Task, batches: list[Any]):
+    with pytest.raises(ValueError, match=r"learning-rate factor rules.*: biases"):
+        train(task._replace(rate_factors=[("biases", 3.0)]), batches[:1])

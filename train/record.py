@@ -1,0 +1,93 @@
+"""What is written down about a run: the metrics file, and what the reporter shows."""
+
+import math
+import time
+from typing import Any, Self
+
+import jax
+
+from train import run_directory
+from train.config import Config
+from train.errors import TrainingStopped
+from train.metrics import MetricsFile
+from train.progress import Reporter
+from train.task import Task
+
+
+class Record:
+    """What is written down about a run: the metrics file, and what the reporter shows.
+
+    A step's numbers are fetched when the next step has been dispatched, so that the device does
+    not wait for the host.
+    """
+
+    def __init__(self, config: Config, task: Task, reporter: Reporter, *, step: int) -> None:
+        """Opens the metrics file of a run that goes on from a step."""
+        self._config, self._items, self._reporter = config, task.items_a_step, reporter
+        self._unit = task.unit
+        self._file = MetricsFile(run_directory.files(config.directory).metrics, step=step)
+        self._pending: tuple[int, dict[str, Any]] | None = None
+        self._started = self._last = time.monotonic()
+        self._seconds_a_step: float | None = None
+
+    def train(self, step: int, values: dict[str, Any]) -> None:
+        """Takes the metrics of a step, still on the device, and writes those of the one before."""
+        self.flush()
+        self._pending = step, values
+
+    def flush(self) -> None:
+        """Writes the metrics of the last step.
+
+        Raises:
+            TrainingStopped: one of them is no finite number.
+        """
+        if self._pending is None:
+            return
+        (step, values), self._pending = self._pending, None
+        metrics = {name: float(value) for name, value in jax.device_get(values).items()}
+        self._require_finite(step, metrics)
+        rate = self._items / self._step_seconds()
+        seconds = time.monotonic() - self._started
+        wall = {"seconds": seconds, f"{self._unit}_per_second": rate}
+        self._file.write(step, "train", metrics, **wall)
+        self._reporter.step(step, metrics, rate=rate)
+
+    def validation(self, step: int, metrics: dict[str, float]) -> None:
+        """Writes the result of an evaluation."""
+        self._require_finite(step, metrics)
+        self._file.write(step, "validation", metrics, seconds=time.monotonic() - self._started)
+        self._reporter.validation(step, metrics["loss"])
+        self._last = time.monotonic()
+
+    def sync(self) -> None:
+        """Returns when everything is on disk; a checkpoint may then follow."""
+        self._file.sync()
+
+    def _step_seconds(self) -> float:
+        """Mean seconds a step, the newest weighing a tenth; the first, with compilation, apart."""
+        now = time.monotonic()
+        newest, self._last = max(now - self._last, 1e-9), now
+        if self._seconds_a_step is None:
+            self._seconds_a_step = 0.0
+            return newest
+        mean = self._seconds_a_step or newest
+        self._seconds_a_step = 0.9 * mean + 0.1 * newest
+        return self._seconds_a_step
+
+    def _require_finite(self, step: int, metrics: dict[str, float]) -> None:
+        """Ends the run if a number is infinite or NaN."""
+        wrong = [
+            f"{name} is {value}" for name, value in metrics.items() if not math.isfinite(value)
+        ]
+        if wrong:
+            raise TrainingStopped(
+                f"{' and '.join(wrong)} at step {step} of {self._config.steps}; metrics and "
+                f"checkpoints up to there stay in {self._config.directory}. Try a smaller "
+                "--optimizer.learning-rate or --optimizer.clip-norm, with another --run-dir"
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()

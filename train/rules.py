@@ -1,0 +1,59 @@
+"""Ordered rules on the paths of a tree: the first whose pattern matches the whole path wins."""
+
+import re
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import jax
+
+Value = TypeVar("Value")
+
+
+def first_matches(
+    tree: Any, rules: Sequence[tuple[str, Value]], *, kind: str, rest: tuple[Value, ...] = ()
+) -> Any:
+    """Gives every leaf of a tree the value of the first rule that matches its whole path.
+
+    Args:
+        tree: any pytree; a path reads `layers/mlp/up`.
+        rules: ordered (regular expression, value).
+        kind: what the rules are about, for errors: "sharding".
+        rest: the value, if there is one, of leaves that no rule covers.
+
+    Returns:
+        A tree of values of the same structure.
+
+    Raises:
+        ValueError: a path that no rule covers, or a rule that is the first match of no path.
+
+    Example:
+        >>> first_matches({"head": 0, "bias": 0}, [("head", 3.0)], kind="rate", rest=(1.0,))
+        {'bias': 1.0, 'head': 3.0}
+    """
+    used: set[int] = set()
+    uncovered: list[str] = []
+
+    def value(key_path: Any, _: Any) -> Value | None:
+        path = jax.tree_util.keystr(key_path, simple=True, separator="/")
+        first = next((i for i, (p, _) in enumerate(rules) if re.fullmatch(p, path)), None)
+        if first is not None:
+            used.add(first)
+            return rules[first][1]
+        if not rest:
+            uncovered.append(path)
+            return None
+        return rest[0]
+
+    values = jax.tree_util.tree_map_with_path(value, tree)
+    if uncovered:
+        raise ValueError(
+            f"no {kind} rule covers {', '.join(uncovered)}; add a rule, last of all one for "
+            '".*", which covers what is left'
+        )
+    idle = [pattern for i, (pattern, _) in enumerate(rules) if i not in used]
+    if idle:
+        raise ValueError(
+            f"{kind} rules that are the first match of no parameter: {', '.join(idle)}; "
+            "remove them, or move them before the rule that shadows them"
+        )
+    return values
