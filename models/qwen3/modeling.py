@@ -31,6 +31,7 @@ from jax.sharding import AxisType, PartitionSpec
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
+from models.cross_entropy import logits
 from models.qwen3.config import Qwen3Config
 
 Hidden = Float[Array, "B T D"]
@@ -192,7 +193,7 @@ class Qwen3(nnx.Module):
         positions: Int[Array, "#B T"] | None = None,
         remat: Remat | None = None,
     ) -> Hidden:
-        """Output of the final norm in `dtype`, for losses that cannot hold all logits at once.
+        """Output of the final norm in `dtype`; with `head`, the operands of `cross_entropy`.
 
         Arguments and errors are those of `__call__`.
         """
@@ -222,16 +223,14 @@ class Qwen3(nnx.Module):
         spec = PartitionSpec(*sharding.spec, None) if explicit else None
         return self.embed(tokens, out_sharding=spec).astype(self.dtype)
 
+    @property
+    def head(self) -> Float[Array, "D V"]:
+        """Kernel of the output head, which is the embedding transposed if tied."""
+        return self.embed.embedding[...].T if self.lm_head is None else self.lm_head.kernel[...]
+
     def logits(self, hidden: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:
-        """Float32 logits of hidden states: one product with the head, or the embedding if tied."""
-        head = self.lm_head
-        kernel = self.embed.embedding[...].T if head is None else head.kernel[...]
-        return jax.lax.dot_general(
-            hidden,
-            kernel.astype(self.dtype),
-            (((hidden.ndim - 1,), (0,)), ((), ())),
-            preferred_element_type=jnp.float32,
-        )
+        """Float32 logits of hidden states: one product with the head in `dtype`."""
+        return logits(hidden, self.head)
 
 
 def rotary(positions: Int[Array, "#B T"], config: Qwen3Config) -> Rotation:
