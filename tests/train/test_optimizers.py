@@ -2,18 +2,33 @@
 
 import dataclasses
 import functools
+import inspect
 import math
 import typing
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
+import mimuon_jax
 from mimuon_jax.gains import GAINS
 from mimuon_jax.measures import MEASURES
 from mimuon_jax.orthogonalize import ORTHOGONALIZERS
-from train.optimizers import OPTIMIZERS, AdamW, MiMuon, Muon, Optimizer, make_optimizer
+from mimuon_jax.powers import METHODS
+from train.errors import BadInput
+from train.optimizers import (
+    OPTIMIZERS,
+    AdamW,
+    MiMuon,
+    Muon,
+    MuonMVR2,
+    Optimizer,
+    SpectralSGD,
+    make_optimizer,
+)
+from train.optimizers.options import LIMITS
 
 PARAMS = {
     "kernel": jnp.asarray(np.random.default_rng(0).normal(size=(6, 4)), jnp.float32),
@@ -24,38 +39,108 @@ CHANGED = {
     "weight_decay": 0.5,
     "warmup_steps": 1,
     "final_fraction": 0.5,
-    "clip_norm": 0.1,
+    "clip_norm": math.inf,
     "momentum": 0.5,
+    "sgd_momentum": 0.5,
+    "muon_weight": 0.1,
+    "sgd_weight": 0.1,
+    "gamma": 0.9,
+    "clip": 0.1,
+    "p": 0.3,
+    "method": "svd",
+    "max_dim": 5,
+    "update_every": 1,
+    "damping": 0.5,
+    "grafting": "sgd",
     "orthogonalizer": "svd",
     "gain": "rms",
     "auxiliary_learning_rate": 0.5,
     "threshold": 0.0,
     "measure": "frobenius",
     "b1": 0.5,
-    "b2": 0.5,
+    "b2": 0.9,
     "eps": 1.0,
 }
 
 
+# Options that say nothing at the defaults, and beside which of them they do.
+BESIDE = {
+    ("mimuon", None): {"threshold": 0.6},  # rms of M: 0.48, 0.69; the gate opens at step 2 alone
+    ("lion", None): {"b2": 0.5},  # only signs count: the momentum has to be worth something
+    ("spectral_sgd", "gain"): {"p": 0.0},
+    ("spectral_adam", "gain"): {"p": 0.0},
+}
+
+FAST = ("mimuon", "musgd", "adamw", "lion")
+
+
+def squares(params: dict, step: int) -> jax.Array:
+    """A loss whose gradient depends on the parameters and the step."""
+    return sum((jnp.sin(x * (3.0 * step + 1.0)).sum() for x in params.values()), jnp.zeros(()))
+
+
 @functools.cache
 def after(options: Optimizer, steps: int = 2) -> dict:
-    """Parameters after steps with fixed gradients."""
+    """Parameters after a few steps."""
     optimizer, _ = make_optimizer(options, steps=steps, matrices=None)
     params, state = PARAMS, optimizer.init(PARAMS)
     for step in range(steps):
-        gradients = jax.tree.map(lambda x, i=step: jnp.cos(x * (i + 1)), PARAMS)
-        updates, state = optimizer.update(gradients, state, params)
+        grad_fn = jax.grad(functools.partial(squares, step=step))
+        updates, state = optimizer.update(grad_fn(params), state, params, grad_fn=grad_fn)
         params = jax.tree.map(jnp.add, params, updates)
     return params
 
 
+def numeric_fields(make: type[Optimizer]) -> set[str]:
+    """Names of the options that hold an int or a float."""
+    hints = {name: str(hint) for name, hint in typing.get_type_hints(make).items()}
+    return {name for name, hint in hints.items() if "int" in hint or "float" in hint}
+
+
+def library_function(name: str):
+    """What an optimizer of the command line is built by."""
+    return getattr(optax if name in ("adamw", "lion") else mimuon_jax, name)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_options_are_the_keywords_of_the_library_in_its_order(name: str):
+    shared = {f.name for f in dataclasses.fields(Optimizer)}
+    own = [f.name for f in dataclasses.fields(OPTIMIZERS[name]) if f.name not in shared]
+    keywords = list(inspect.signature(library_function(name)).parameters)
+    assert own == [keyword for keyword in keywords if keyword in own]
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_option_of_the_library_that_is_no_function_can_be_set(name: str):
+    functions = {"learning_rate", "auxiliary", "matrices", "shardings", "split"}  # of the task
+    types = {"mask", "mu_dtype", "eps_root"}  # of optax alone
+    keywords = {*inspect.signature(library_function(name)).parameters} - functions - types
+    fields = {f.name for f in dataclasses.fields(OPTIMIZERS[name])}
+    assert keywords - fields <= ({"nesterov"} if name == "adamw" else set())
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_number_has_a_limit(name: str):
+    numbers = numeric_fields(OPTIMIZERS[name])
+    assert numbers <= set(LIMITS)
+    for field in numbers:
+        for wrong in (math.nan, -1):
+            with pytest.raises(BadInput, match=f"optimizer.{field}="):
+                OPTIMIZERS[name](**{field: wrong})
+
+
 @pytest.mark.parametrize(
     ("name", "field"),
-    [(name, f.name) for name, make in OPTIMIZERS.items() for f in dataclasses.fields(make)],
+    [
+        # All options take the same way, `keywords`; four classes show that it has no gap.
+        pytest.param(name, f.name, marks=() if name in FAST else pytest.mark.slow)
+        for name, make in OPTIMIZERS.items()
+        for f in dataclasses.fields(make)
+    ],
 )
 def test_every_option_changes_the_parameters(name: str, field: str):
-    # The momentum's rms is 0.48 and 0.86, so the gate opens at the second step alone.
-    options = OPTIMIZERS[name](**({"threshold": 0.6} if name == "mimuon" else {}))
+    beside = BESIDE.get((name, field), BESIDE.get((name, None), {}))
+    options = OPTIMIZERS[name](**beside)
     value = CHANGED[field] if field in CHANGED else not getattr(options, field)
     changed = after(dataclasses.replace(options, **{field: value}))
     assert any(
@@ -64,17 +149,58 @@ def test_every_option_changes_the_parameters(name: str, field: str):
     )
 
 
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_defaults_descend(name: str):
+    before, now = (float(squares(params, 0)) for params in (PARAMS, after(OPTIMIZERS[name]())))
+    assert now < before
+
+
 @pytest.mark.parametrize(
-    ("field", "table"),
-    [("orthogonalizer", ORTHOGONALIZERS), ("gain", GAINS), ("measure", MEASURES)],
+    ("make", "field", "table"),
+    [
+        (MiMuon, "orthogonalizer", ORTHOGONALIZERS),
+        (MiMuon, "measure", MEASURES),
+        (Muon, "gain", [*GAINS, "unflattened", type(None)]),
+        (SpectralSGD, "method", [*ORTHOGONALIZERS, *METHODS, type(None)]),
+    ],
 )
-def test_choices_are_those_of_the_library(field: str, table: dict):
-    assert set(typing.get_args(typing.get_type_hints(MiMuon)[field])) == set(table)
+def test_choices_are_those_of_the_library(make: type, field: str, table: dict):
+    def choices(hint: object) -> set:
+        parts = typing.get_args(hint)
+        return set().union(*map(choices, parts)) if parts else {hint}
+
+    assert choices(typing.get_type_hints(make)[field]) == set(table)
+
+
+def test_a_power_that_the_method_cannot_compute_is_bad_input():
+    with pytest.raises(BadInput, match="method='jordan' is unknown for"):
+        make_optimizer(SpectralSGD(method="jordan"), steps=2, matrices=None)
+
+
+def test_clipping_treats_both_gradients_of_mvr2_alike():
+    # Without noise STORM's estimate is the gradient, whether or not it is clipped: with gamma = 1
+    # any beta moves as beta = 0 does.
+    storm = MuonMVR2(clip_norm=0.5, gamma=1.0, momentum=0.9, orthogonalizer="svd")
+    params = {"kernel": jnp.diag(jnp.asarray([3.0, 2.0, 1.0]))}
+    grad_fn = jax.grad(lambda params: (params["kernel"] ** 2).sum())
+    moved = []
+    for options in (storm, dataclasses.replace(storm, momentum=0.0)):
+        optimizer, _ = make_optimizer(options, steps=3, matrices=None)
+        now, state = params, optimizer.init(params)
+        for _ in range(3):
+            updates, state = optimizer.update(grad_fn(now), state, now, grad_fn=grad_fn)
+            now = optax.apply_updates(now, updates)
+        estimate = optax.tree.get(state, "momentum")["kernel"]
+        moved.append(estimate)
+        assert float(jnp.linalg.norm(estimate)) == pytest.approx(0.5, rel=1e-5)
+    np.testing.assert_allclose(*moved, rtol=1e-5, atol=1e-6)
 
 
 def test_decay_reaches_the_matrices_alone():
     for make in (AdamW, Muon, MiMuon):
-        plain, decayed = after(make(weight_decay=0.0)), after(make(weight_decay=0.5))
+        plain, decayed = (
+            after(make(weight_decay=decay, clip_norm=math.inf)) for decay in (0.0, 0.5)
+        )
         np.testing.assert_array_equal(plain["bias"], decayed["bias"])
         assert not np.array_equal(plain["kernel"], decayed["kernel"])
 

@@ -1,0 +1,113 @@
+"""The optimizers that `--optimizer` takes: their typed options, and how each is built."""
+
+import math
+from typing import Any
+
+import optax
+
+from mimuon_jax.types import Matrices, Shardings, State
+from train.errors import BadInput
+from train.optimizers.baselines import SGDM, AdamW, Lion, Shampoo
+from train.optimizers.muon import MiMuon, Muon, MuSGD
+from train.optimizers.muon_mvr import MuonMVR1, MuonMVR2
+from train.optimizers.options import Optimizer
+from train.optimizers.spectral import SpectralAdam, SpectralSGD
+
+__all__ = [
+    "OPTIMIZERS",
+    "SGDM",
+    "AdamW",
+    "Lion",
+    "MiMuon",
+    "MuSGD",
+    "Muon",
+    "MuonMVR1",
+    "MuonMVR2",
+    "Optimizer",
+    "Shampoo",
+    "SpectralAdam",
+    "SpectralSGD",
+    "make_optimizer",
+    "warmup_cosine",
+]
+
+OPTIMIZERS: dict[str, type[Optimizer]] = {
+    "mimuon": MiMuon,
+    "muon": Muon,
+    "adamw": AdamW,
+    "musgd": MuSGD,
+    "muon_mvr1": MuonMVR1,
+    "muon_mvr2": MuonMVR2,
+    "spectral_sgd": SpectralSGD,
+    "spectral_adam": SpectralAdam,
+    "shampoo": Shampoo,
+    "sgdm": SGDM,
+    "lion": Lion,
+}
+
+
+def warmup_cosine(peak: float, *, options: Optimizer, steps: int) -> optax.Schedule:
+    """Linear warm-up to the peak, then a cosine down to `final_fraction` of it.
+
+    `peak (t + 1) / warmup_steps` at step `t < warmup_steps`: no step has the learning rate 0.
+
+    Example:
+        >>> rate = warmup_cosine(1.0, options=Optimizer(warmup_steps=4), steps=8)
+        >>> [round(float(rate(step)), 3) for step in (0, 3, 4, 6)]
+        [0.25, 1.0, 1.0, 0.5]
+    """
+    warmup = min(steps // 10, 300) if options.warmup_steps is None else options.warmup_steps
+    cosine = optax.cosine_decay_schedule(peak, steps - warmup, alpha=options.final_fraction)
+    if warmup == 0:
+        return cosine
+    rise = optax.linear_schedule(peak / warmup, peak, max(warmup - 1, 1))
+    return optax.join_schedules([rise, cosine], [warmup])
+
+
+def make_optimizer(
+    options: Optimizer, *, steps: int, matrices: Matrices, shardings: Shardings = None
+) -> tuple[optax.GradientTransformationExtraArgs, optax.Schedule]:
+    """Builds clipping and optimizer, and the schedule of its learning rate.
+
+    Args:
+        options: which optimizer, and its settings.
+        steps: length of the run, in optimizer steps, where the schedule ends.
+        matrices: the model's dimension numbers, as `mimuon_jax.partition` takes them.
+        shardings: of the parameters; None: learned from the arrays. Under Auto mesh axes only an
+            optimizer that is told them knows while tracing where matrices travel.
+
+    Returns:
+        The transformation, which takes extra arguments such as `grad_fn`, and the learning rate as
+        a function of the step.
+
+    Raises:
+        BadInput: settings that the optimizer refuses, in its own words.
+    """
+
+    def scheduled(peak: float) -> optax.Schedule:
+        return warmup_cosine(peak, options=options, steps=steps)
+
+    try:
+        inner = options.transformation(scheduled, matrices, shardings)
+    except ValueError as error:
+        raise BadInput(f"optimizer: {error}") from error
+    if options.clip_norm < math.inf:
+        inner = _clipped(inner, options.clip_norm)
+    return optax.with_extra_args_support(inner), scheduled(options.learning_rate)
+
+
+def _clipped(
+    inner: optax.GradientTransformation, clip_norm: float
+) -> optax.GradientTransformationExtraArgs:
+    """Clips the gradients, those of `grad_fn` too: both then are of one vector field."""
+    clip = optax.clip_by_global_norm(clip_norm)
+    chain = optax.chain(clip, inner)
+
+    def update(
+        updates: Any, state: State, params: Any = None, *, grad_fn: Any = None, **extra: Any
+    ) -> tuple[Any, State]:
+        if grad_fn is not None:
+            extra["grad_fn"] = lambda params: clip.update(grad_fn(params), clip.init(params))[0]
+        return chain.update(updates, state, params, **extra)
+
+    return optax.GradientTransformationExtraArgs(chain.init, update)
