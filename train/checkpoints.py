@@ -1,91 +1,214 @@
 """Checkpoints by Orbax, verified by checksum: a damaged one is never loaded.
 
-Orbax commits a step's folder atomically, but loads flipped bits without a word. So every finished
-step gets an `INTEGRITY.json` (size and CRC-32 of each of its files), and opening the folder sets
-aside, with a warning, each step that does not match it.
+Orbax writes in the background and commits atomically, but loads flipped bits without a word. So a
+checkpoint becomes one in three steps, and its name, a plain number, appears with the last:
+
+1. Orbax writes `STEP.unsealed`, all processes together.
+2. Process 0 adds `evaluation.json`, then `INTEGRITY.json`: size and checksum of every file.
+3. Process 0 renames the folder to `STEP`, and only then removes the checkpoints of before that are
+   no longer kept.
+
+A kill before the rename leaves the checkpoints of before as they were and a folder that nobody
+trusts; the next start removes it.
 """
 
+import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
-from train.errors import BadInput
+from train.errors import BadInput, TrainingStopped, one_line
 from train.integrity import damage, seal
+from train.step import State
+
+EVALUATION = "evaluation.json"
+_UNSEALED, _REMOVED = ".unsealed", ".removed"
+_MODEL = ("params", "rest", "average")  # apart: readable without the optimizer's state
 
 
 class Checkpoints:
-    """The checkpoints of one run: the newest few, and the one of the lowest validation loss."""
+    """The checkpoints of one run: the newest few, and the one of the best evaluation.
 
-    def __init__(self, directory: Path, *, keep: int, warn: Callable[[str], None]) -> None:
-        """Opens a folder of checkpoints, and sets aside what is damaged in it.
+    With several processes each of them has one, on a file system that they share, and calls the
+    same methods in the same order.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        keep: int,
+        best: tuple[str, Literal["min", "max"]],
+        warn: Callable[[str], None],
+    ) -> None:
+        """Opens a folder of checkpoints, and removes what a killed process left half-done.
 
         Args:
             directory: one folder a step; made if it is missing.
             keep: newest checkpoints kept.
+            best: name of a metric, and whether less or more of it is better.
             warn: gets a line for every checkpoint that was set aside.
         """
-        self._directory = directory.absolute()
-        _set_damaged_aside(self._directory, warn)
-        policies = ocp.training.preservation_policies
-        best = policies.BestN(get_metric_fn=lambda metrics: metrics["loss"], n=1, reverse=True)
-        kept: Any = policies.AnyPreservationPolicy([policies.LatestN(keep), best])
-        self._checkpointer = ocp.training.Checkpointer(
-            str(self._directory), preservation_policy=kept, cleanup_tmp_directories=True
-        )
+        self._directory, self._keep = directory.absolute(), keep
+        self._best, self._warn = best, warn
+        self._leads = jax.process_index() == 0
+        self._background = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._saving: tuple[int, Future[None]] | None = None
+        if self._leads:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            for leftover in self._directory.iterdir():
+                if {_UNSEALED, _REMOVED} & set(leftover.suffixes):
+                    shutil.rmtree(leftover)
 
-    def restore(self, state: Any) -> Any | None:
-        """Returns the newest state, laid out like the given one, or None if there is none.
+    def restore(self, state: State) -> State | None:
+        """Returns the newest intact state, laid out like the given one, or None if there is none.
+
+        Damaged checkpoints that are newer are set aside with a warning.
 
         Raises:
             BadInput: a checkpoint of another model or optimizer than this program builds.
         """
-        latest = self._checkpointer.latest
-        if latest is None:
+        self.wait()
+        newest = self._newest_intact() if self._leads else None
+        step = int(multihost_utils.broadcast_one_to_all(np.int32(-1 if newest is None else newest)))
+        if step < 0:
             return None
-        like = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
-        )
-        try:
-            return self._checkpointer.load(latest.step, like)
-        except Exception as error:  # the files are intact, so it is the structure
-            cause: BaseException = error
-            while cause.__cause__ is not None:
-                cause = cause.__cause__
-            raise BadInput(
-                f"checkpoint {self._directory / str(latest.step)} does not fit this program, use "
-                f"another --run-dir: {cause}"
-            ) from error
+        parts = _load(self._directory / str(step), _parts(state))
+        return state._replace(**parts["model"], **parts["training"])
 
-    def save(self, step: int, state: Any, *, loss: float) -> None:
-        """Writes a checkpoint and its checksums; back when both are on disk.
+    def save(self, step: int, state: State, metrics: Mapping[str, float] | None) -> None:
+        """Starts to write a checkpoint; back when the state's buffers may be used again.
 
         Args:
             step: steps done; becomes the folder's name.
-            state: pytree of arrays.
-            loss: validation loss, by which the best checkpoint is kept.
+            state: the state after that step.
+            metrics: the evaluation at that step, by which the best checkpoint is kept; None: it
+                was not evaluated, so it is not the best one.
+
+        Raises:
+            TrainingStopped: the checkpoint before could not be written.
         """
-        self._checkpointer.save(step, state, force=True, metrics={"loss": loss})
-        seal(self._directory / str(step))
+        self.wait()
+        unsealed = self._directory / f"{step}{_UNSEALED}"
+        written = ocp.save_checkpointables_async(str(unsealed), _parts(state))
+        commit = self._background.submit(self._commit, written.result, step, dict(metrics or {}))
+        self._saving = step, commit
+
+    def wait(self) -> None:
+        """Returns when the last checkpoint is on disk and sealed.
+
+        Raises:
+            TrainingStopped: it could not be written.
+        """
+        if self._saving is None:
+            return
+        (step, commit), self._saving = self._saving, None
+        try:
+            commit.result()
+        except Exception as error:
+            raise TrainingStopped(
+                f"the checkpoint of step {step} could not be written to {self._directory} "
+                f"({one_line(_cause(error))}); the same command resumes from the one before"
+            ) from error
 
     def close(self) -> None:
-        """Ends Orbax's threads."""
-        self._checkpointer.close()
+        """Waits for the last checkpoint, and ends the thread that writes."""
+        try:
+            self.wait()
+        finally:
+            self._background.shutdown()
+
+    def _commit(
+        self, written: Callable[[], object], step: int, metrics: Mapping[str, float]
+    ) -> None:
+        """Waits for Orbax, seals, renames and only then removes old checkpoints; on a thread."""
+        written()
+        if not self._leads:
+            return
+        unsealed = self._directory / f"{step}{_UNSEALED}"
+        (unsealed / EVALUATION).write_text(json.dumps(metrics))
+        seal(unsealed)
+        unsealed.rename(self._directory / str(step))
+        steps = _steps(self._directory)
+        kept = {*steps[-self._keep :], best_step(self._directory, self._best)}
+        for old in set(steps) - kept:
+            removed = self._directory / f"{old}{_REMOVED}"  # at no time a half-removed checkpoint
+            (self._directory / str(old)).rename(removed)
+            shutil.rmtree(removed)
+
+    def _newest_intact(self) -> int | None:
+        """The newest step that matches its checksums; newer ones are moved to a folder beside."""
+        for step in reversed(_steps(self._directory)):
+            folder = self._directory / str(step)
+            wrong = damage(folder)
+            if wrong is None:
+                return step
+            aside = self._directory.with_name(f"{self._directory.name}-damaged")
+            aside.mkdir(exist_ok=True)
+            target = aside / f"{step}-{len(list(aside.glob(f'{step}-*'))) + 1}"
+            folder.rename(target)
+            self._warn(f"checkpoint {folder} is damaged ({wrong}); moved to {target} and not used")
+        return None
 
 
-def _set_damaged_aside(directory: Path, warn: Callable[[str], None]) -> None:
-    """Moves damaged steps to a folder beside, where Orbax does not see them."""
-    steps = [p for p in directory.iterdir() if p.name.isdecimal()] if directory.is_dir() else []
-    for folder in sorted(steps, key=lambda p: int(p.name)):
-        wrong = damage(folder)
-        if wrong is None:
-            continue
-        aside = directory.with_name(f"{directory.name}-damaged")
-        aside.mkdir(exist_ok=True)
-        copies = len(list(aside.glob(f"{folder.name}-*")))
-        target = aside / f"{folder.name}-{copies + 1}"
-        shutil.move(folder, target)
-        warn(f"checkpoint {folder} is damaged ({wrong}); moved to {target} and not used")
+def best_step(directory: Path, best: tuple[str, Literal["min", "max"]]) -> int | None:
+    """The step of a folder of checkpoints with the best evaluation, the first of equal ones.
+
+    Args:
+        directory: one folder a step.
+        best: name of a metric, and whether less or more of it is better.
+
+    Returns:
+        The step, or None if no checkpoint was evaluated.
+    """
+    name, direction = best
+    values: dict[int, float] = {}
+    for step in _steps(directory):
+        try:
+            values[step] = json.loads((directory / str(step) / EVALUATION).read_text())[name]
+        except (OSError, ValueError, KeyError):
+            continue  # not evaluated, or damaged
+    choose = min if direction == "min" else max
+    return choose(values, key=values.__getitem__, default=None)
+
+
+def _steps(directory: Path) -> list[int]:
+    """The steps that there are checkpoints of, in order."""
+    return sorted(int(p.name) for p in directory.iterdir() if p.name.isdecimal())
+
+
+def _parts(state: State) -> dict[str, Any]:
+    """A state as the two trees that a checkpoint consists of."""
+    fields = state._asdict()
+    return {"model": {name: fields.pop(name) for name in _MODEL}, "training": fields}
+
+
+def _load(folder: Path, like: Mapping[str, Any]) -> dict[str, Any]:
+    """Reads the parts of an intact checkpoint, laid out like given arrays or their shapes."""
+    abstract = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
+    )
+    try:
+        # One by one: Orbax leaves coroutines that nobody awaits if one of several fails.
+        return {
+            name: ocp.load_checkpointables(str(folder), {name: part})[name]
+            for name, part in abstract.items()
+        }
+    except Exception as error:  # the files are intact, so it is the structure
+        raise BadInput(
+            f"checkpoint {folder} does not fit this program, use another --run-dir: {_cause(error)}"
+        ) from error
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What an error began with."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error

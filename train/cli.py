@@ -11,7 +11,7 @@ import tyro
 
 from train import presets
 from train.config import Config
-from train.errors import BadInput, TrainingStopped, did_you_mean, one_line, require
+from train.errors import BadInput, Interrupted, TrainingStopped, did_you_mean, one_line, require
 from train.loop import run
 from train.optimizers import OPTIMIZERS
 
@@ -25,8 +25,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: what follows `python -m train`; None: the process's own.
 
     Returns:
-        0: done. 1: training stopped by itself. 2: bad input. 130: interrupted. Whatever is not 0
-        is explained in one line on standard error.
+        0: done. 1: training stopped by itself. 2: bad input. 130: Control-C. 143: SIGTERM, as
+        schedulers send it before they take the machine. Whatever is not 0 is explained in one line
+        on standard error.
     """
     try:
         return _run_preset(list(sys.argv[1:] if arguments is None else arguments))
@@ -36,6 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except TrainingStopped as error:
         print(f"stopped: {one_line(error)}", file=sys.stderr)
         return 1
+    except Interrupted as error:
+        print(f"interrupted: {one_line(error)}", file=sys.stderr)
+        return 128 + error.signal
     except KeyboardInterrupt:
         print("interrupted: the same command resumes from the last checkpoint", file=sys.stderr)
         return 130

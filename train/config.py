@@ -46,7 +46,7 @@ class Config:
     last step has one too."""
 
     keep_checkpoints: int = 2
-    """Newest checkpoints kept, beside the one of the lowest validation loss."""
+    """Newest checkpoints kept, beside the one of the best evaluation."""
 
     seed: int = 0
     """Seed of initial weights, data order and sampling."""
@@ -70,7 +70,7 @@ class Config:
         require(
             (self.checkpoint_every or 0) % self.evaluate_every == 0,
             f"checkpoint_every={self.checkpoint_every} must be a multiple of "
-            f"evaluate_every={self.evaluate_every}: a checkpoint is ranked by its validation loss",
+            f"evaluate_every={self.evaluate_every}: a checkpoint is ranked by its evaluation",
         )
         require(
             (self.optimizer.warmup_steps or 0) < self.steps,

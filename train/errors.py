@@ -1,5 +1,6 @@
-"""The two ways a run can end that are no defect of the program."""
+"""The ways a run can end that are no defect of the program."""
 
+import signal
 from difflib import get_close_matches
 
 
@@ -9,6 +10,14 @@ class BadInput(Exception):
 
 class TrainingStopped(Exception):
     """Training cannot go on (a loss that is no number): shown as one line, exit code 1."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal ended training after a step that is saved: one line, exit code 128 + signal."""
+
+    def __init__(self, message: str, received: signal.Signals) -> None:
+        super().__init__(message)
+        self.signal = received
 
 
 def require(condition: bool, message: str) -> None:

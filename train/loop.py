@@ -11,6 +11,8 @@ from train import run_directory
 from train.checkpoints import Checkpoints
 from train.config import Config
 from train.curves import draw_loss
+from train.errors import Interrupted
+from train.interruption import Interruption
 from train.mesh import batch_sharding, check_batch_size, make_mesh
 from train.metrics import read_metrics
 from train.optimizers import make_optimizer
@@ -59,7 +61,9 @@ def run(config: Config, *, quiet: bool = False) -> Result:
     with run_directory.locked(config.directory), reporter:
         run_directory.record_environment(config.directory)
         folder = run_directory.files(config.directory).checkpoints
-        saved = Checkpoints(folder, keep=config.keep_checkpoints, warn=reporter.warn)
+        saved = Checkpoints(
+            folder, keep=config.keep_checkpoints, best=task.best, warn=reporter.warn
+        )
         with contextlib.closing(saved) as checkpoints:
             state = _restore(config, checkpoints, state, reporter)
             with Record(config, task, reporter, step=int(state.step)) as record:
@@ -100,23 +104,39 @@ def _fit(
     record: Record,
     checkpoints: Checkpoints,
 ) -> State:
-    """Steps, evaluates and saves until the run is as long as configured."""
+    """Steps, evaluates and saves until the run is as long as configured, or a signal ends it."""
     done = int(state.step)
     if done == 0:
         record.validation(0, task.evaluate(*evaluated(state)))
-    while done < config.steps:
-        state, values = step(state, next(batches))
-        done += 1
-        record.train(done, values)
-        last = done == config.steps
-        if last or done % config.evaluate_every == 0:
-            record.flush()
-            metrics = task.evaluate(*evaluated(state))
-            record.validation(done, metrics)
-            if last or done % (config.checkpoint_every or config.evaluate_every) == 0:
+    with Interruption() as interruption:
+        while done < config.steps:
+            state, values = step(state, next(batches))
+            done += 1
+            record.train(done, values)
+            metrics = None
+            if done == config.steps or done % config.evaluate_every == 0:
+                record.flush()
+                metrics = task.evaluate(*evaluated(state))
+                record.validation(done, metrics)
+            received = interruption.requested(done)
+            if received or _checkpoint_due(config, done):
+                record.flush()
                 record.sync()
-                checkpoints.save(done, state, loss=metrics["loss"])
+                checkpoints.save(done, state, metrics)
+            if received and done < config.steps:
+                checkpoints.wait()
+                raise Interrupted(
+                    f"{received.name}; saved after step {done} of {config.steps} in "
+                    f"{config.directory}, the same command resumes there",
+                    received,
+                )
     return state
+
+
+def _checkpoint_due(config: Config, done: int) -> bool:
+    """Whether a checkpoint belongs after this step."""
+    every = config.checkpoint_every or config.evaluate_every
+    return done == config.steps or done % every == 0
 
 
 def _finish(config: Config, task: Task, state: State, reporter: Reporter) -> Result:
@@ -125,25 +145,25 @@ def _finish(config: Config, task: Task, state: State, reporter: Reporter) -> Res
     title = f"{config.preset}, {type(config.optimizer).__name__}, seed {config.seed}"
     draw_loss(files.metrics, files.curve, title=title, loss_unit=task.loss_unit)
     reporter.line(task.finish(*evaluated(state), config.directory))
-    losses = {
-        line["step"]: line["loss"]
-        for line in read_metrics(files.metrics)
-        if line["split"] == "validation"
-    }
-    best = min(losses, key=losses.__getitem__)
+    lines = read_metrics(files.metrics)
+    evaluations = {line["step"]: line for line in lines if line["split"] == "validation"}
+    name, direction = task.best
+    choose = min if direction == "min" else max
+    best = choose(evaluations, key=lambda step: evaluations[step][name])
     result = Result(
         run_dir=config.directory,
         steps=config.steps,
-        initial_validation_loss=losses[0],
-        validation_loss=losses[config.steps],
-        best_validation_loss=losses[best],
+        initial_validation_loss=evaluations[0]["loss"],
+        validation_loss=evaluations[config.steps]["loss"],
+        best_metric=name,
+        best_value=evaluations[best][name],
         best_step=best,
         trained=True,
     )
     run_directory.write_result(result)
     reporter.line(
         f"{config.directory}: validation loss {result.initial_validation_loss:.4f} -> "
-        f"{result.validation_loss:.4f} {task.loss_unit} (best {result.best_validation_loss:.4f} "
+        f"{result.validation_loss:.4f} {task.loss_unit} (best {name} {result.best_value:.4f} "
         f"at step {best})"
     )
     return result

@@ -28,7 +28,8 @@ class Result(NamedTuple):
     steps: int
     initial_validation_loss: float  # before the first step
     validation_loss: float  # after the last step
-    best_validation_loss: float
+    best_metric: str  # name of the evaluation's metric that the task calls the best one by
+    best_value: float
     best_step: int
     trained: bool  # False: the run had finished before this call
 

@@ -4,11 +4,13 @@ import dataclasses
 import gzip
 import lzma
 import math
+import signal
 from pathlib import Path
 
 import pytest
 
 from train import cli, presets
+from train.errors import Interrupted
 from train.optimizers import OPTIMIZERS, AdamW, MiMuon, Muon
 
 
@@ -154,3 +156,18 @@ def test_the_options_of_the_optimizer_reach_it():
     assert (optimizer.threshold, optimizer.measure) == (math.inf, "gap")
     assert type(getattr(cli.parse(["lm", "--optimizer", "adamw"]), "optimizer", None)) is AdamW
     assert type(getattr(cli.parse(["lm", "--optimizer", "muon"]), "optimizer", None)) is Muon
+
+
+@pytest.mark.parametrize(("received", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_is_one_line_and_its_own_exit_code(
+    received: signal.Signals,
+    code: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    def interrupted(*_: object) -> None:
+        raise Interrupted("saved after step 3 of 6", received)
+
+    monkeypatch.setattr(cli, "run", interrupted)
+    assert cli.main(["lm"]) == code
+    assert capsys.readouterr().err == "interrupted: saved after step 3 of 6\n"

@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from train import checkpoints, cli, loop, presets, run_directory
-from train.errors import BadInput, TrainingStopped
+from train import cli, loop, presets, run_directory
+from train.errors import BadInput, Interrupted, TrainingStopped
 from train.integrity import INTEGRITY
 from train.loop import run
 from train.mesh import batch_sharding, make_mesh
@@ -85,7 +85,7 @@ def test_a_run_writes_what_it_promises(finished: Result):
     assert list(validation) == [0, 2, 4, 6]
     assert finished.initial_validation_loss == validation[0] == pytest.approx(np.log(256), abs=0.1)
     assert finished.validation_loss == validation[6] < validation[0] - 0.05
-    assert finished.best_validation_loss == min(validation.values())
+    assert (finished.best_metric, finished.best_value) == ("loss", min(validation.values()))
     assert set(lines[1]) == {"step", "split", "loss", "gradient_norm", "learning_rate"}
     assert (directory / "loss.png").read_bytes().startswith(b"\x89PNG")
     assert len((directory / "sample.txt").read_bytes()) > len("The ")
@@ -135,6 +135,38 @@ def test_an_interrupted_run_goes_on_bit_for_bit(
     assert result._replace(run_dir=finished.run_dir) == finished
     sample = (tmp_path / "run" / "sample.txt").read_bytes()
     assert sample == (finished.run_dir / "sample.txt").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("batch", "received"),
+    [(3, signal.SIGTERM), (4, signal.SIGINT)],  # a step without an evaluation, and one with
+)
+def test_a_signal_saves_the_step_and_the_run_goes_on_there(
+    batch: int,
+    received: signal.Signals,
+    finished: Result,
+    small: Make,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    config, batches, before = small(tmp_path / "run"), [], signal.getsignal(received)
+
+    def send(*arguments: Any) -> Any:
+        batches.append(None)
+        if len(batches) == batch:
+            os.kill(os.getpid(), received)
+        return split_batch(*arguments)
+
+    monkeypatch.setattr(loop, "split_batch", send)
+    with pytest.raises(Interrupted, match=f"{received.name}; saved after step {batch} of 6") as end:
+        run(config, quiet=True)
+    assert end.value.signal == received
+    assert signal.getsignal(received) == before
+    assert steps_kept(tmp_path / "run")[-1] == batch
+    monkeypatch.undo()
+    result = run(config, quiet=True)
+    assert numbers(tmp_path / "run") == numbers(finished.run_dir)
+    assert result._replace(run_dir=finished.run_dir) == finished
 
 
 def test_a_gated_optimizer_goes_on_bit_for_bit_and_reports_its_gate(
@@ -188,31 +220,9 @@ def test_without_an_intact_checkpoint_the_run_starts_over(
     run(small(copied), quiet=True)
     warnings = capsys.readouterr().err.splitlines()
     assert len(warnings) == 2
-    assert "does not belong to it" in warnings[0]
-    assert f"{INTEGRITY} is missing" in warnings[1]
+    assert f"{INTEGRITY} is missing" in warnings[0]
+    assert "does not belong to it" in warnings[1]
     assert numbers(copied) == numbers(finished.run_dir)
-
-
-def test_the_best_checkpoint_is_kept_beside_the_newest(tmp_path: Path):
-    state = {"x": jnp.arange(4.0)}
-    saved = checkpoints.Checkpoints(tmp_path / "c", keep=2, warn=pytest.fail)
-    for step, loss in ((2, 3.0), (4, 1.0), (6, 2.0), (8, 2.5), (10, 2.4)):
-        saved.save(step, jax.tree.map(lambda x, s=step: x * s, state), loss=loss)
-    saved.close()
-    assert sorted(int(p.name) for p in (tmp_path / "c").iterdir()) == [4, 8, 10]
-    again = checkpoints.Checkpoints(tmp_path / "c", keep=2, warn=pytest.fail)
-    restored = again.restore(state)
-    assert restored is not None
-    np.testing.assert_array_equal(restored["x"], [0.0, 10.0, 20.0, 30.0])
-    again.close()
-
-
-def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path):
-    saved = checkpoints.Checkpoints(tmp_path, keep=1, warn=pytest.fail)
-    saved.save(1, {"x": jnp.ones(4)}, loss=1.0)
-    with pytest.raises(BadInput, match="does not fit this program"):
-        saved.restore({"x": jnp.ones(5)})
-    saved.close()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,188 @@
+"""Checkpoints: which are kept, that damage is found, and that a kill at any moment loses none."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import P
+from jax.sharding import NamedSharding
+
+from train import checkpoints
+from train.checkpoints import Checkpoints, best_step
+from train.errors import BadInput, TrainingStopped
+from train.integrity import INTEGRITY
+from train.mesh import make_mesh
+from train.step import State
+
+LEAST = ("loss", "min")
+
+
+def state(step: int, size: int = 64) -> State:
+    """A state without training: every array follows from the step."""
+    values = jnp.arange(size, dtype=jnp.float32) * step
+    return State(
+        step=jnp.int32(step), params={"w": values}, rest={}, opt_state=(None, {"w": -values})
+    )
+
+
+def opened(directory: Path, **arguments: Any) -> Checkpoints:
+    """A folder of checkpoints in which nothing may be damaged, unless said otherwise."""
+    return Checkpoints(directory, **{"keep": 2, "best": LEAST, "warn": pytest.fail} | arguments)
+
+
+def steps_kept(directory: Path) -> list[str]:
+    return sorted((p.name for p in directory.iterdir()), key=lambda name: int(name.split(".")[0]))
+
+
+def save(saved: Checkpoints, *steps: int, **metrics: float) -> None:
+    for step in steps:
+        saved.save(step, state(step), metrics or None)
+    saved.close()
+
+
+def assert_same(found: State | None, expected: State) -> None:
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+@pytest.mark.parametrize(("best", "winner"), [(LEAST, 4), (("accuracy", "max"), 2)])
+def test_the_best_checkpoint_is_kept_beside_the_newest(best: Any, winner: int, tmp_path: Path):
+    saved = opened(tmp_path, best=best)
+    for step, loss in ((2, 3.0), (4, 1.0), (6, 2.0), (8, 2.5), (10, 2.4)):
+        saved.save(step, state(step), {"loss": loss, "accuracy": 1 / step})
+    saved.close()
+    assert steps_kept(tmp_path) == [str(winner), "8", "10"]
+    assert best_step(tmp_path, best) == winner
+    again = opened(tmp_path, best=best)
+    assert_same(again.restore(state(0)), state(10))
+    again.close()
+
+
+def test_a_checkpoint_without_an_evaluation_is_kept_as_the_newest_alone(tmp_path: Path):
+    saved = opened(tmp_path, keep=1)
+    saved.save(1, state(1), None)
+    saved.save(2, state(2), {"loss": 1.0})
+    save(saved, 3, 4)
+    assert steps_kept(tmp_path) == ["2", "4"]
+
+
+def test_the_buffers_may_be_reused_while_a_checkpoint_is_written(tmp_path: Path):
+    overwrite = jax.jit(lambda s: jax.tree.map(lambda x: x + 1, s), donate_argnums=0)
+    expected = state(1, size=1_000_000)
+    saved, now = opened(tmp_path), jax.tree.map(jnp.copy, expected)
+    saved.save(1, now, None)
+    for _ in range(3):
+        now = overwrite(now)
+    assert_same(saved.restore(expected), expected)
+    saved.close()
+
+
+@pytest.mark.parametrize("stage", ["written", "sealed", "renamed"])
+def test_a_kill_while_a_checkpoint_is_finished_leaves_one_to_go_on_from(
+    stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def kill(*_: Any) -> Any:
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        saved = opened(tmp_path, keep=1)
+        saved.save(1, state(1), None)
+        saved.wait()
+        if stage == "written":
+            patch.setattr(checkpoints, "seal", kill)
+        elif stage == "sealed":
+            patch.setattr(Path, "rename", kill)
+        else:
+            patch.setattr(shutil, "rmtree", kill)
+        saved.save(2, state(2), None)
+        with pytest.raises(SystemExit):
+            saved.close()
+    left = {"written": "2.unsealed", "sealed": "2.unsealed", "renamed": "1.removed"}[stage]
+    assert left in steps_kept(tmp_path)
+    again = opened(tmp_path)  # warns of nothing: a kill is no damage
+    assert_same(again.restore(state(0)), state(2 if stage == "renamed" else 1))
+    assert left not in steps_kept(tmp_path)
+    again.close()
+
+
+def test_a_checkpoint_that_cannot_be_written_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def full(folder: Path) -> None:
+        raise OSError(28, "No space left on device", str(folder))
+
+    monkeypatch.setattr(checkpoints, "seal", full)
+    saved = opened(tmp_path)
+    saved.save(1, state(1), None)
+    with pytest.raises(TrainingStopped, match=r"checkpoint of step 1 .*No space left on device"):
+        saved.close()
+
+
+@pytest.mark.parametrize("other", [state(1, size=5), state(1)._replace(params={"v": jnp.ones(64)})])
+def test_a_checkpoint_of_another_model_is_refused(other: State, tmp_path: Path):
+    saved = opened(tmp_path)
+    save(saved, 1)
+    with pytest.raises(BadInput, match="does not fit this program"):
+        opened(tmp_path).restore(other)
+
+
+def test_a_state_moves_to_fewer_and_to_more_devices(tmp_path: Path):
+    before = None
+    for step, devices in enumerate((8, 4, 2, 1, 8), start=1):
+        layout = NamedSharding(make_mesh(f"data={devices}"), P("data"))
+        everywhere = NamedSharding(layout.mesh, P())
+        laid_out = jax.tree.map(
+            lambda x, layout=layout, everywhere=everywhere: jax.device_put(
+                x, layout if x.ndim else everywhere
+            ),
+            state(step),
+        )
+        saved = opened(tmp_path)
+        restored = saved.restore(laid_out)
+        if before is not None:
+            assert restored is not None
+            assert_same(restored, before)
+            assert restored.params["w"].sharding == layout
+            assert restored.step.sharding == everywhere
+        saved.save(step, laid_out, None)
+        saved.close()
+        before = laid_out
+
+
+def _flip(content: bytes, at: int) -> bytes:
+    changed = bytearray(content)
+    changed[at // 8] ^= 1 << at % 8
+    return bytes(changed)
+
+
+DAMAGE: dict[str, Callable[[bytes, int], bytes]] = {
+    "flipped bit": _flip,
+    "truncated": lambda content, at: content[: at // 8],
+    "emptied": lambda content, at: b"",
+}
+
+
+def test_forty_damages_are_detected_and_the_checkpoint_before_is_restored(tmp_path: Path):
+    save(opened(tmp_path / "intact"), 1, 2)
+    intact = tmp_path / "intact" / "2"
+    files = sorted(p for p in intact.rglob("*") if p.is_file() and p.stat().st_size)
+    draw = np.random.default_rng(0)
+    for trial in range(40):
+        kind = list(DAMAGE)[trial % len(DAMAGE)]
+        file = files[trial % len(files)].relative_to(intact)
+        shutil.copytree(tmp_path / "intact", tmp_path / str(trial))
+        victim = tmp_path / str(trial) / "2" / file
+        content = victim.read_bytes()
+        victim.write_bytes(DAMAGE[kind](content, int(draw.integers(8 * len(content)))))
+        warnings: list[str] = []
+        damaged = opened(tmp_path / str(trial), warn=warnings.append)
+        assert_same(damaged.restore(state(0)), state(1))
+        damaged.close()
+        (warning,) = warnings
+        assert warning.startswith(f"checkpoint {tmp_path / str(trial) / '2'} is damaged"), kind
+        assert file.name in warning or file.name == INTEGRITY, kind
+        assert (tmp_path / f"{trial}-damaged" / "2-1").is_dir()
