@@ -2,7 +2,10 @@
 
 import argparse
 import os
+import sys
 from pathlib import Path
+
+from benchmarks.gpu import default_path, run_tests
 
 # The scheduler of XLA for CPU runs independent work side by side, whatever memory that takes. Off,
 # the temporaries are those of a backend that schedules for memory, as accelerators do.
@@ -26,9 +29,13 @@ def main() -> None:
     share.add_argument("--batch", type=int, default=2, help="sequences")
     share.add_argument("--length", type=int, default=512, help="tokens a sequence")
     share.add_argument("--rounds", type=int, default=5)
-    for command in (counts, time, share):
+    gpu = commands.add_parser("gpu", help="tests, times and shares on a GPU, under 8 minutes")
+    gpu.add_argument("--rounds", type=int, default=5)
+    for command in (counts, time, share, gpu):
         command.add_argument("--json", type=Path, help="file to write")
     arguments = parser.parse_args()
+    if arguments.command == "gpu" and (failed := run_tests()):
+        sys.exit(failed)
     if arguments.command == "counts":
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_SCHEDULER}"
     _measure(arguments)
@@ -50,6 +57,11 @@ def _measure(arguments: argparse.Namespace) -> None:
         from benchmarks.time import rows
 
         found = rows(arguments.sets, arguments.rounds)
+    elif arguments.command == "gpu":
+        from benchmarks.gpu import rows
+
+        found = rows(arguments.rounds)
+        arguments.json = arguments.json or default_path(jax.devices()[0].device_kind)
     else:
         from benchmarks.training import shares
 

@@ -3,6 +3,7 @@
 import json
 import platform
 from collections.abc import Iterable, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,10 +19,10 @@ def show(row: Any) -> str:
 
 
 def stream(rows: Iterable[NamedTuple]) -> list[NamedTuple]:
-    """Prints rows as they come, under one header, and returns them."""
+    """Prints rows as they come, under a header for each kind of row, and returns them."""
     printed: list[NamedTuple] = []
     for row in rows:
-        if not printed:
+        if not printed or printed[-1]._fields != row._fields:
             print("  ".join(f"{name:>12}" for name in row._fields), flush=True)
         print("  ".join(f"{show(value):>12}" for value in row), flush=True)
         printed.append(row)
@@ -31,6 +32,7 @@ def stream(rows: Iterable[NamedTuple]) -> list[NamedTuple]:
 def save(path: Path, rows: Sequence[NamedTuple]) -> None:
     """Writes rows and what they were measured on."""
     record = {
+        "date": date.today().isoformat(),
         "jax": jax.__version__,
         "optax": optax.__version__,
         "devices": [device.device_kind for device in jax.devices()],

@@ -39,7 +39,8 @@ class Row(NamedTuple):
 def sets() -> dict[str, Shapes]:
     """Named sets of matrices."""
     decoder = QWEN3["0.6b"]
-    return {
+    whole = {"qwen3-0.6b, 28 scanned": decoder.shapes(scanned=True)}  # 10 minutes on two CPU cores
+    return (whole if jax.default_backend() != "cpu" else {}) | {
         "qwen3-0.6b, 4 layers": decoder._replace(layers=4).shapes(scanned=False),
         "qwen3-0.6b, 4 scanned": decoder._replace(layers=4).shapes(scanned=True),
         "yolo26m": yolo26("m"),
@@ -61,11 +62,24 @@ def optimizers(shapes: Shapes) -> dict[str, tuple[optax.GradientTransformation, 
         "default": (ours(), "float32"),
     }
     if jax.default_backend() != "cpu":  # where 16 bits are faster
+        peer = optax.contrib.muon(0.02, muon_weight_dimension_numbers=by_name)
+        found[f"{PEER} bfloat16"] = (_in_bfloat16(peer), "bfloat16")
         for function, name in ((standard, "standard"), (fast, "fast")):
             for dtype in ("bfloat16", "float16"):
                 half = functools.partial(function, dtype=dtype)
                 found[f"{name} {dtype}"] = (ours(orthogonalizer=half), dtype)
     return found
+
+
+def _in_bfloat16(tx: optax.GradientTransformation) -> optax.GradientTransformation:
+    """On gradients, parameters and state rounded to bfloat16: the peer computes as it is given."""
+    cast = functools.partial(optax.tree.cast, dtype=jnp.bfloat16)
+
+    def update(updates: Any, state: Any, params: Any = None) -> Any:
+        updates, state = tx.update(cast(updates), state, cast(params))
+        return optax.tree.cast(updates, jnp.float32), state
+
+    return optax.GradientTransformation(lambda params: tx.init(cast(params)), update)
 
 
 def medians(functions: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, float]:

@@ -6,13 +6,15 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 from flax import nnx
+from jax.typing import DTypeLike
 
 from benchmarks.time import medians
-from mimuon_jax import muon
+from mimuon_jax import mimuon, muon
 from mimuon_jax.coefficients import JORDAN
-from mimuon_jax.newton_schulz import fast_newton_schulz
+from mimuon_jax.newton_schulz import fast_newton_schulz, newton_schulz
 from models.qwen3 import Qwen3, matrix_dimension_numbers, qwen3_0_6b
 
 
@@ -26,11 +28,27 @@ class Share(NamedTuple):
     share: float  # of the update in both
 
 
-def shares(layers: int = 2, batch: int = 2, length: int = 512, rounds: int = 5) -> Iterator[Share]:
-    """Qwen3-0.6B with fewer layers and a vocabulary of 4096, float32 parameters and products."""
-    config = dataclasses.replace(qwen3_0_6b(), num_hidden_layers=layers, vocab_size=4096)
-    graph, params = nnx.split(Qwen3(config, rngs=nnx.Rngs(0)), nnx.Param)
-    tokens = jax.random.randint(jax.random.key(0), (batch, length + 1), 0, config.vocab_size)
+def shares(
+    layers: int = 2,
+    batch: int = 2,
+    length: int = 512,
+    rounds: int = 5,
+    vocabulary: int = 4096,
+    dtype: DTypeLike = jnp.float32,
+) -> Iterator[Share]:
+    """Qwen3-0.6B, perhaps with fewer layers and words; parameters and momenta are float32.
+
+    Args:
+      layers: of 28.
+      batch: sequences a step.
+      length: tokens a sequence.
+      rounds: of which the medians are taken.
+      vocabulary: tokens that there are; the model has 151,936.
+      dtype: of the products, the model's as well as the orthogonalizers'.
+    """
+    config = dataclasses.replace(qwen3_0_6b(), num_hidden_layers=layers, vocab_size=vocabulary)
+    graph, params = nnx.split(Qwen3(config, rngs=nnx.Rngs(0), dtype=dtype), nnx.Param)
+    tokens = jax.random.randint(jax.random.key(0), (batch, length + 1), 0, vocabulary)
 
     def loss(params: nnx.State) -> jax.Array:
         logits = nnx.merge(graph, params)(tokens[:, :-1])
@@ -38,14 +56,16 @@ def shares(layers: int = 2, batch: int = 2, length: int = 512, rounds: int = 5) 
 
     gradient = jax.jit(jax.grad(loss))
     gradients = gradient(params)
+    standard = functools.partial(newton_schulz, schedule=JORDAN, dtype=dtype)
+    fast = functools.partial(fast_newton_schulz, schedule=JORDAN, dtype=dtype)
+    ours = functools.partial(muon, 0.02, matrices=matrix_dimension_numbers)
+    gated = functools.partial(mimuon, 0.02, threshold=0.005, matrices=matrix_dimension_numbers)
     found = {
         "optax": optax.contrib.muon(0.02, muon_weight_dimension_numbers=matrix_dimension_numbers),
-        "standard": muon(0.02, orthogonalizer="jordan", matrices=matrix_dimension_numbers),
-        "fast": muon(
-            0.02,
-            orthogonalizer=functools.partial(fast_newton_schulz, schedule=JORDAN),
-            matrices=matrix_dimension_numbers,
-        ),
+        "standard": ours(orthogonalizer=standard),
+        "fast": ours(orthogonalizer=fast),
+        "mimuon, standard": gated(orthogonalizer=standard),
+        "mimuon, fast": gated(orthogonalizer=fast),
     }
     calls = {"gradient": functools.partial(gradient, params)}
     for name, tx in found.items():
