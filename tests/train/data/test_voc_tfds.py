@@ -1,0 +1,134 @@
+"""Detection data prepared by TFDS, here a builder of four records with the features of VOC."""
+
+import io
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from train.data.detection import DetectionData, read_pictures
+from train.data.pictures import Annotated
+from train.data.voc_tfds import scan_tfds
+from train.errors import BadInput
+
+tfds: Any = pytest.importorskip("tensorflow_datasets")
+
+BOXES = [[(11, 6, 31, 26), (41, 1, 60, 40)], [], [(11, 6, 31, 26)], [(70, 6, 90, 26)]]
+
+
+class Tiny(tfds.core.GeneratorBasedBuilder):
+    """Four pictures of 60 x 40 pixels; every second object is difficult."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self) -> Any:
+        features = tfds.features
+        objects = {
+            "label": features.ClassLabel(names=["cat", "dog"]),
+            "bbox": features.BBoxFeature(),
+            "is_difficult": np.bool_,
+        }
+        return tfds.core.DatasetInfo(
+            builder=self,
+            features=features.FeaturesDict(
+                {
+                    "image": features.Image(shape=(None, None, 3), encoding_format="jpeg"),
+                    "image/filename": features.Text(),
+                    "objects": features.Sequence(objects),
+                }
+            ),
+        )
+
+    def _split_generators(self, dl_manager: Any) -> Any:
+        return {"train": self._generate_examples(), "test": self._generate_examples()}
+
+    def _generate_examples(self) -> Any:
+        for key, boxes in enumerate(BOXES):
+            encoded = io.BytesIO()
+            Image.new("RGB", (60, 40), (50 * key, 0, 0)).save(encoded, "JPEG")
+            data = encoded.getvalue()
+            objects = [
+                {
+                    "label": number % 2,
+                    "bbox": tfds.features.BBox(top / 40, left / 60, bottom / 40, right / 60),
+                    "is_difficult": bool(number % 2),
+                }
+                for number, (left, top, right, bottom) in enumerate(boxes)
+                if right <= 60
+            ]
+            image = io.BytesIO(data if right_of(boxes) <= 60 else data[:-100])
+            yield key, {"image": image, "image/filename": f"{key}.jpg", "objects": objects}
+
+
+def right_of(boxes: list[tuple[int, int, int, int]]) -> int:
+    return max((box[2] for box in boxes), default=0)
+
+
+@pytest.fixture(scope="module")
+def builder(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    """The prepared builder."""
+    made = Tiny(data_dir=tmp_path_factory.mktemp("tfds"), file_format="array_record")
+    made.download_and_prepare()
+    return made
+
+
+@pytest.fixture
+def prepared(builder: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`tfds.builder("tiny")` is that builder."""
+    monkeypatch.setattr(tfds, "builder", lambda *_, **__: builder)
+
+
+@pytest.mark.usefixtures("prepared")
+def test_records_become_pictures_with_the_boxes_of_a_folder(capsys: pytest.CaptureFixture[str]):
+    data = DetectionData(train=("tfds:tiny:train",), held_out=("tfds:tiny:test",))
+    training, held_out = read_pictures(data, seed=0)
+    assert isinstance(training, Annotated)
+    assert training.names == held_out.names == ("cat",)  # every dog is difficult
+    assert len(training) == 3
+    copied = pickle.loads(pickle.dumps(training))
+    found = {}
+    for index, key in enumerate(training.keys):
+        picture = copied.load(index, 60)
+        assert picture.size == picture.image.size == (60, 40)
+        number = int(key.split("(")[1][0])
+        red = np.asarray(picture.image)[0, 0, 0]
+        assert abs(int(red) - 50 * number) < 5
+        found[number] = picture.boxes
+        np.testing.assert_array_equal(picture.labels, 0)
+    for number, boxes in found.items():
+        expected = np.asarray(BOXES[number][:1], np.float32).reshape(-1, 4) - 1
+        np.testing.assert_allclose(boxes, expected, atol=1e-4)
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2
+    assert "broken image, skipped: 1 (tiny:train record" in said[0]
+    assert training.fingerprint() == read_pictures(data, seed=0)[0].fingerprint()
+
+
+@pytest.mark.usefixtures("prepared")
+def test_an_unknown_split_is_named_with_those_there_are():
+    with pytest.raises(BadInput, match=r"tfds:tiny has no split 'val'; it has t\w+, t\w+"):
+        scan_tfds("tiny", "val")
+
+
+def test_what_is_not_prepared_says_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    real = tfds.builder
+    monkeypatch.setattr(tfds, "builder", lambda *a, **k: real(*a, data_dir=tmp_path, **k))
+    with pytest.raises(BadInput, match=r"voc/2007 is not prepared in .*tmp.*uv run --with") as got:
+        scan_tfds("voc/2007", "train")
+    assert "t.builder('voc/2007', file_format='array_record').download_and_prepare()" in str(
+        got.value
+    )
+    assert "\n" not in str(got.value)
+    with pytest.raises(BadInput, match="tfds:nothing_like_it cannot be used"):
+        scan_tfds("nothing_like_it", "train")
+    with pytest.raises(BadInput, match="tfds:cifar10 is no detection data set"):
+        scan_tfds("cifar10", "train")
+
+
+def test_a_place_of_tfds_needs_a_split():
+    data = DetectionData(train=("tfds:voc",), held_out=("tfds:voc",))
+    with pytest.raises(BadInput, match="names no split; write tfds:NAME:SPLIT"):
+        read_pictures(data, seed=0)

@@ -1,0 +1,192 @@
+"""Training pictures: mosaic, zoom and shift, colour and mirroring, drawn with one resampling."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int32, UInt8
+from PIL import Image
+
+from train.data.geometry import Placement, draw, fitted_size
+from train.data.pictures import GRAY, Picture, Pictures
+from train.errors import require
+
+SMALLEST_SIDE = 2.0  # in pixels of the input: thinner objects are dropped
+LARGEST_ASPECT = 100.0
+SMALLEST_SHARE = 0.10  # of an object's area that must be left in the picture
+HUES = 255  # Pillow's hue goes around in 255 steps: 0 and 255 are both red
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """How training pictures are varied; zero everywhere shows each as it is, centred."""
+
+    mosaic: float = 1.0
+    """Chance that a picture is joined by three others around a random point."""
+
+    plain_epochs: int = 10
+    """Passes over the pictures at the end of the run that have no mosaic."""
+
+    zoom: float = 0.5
+    """Sizes are multiplied by a number from 1 - zoom to 1 + zoom."""
+
+    shift: float = 0.1
+    """The centre goes this far from the middle at most, as a share of the input's side."""
+
+    hue: float = 0.015
+    """Largest turn of the colour circle, as a share of it."""
+
+    saturation: float = 0.7
+    """Saturation is multiplied by a number from 1 - saturation to 1 + saturation."""
+
+    brightness: float = 0.4
+    """Brightness is multiplied by a number from 1 - brightness to 1 + brightness."""
+
+    mirror: float = 0.5
+    """Chance that left and right are exchanged; 0 where that makes another object: digits."""
+
+    def __post_init__(self) -> None:
+        for name in ("mosaic", "mirror", "hue", "saturation", "brightness"):
+            value = getattr(self, name)
+            require(0 <= value <= 1, f"data.augmentation.{name}={value} must lie in 0 .. 1")
+        require(
+            0 <= self.zoom < 1, f"data.augmentation.zoom={self.zoom} must lie in 0 .. 1, 1 excluded"
+        )
+        require(
+            0 <= self.shift <= 0.5, f"data.augmentation.shift={self.shift} must lie in 0 .. 0.5"
+        )
+        require(
+            self.plain_epochs >= 0,
+            f"data.augmentation.plain_epochs={self.plain_epochs} must be at least 0",
+        )
+
+
+def augmented(
+    pictures: Pictures,
+    index: int,
+    *,
+    size: int,
+    augmentation: Augmentation,
+    mosaic: bool,
+    rng: np.random.Generator,
+) -> tuple[UInt8[np.ndarray, "S S 3"], Float[np.ndarray, "N 4"], Int32[np.ndarray, "N"]]:
+    """Makes one training picture.
+
+    A mosaic is a canvas of twice the size with four pictures that touch its random centre with a
+    corner each, the given one above left, the others drawn from all; otherwise the canvas is the
+    picture. A picture's longer side is `size` there. Then a canvas point `p` goes to
+    `gain (p - middle) + shift`; colours are varied; left and right may be exchanged. Scales and
+    shifts are composed first, so that every picture is resampled once.
+
+    Args:
+        pictures: the training part.
+        index: the picture.
+        size: side of the result, S, in pixels.
+        augmentation: how much is varied.
+        mosaic: whether the picture may be part of one.
+        rng: of everything random.
+
+    Returns:
+        The picture (RGB), its objects' boxes (left, top, right, bottom, in pixels, clipped to it),
+        and their labels.
+    """
+    zoom, shift = augmentation.zoom, augmentation.shift
+    joined = mosaic and rng.random() < augmentation.mosaic
+    chosen = [index, *rng.integers(0, len(pictures), 3).tolist()] if joined else [index]
+    needed = math.ceil(size * (1 + zoom))  # the most pixels that a longer side is drawn with
+    loaded = [pictures.load(i, needed) for i in chosen]
+    if joined:
+        centre = rng.integers(size // 2, size * 3 // 2, 2, endpoint=True).tolist()
+        placements = around(loaded, centre, size)
+    else:
+        placements = [whole(loaded[0], size)]
+    gain = rng.uniform(1 - zoom, 1 + zoom)
+    target = rng.uniform(0.5 - shift, 0.5 + shift, 2) * size
+    middle = np.asarray(placements[0].window[2:]) / 2
+    offset = tuple((target - gain * middle).tolist())
+    canvas = Image.new("RGB", (size, size), GRAY)
+    boxes, labels = [], []
+    for picture, placement in zip(loaded, placements, strict=True):
+        draw(canvas, picture, placement.then(gain, offset))
+        own, kept = place_boxes(picture, placement, gain, offset, size)
+        boxes.append(own)
+        labels.append(picture.labels[kept])
+    canvas = recolour(canvas, augmentation, rng.uniform(-1, 1, 3))
+    image, all_boxes = np.asarray(canvas), np.concatenate(boxes)
+    if rng.random() < augmentation.mirror:
+        image = image[:, ::-1]
+        all_boxes = all_boxes.copy()
+        all_boxes[:, [0, 2]] = size - all_boxes[:, [2, 0]]
+    return np.ascontiguousarray(image), all_boxes, np.concatenate(labels)
+
+
+def whole(picture: Picture, size: int) -> Placement:
+    """A picture alone on its canvas, its longer side `size`."""
+    width, height = fitted_size(picture.size, size)
+    scale = width / picture.size[0], height / picture.size[1]
+    return Placement(scale, (0.0, 0.0), (0.0, 0.0, float(width), float(height)))
+
+
+def around(pictures: list[Picture], centre: list[int], size: int) -> list[Placement]:
+    """Four pictures on a canvas of side `2 size`, above left, above right, below left, below right.
+
+    Each has its longer side `size` and a corner at the centre.
+    """
+    placements = []
+    for position, picture in enumerate(pictures):
+        scale = whole(picture, size).scale
+        width, height = fitted_size(picture.size, size)
+        left = centre[0] - (0 if position % 2 else width)
+        top = centre[1] - (0 if position // 2 else height)
+        window = 0.0, 0.0, 2.0 * size, 2.0 * size
+        placements.append(Placement(scale, (float(left), float(top)), window))
+    return placements
+
+
+def place_boxes(
+    picture: Picture, placement: Placement, gain: float, offset: tuple[float, float], size: int
+) -> tuple[Float[np.ndarray, "kept 4"], Int32[np.ndarray, "kept"]]:
+    """The boxes of a picture's objects in the result, and which objects are left.
+
+    Boxes are clipped to the canvas, scaled and shifted, clipped to the result; an object is kept
+    if both sides are longer than 2 pixels, their ratio is below 100, and more than a tenth of the
+    area that it has on the canvas is left.
+    """
+    left, top, right, bottom = placement.window
+    on_canvas = placement.boxes(picture.boxes).clip([left, top] * 2, [right, bottom] * 2)
+    moved = on_canvas * gain + np.tile(offset, 2)
+    clipped = moved.clip(0, size)
+    before, after = moved[:, 2:] - moved[:, :2], clipped[:, 2:] - clipped[:, :2]
+    shorter, longer = after.min(axis=1, initial=np.inf), after.max(axis=1, initial=0)
+    kept = (
+        (shorter > SMALLEST_SIDE)
+        & (longer < LARGEST_ASPECT * shorter)
+        & (after.prod(axis=1) > SMALLEST_SHARE * before.prod(axis=1))
+    )
+    (indices,) = np.nonzero(kept)
+    return clipped[kept], indices.astype(np.int32)
+
+
+def recolour(
+    image: Image.Image, augmentation: Augmentation, draws: Float[np.ndarray, "3"]
+) -> Image.Image:
+    """Turns the hue, and scales saturation and brightness, through tables over 8-bit HSV.
+
+    Args:
+        image: RGB.
+        augmentation: the largest changes.
+        draws: hue, saturation, brightness, each from -1 to 1 of the largest change.
+
+    Returns:
+        The image in RGB; gray stays gray.
+    """
+    if not (augmentation.hue or augmentation.saturation or augmentation.brightness):
+        return image
+    change = draws * (augmentation.hue, augmentation.saturation, augmentation.brightness)
+    levels = np.arange(256)
+    tables = [
+        (levels + round(HUES * change[0])) % HUES,
+        (levels * (1 + change[1])).clip(0, 255).astype(int),
+        (levels * (1 + change[2])).clip(0, 255).astype(int),
+    ]
+    return image.convert("HSV").point(np.concatenate(tables).tolist()).convert("RGB")

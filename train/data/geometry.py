@@ -1,0 +1,111 @@
+"""Where a picture lies on a canvas: letterbox, mosaic and zoom as one scale and shift a picture."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Float32
+from PIL import Image
+
+from train.data.pictures import Picture
+
+
+class Placement(NamedTuple):
+    """Point -> scale * point + offset, from pixels of a picture to pixels of a canvas."""
+
+    scale: tuple[float, float]  # x, y
+    offset: tuple[float, float]  # x, y, in pixels of the canvas
+    window: tuple[float, float, float, float]  # left, top, right, bottom: nothing shows outside
+
+    def boxes(self, boxes: Float32[np.ndarray, "N 4"]) -> Float[np.ndarray, "N 4"]:
+        """Boxes of the picture on the canvas, not clipped."""
+        return boxes * np.tile(self.scale, 2) + np.tile(self.offset, 2)
+
+    def then(self, gain: float, offset: tuple[float, float]) -> "Placement":
+        """The same after another scale and shift."""
+        shift = np.tile(offset, 2)
+        (sx, sy), (x, y) = self.scale, self.offset
+        return Placement(
+            (gain * sx, gain * sy),
+            (gain * x + offset[0], gain * y + offset[1]),
+            tuple((gain * np.asarray(self.window) + shift).tolist()),
+        )
+
+
+class Letterbox(NamedTuple):
+    """A picture in the middle of a square: its size there, and the border around it."""
+
+    ratio: float  # of sizes, before rounding
+    width: int
+    height: int
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+
+def letterbox(height: int, width: int, size: int, *, upscale: bool = True) -> Letterbox:
+    """Centres a picture in a square of side `size`: ratio `min(size / height, size / width)`.
+
+    Sides are rounded, to at least 1 pixel; an odd border is one pixel wider below and right.
+
+    Args:
+        height: of the picture, in pixels.
+        width: of the picture, in pixels.
+        size: side of the square, in pixels.
+        upscale: also enlarge pictures smaller than the square.
+
+    Returns:
+        The size of the picture in the square and its borders, in pixels.
+
+    Example:
+        >>> letterbox(375, 500, 640)
+        Letterbox(ratio=1.28, width=640, height=480, top=80, bottom=80, left=0, right=0)
+    """
+    ratio = min(size / height, size / width)
+    if not upscale:
+        ratio = min(ratio, 1.0)
+    new_width, new_height = max(round(width * ratio), 1), max(round(height * ratio), 1)
+    x, y = (size - new_width) / 2, (size - new_height) / 2
+    borders = round(y - 0.1), round(y + 0.1), round(x - 0.1), round(x + 0.1)
+    return Letterbox(ratio, new_width, new_height, *borders)
+
+
+def letterboxed(size: tuple[int, int], side: int) -> Placement:
+    """The placement of a picture of a size (width, height) in the middle of a square."""
+    box = letterbox(size[1], size[0], side)
+    scale = box.width / size[0], box.height / size[1]
+    return Placement(scale, (float(box.left), float(box.top)), (0.0, 0.0, float(side), float(side)))
+
+
+def fitted_size(size: tuple[int, int], side: int) -> tuple[int, int]:
+    """Width and height when the longer side becomes `side`, fractions rounded up."""
+    longer = max(size)
+    width, height = (min(math.ceil(length * side / longer), side) for length in size)
+    return width, height
+
+
+def draw(canvas: Image.Image, picture: Picture, placement: Placement) -> None:
+    """Draws a picture onto a canvas, resampled once; shrinking averages what a pixel covers.
+
+    A canvas pixel shows the picture if its centre lies on it, so that an edge of the picture is at
+    most half a pixel from where the placement puts it.
+    """
+    start, stop = [], []  # in canvas pixels
+    box_start, box_stop = [], []  # in image pixels
+    for axis in range(2):
+        scale, offset, length = placement.scale[axis], placement.offset[axis], picture.size[axis]
+        low = max(placement.window[axis], offset, 0.0)
+        high = min(placement.window[axis + 2], offset + scale * length, canvas.size[axis])
+        first, last = math.ceil(low - 0.5), math.ceil(high - 0.5)  # centres in [low, high)
+        if last <= first:
+            return
+        start.append(first)
+        stop.append(last)
+        box_start.append(max((first - offset) / scale, 0.0) / picture.reduced)
+        box_stop.append(min((last - offset) / scale, length) / picture.reduced)
+    shape = stop[0] - start[0], stop[1] - start[1]
+    part = picture.image.resize(
+        shape, Image.Resampling.BILINEAR, box=(*box_start, *box_stop), reducing_gap=None
+    )
+    canvas.paste(part, (start[0], start[1]))

@@ -1,0 +1,124 @@
+"""Pascal VOC, and data sets with the same features, as TensorFlow Datasets prepared them."""
+
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from train.data.pictures import Entry, Trouble, check_image
+from train.data.voc import Scan, clip_box
+from train.errors import BadInput, one_line, require
+
+
+class Records:
+    """The encoded images of some records of a TFDS data source."""
+
+    def __init__(self, source: Sequence[Any], indices: Sequence[int]) -> None:
+        self._source, self._indices = source, tuple(indices)
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> bytes:
+        return self._source[self._indices[index]]["image"]
+
+
+def scan_tfds(name: str, split: str) -> Scan:
+    """Reads the records of a detection data set that TFDS has prepared as array_record.
+
+    Args:
+        name: of the data set, "voc/2007".
+        split: as TFDS writes it, "train+validation", "test".
+
+    Returns:
+        Usable pictures in the order of the records, and what was skipped or changed. Boxes are
+        shifted by a pixel as in VOC folders: the records hold the annotations' own numbers.
+
+    Raises:
+        BadInput: not prepared (with the command that does), no such split, other features.
+    """
+    source, info = _open(name, split)
+    labels = info.features["objects"]["label"].names
+    entries: list[Entry] = []
+    indices: list[int] = []
+    trouble: list[Trouble] = []
+    for index in range(len(source)):
+        record = source[index]
+        key = f"{name}:{split} record {index}{_file_name(record)}"
+        try:
+            width, height = check_image(record["image"])
+        except ValueError as error:
+            trouble.append(("broken image, skipped", f"{key}: {error}"))
+            continue
+        objects, problems = _objects(record["objects"], labels, (width, height))
+        trouble += [(problem, key) for problem in problems]
+        entries.append(Entry(key, (width, height), zlib.crc32(record["image"]), objects))
+        indices.append(index)
+    require(bool(entries), f"tfds:{name}:{split} holds no usable picture")
+    return Scan(Records(source, indices), entries, trouble)
+
+
+def _open(name: str, split: str) -> tuple[Any, Any]:
+    """The data source with images left encoded, and what TFDS knows about the data set."""
+    import tensorflow_datasets as tfds  # takes a second: only where it is asked for
+
+    try:
+        builder: Any = tfds.builder(name, file_format="array_record")
+    except Exception as error:  # TFDS raises many kinds, for unknown names too
+        raise BadInput(f"tfds:{name} cannot be used: {one_line(error)}") from error
+    features: dict[str, Any] = dict(builder.info.features.items())
+    objects = features.get("objects")
+    require(
+        "image" in features and {"bbox", "label"} <= set(getattr(objects, "feature", ())),
+        f"tfds:{name} is no detection data set: its features need image, objects/bbox and "
+        f"objects/label, and are {', '.join(features)}",
+    )
+    require(
+        bool(builder.info.splits),
+        f"tfds:{name} is not prepared in {builder.data_dir}; do it once, with TensorFlow: uv run "
+        '--with tensorflow-cpu python -c "import tensorflow_datasets as t; '
+        f"t.builder('{name}', file_format='array_record').download_and_prepare()\"",
+    )
+    try:
+        decoders = {"image": tfds.decode.SkipDecoding()}
+        return builder.as_data_source(split=split, decoders=decoders), builder.info
+    except Exception as error:
+        known = ", ".join(builder.info.splits)
+        raise BadInput(
+            f"tfds:{name} has no split {split!r}; it has {known} ({one_line(error)})"
+        ) from error
+
+
+def _objects(
+    objects: dict[str, Any], labels: Sequence[str], size: tuple[int, int]
+) -> tuple[list[tuple[str, tuple[float, float, float, float]]], list[str]]:
+    """Class names and boxes of the objects that are not difficult; what was dropped or clipped."""
+    found, trouble = [], []
+    width, height = size
+    # a list of arrays, empty for no object, in a real data source; one array in a mocked one
+    boxes = np.asarray(objects["bbox"], np.float64).reshape(-1, 4)
+    difficult = np.asarray(objects.get("is_difficult", [False] * len(boxes)), bool)
+    for (top, left, bottom, right), label, hard in zip(
+        boxes.tolist(), objects["label"], difficult, strict=True
+    ):
+        if hard:
+            continue
+        box = left * width - 1, top * height - 1, right * width - 1, bottom * height - 1
+        clipped, problem = clip_box(box, size)
+        if problem:
+            trouble.append(problem)
+        if clipped is None:
+            continue
+        if (labels[int(label)], clipped) in found:
+            trouble.append("repeated object, dropped")
+        else:
+            found.append((labels[int(label)], clipped))
+    return found, trouble
+
+
+def _file_name(record: dict[str, Any]) -> str:
+    """The record's file name in brackets, if it has one."""
+    name = record.get("image/filename", b"")
+    text = name.decode(errors="replace") if isinstance(name, bytes) else str(name)
+    return f" ({text})" if text else ""
