@@ -33,5 +33,4 @@ def rows(rounds: int = 5) -> Iterator[NamedTuple]:
     from benchmarks import time, training
 
     yield from time.rows(list(SETS), rounds)
-    # The logits of the whole vocabulary, 10 GB in float32, and their gradients fit a large GPU.
     yield from training.shares(28, 16, 1024, rounds, vocabulary=151_936, dtype="bfloat16")

@@ -15,6 +15,7 @@ from benchmarks.time import medians
 from mimuon_jax import mimuon, muon
 from mimuon_jax.coefficients import JORDAN
 from mimuon_jax.newton_schulz import fast_newton_schulz, newton_schulz
+from models.cross_entropy import cross_entropy
 from models.qwen3 import Qwen3, matrix_dimension_numbers, qwen3_0_6b
 
 
@@ -51,8 +52,8 @@ def shares(
     tokens = jax.random.randint(jax.random.key(0), (batch, length + 1), 0, vocabulary)
 
     def loss(params: nnx.State) -> jax.Array:
-        logits = nnx.merge(graph, params)(tokens[:, :-1])
-        return optax.softmax_cross_entropy_with_integer_labels(logits, tokens[:, 1:]).mean()
+        model = nnx.merge(graph, params)
+        return cross_entropy(model.hidden_states(tokens[:, :-1]), model.head, tokens[:, 1:])
 
     gradient = jax.jit(jax.grad(loss))
     gradients = gradient(params)
