@@ -1,6 +1,12 @@
-"""Qwen3 dense decoder: configuration, training forward pass, sampling."""
+"""Qwen3 dense decoder: configuration, training forward pass, sampling, published weights."""
 
 from models.qwen3.config import Qwen3Config, qwen3_0_6b, qwen3_1_7b, qwen3_4b, qwen3_8b, tiny
+from models.qwen3.hugging_face import (
+    config_from_hugging_face,
+    config_to_hugging_face,
+    load,
+    save,
+)
 from models.qwen3.modeling import Qwen3
 from models.qwen3.params import matrix_dimension_numbers, parameter_count
 from models.qwen3.sampling import Cache, decode_step, prefill, sample
@@ -9,7 +15,10 @@ __all__ = [
     "Cache",
     "Qwen3",
     "Qwen3Config",
+    "config_from_hugging_face",
+    "config_to_hugging_face",
     "decode_step",
+    "load",
     "matrix_dimension_numbers",
     "parameter_count",
     "prefill",
@@ -18,5 +27,6 @@ __all__ = [
     "qwen3_4b",
     "qwen3_8b",
     "sample",
+    "save",
     "tiny",
 ]

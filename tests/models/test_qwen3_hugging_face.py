@@ -1,0 +1,291 @@
+"""Qwen3 from and to Hugging Face folders: every name, value, layout, and what is refused."""
+
+import json
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
+
+import models.weights
+from models.qwen3 import config_from_hugging_face, config_to_hugging_face, load, qwen3_0_6b, save
+from tests.models.qwen3_cases import GOLDEN, NAMES, build, forward, golden, relative_error
+
+# What is published as config.json of Qwen/Qwen3-0.6B.
+PUBLISHED = {
+    "architectures": ["Qwen3ForCausalLM"],
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "bos_token_id": 151643,
+    "eos_token_id": 151645,
+    "head_dim": 128,
+    "hidden_act": "silu",
+    "hidden_size": 1024,
+    "initializer_range": 0.02,
+    "intermediate_size": 3072,
+    "max_position_embeddings": 40960,
+    "max_window_layers": 28,
+    "model_type": "qwen3",
+    "num_attention_heads": 16,
+    "num_hidden_layers": 28,
+    "num_key_value_heads": 8,
+    "rms_norm_eps": 1e-06,
+    "rope_scaling": None,
+    "rope_theta": 1000000,
+    "sliding_window": None,
+    "tie_word_embeddings": True,
+    "torch_dtype": "bfloat16",
+    "transformers_version": "4.51.0",
+    "use_cache": True,
+    "use_sliding_window": False,
+    "vocab_size": 151936,
+}
+UNTIED, TIED = "untied_ratio2", "tied_ratio4"
+
+
+def tensors(name):
+    """The arrays of a golden case under their Hugging Face names."""
+    prefix = f"{name}/params/"
+    with np.load(GOLDEN) as file:
+        return {n.removeprefix(prefix): file[n] for n in file if n.startswith(prefix)}
+
+
+def put(folder, name, **changed):
+    """A folder as transformers writes it, with some tensors changed, or removed where None."""
+    folder.mkdir()
+    arrays = {n: x for n, x in (tensors(name) | changed).items() if x is not None}
+    save_file(arrays, folder / "model.safetensors")
+    config = config_to_hugging_face(golden(name)["config"])
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def params(model):
+    """Parameters as nested dicts."""
+    return nnx.to_pure_dict(nnx.state(model, nnx.Param))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_folder_becomes_the_model_and_the_model_the_folder(tmp_path, name):
+    model = load(put(tmp_path / "in", name))
+    assert model.config == golden(name)["config"]
+    jax.tree.map(np.testing.assert_array_equal, params(model), golden(name)["params"])
+    save(model, tmp_path / "out")
+    written = load_file(tmp_path / "out" / "model.safetensors")
+    assert written.keys() == tensors(name).keys()
+    for key, array in tensors(name).items():
+        assert written[key].dtype == array.dtype
+        np.testing.assert_array_equal(written[key], array)
+    with safe_open(tmp_path / "out" / "model.safetensors", framework="np") as file:
+        assert file.metadata() == {"format": "pt"}  # transformers refuses a file without it
+
+
+def test_a_loaded_model_computes_the_same_as_one_that_was_built(tmp_path):
+    case = golden(UNTIED)
+    logits = forward(load(put(tmp_path / "in", UNTIED)), case["tokens"])
+    built = build(case["config"], case["params"])
+    np.testing.assert_array_equal(logits, forward(built, case["tokens"]))
+
+
+def test_several_files_hold_what_one_does(tmp_path):
+    model = load(put(tmp_path / "in", UNTIED))
+    save(model, tmp_path / "out", shard_bytes=4000)
+    files = sorted(path.name for path in (tmp_path / "out").glob("*.safetensors"))
+    assert files == [f"model-{i:05}-of-00007.safetensors" for i in range(1, 8)]
+    assert all((tmp_path / "out" / file).stat().st_size < 6000 for file in files)
+    index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
+    assert index["weight_map"].keys() == tensors(UNTIED).keys()
+    assert index["metadata"]["total_size"] == sum(x.nbytes for x in tensors(UNTIED).values())
+    again = load(tmp_path / "out")
+    jax.tree.map(np.testing.assert_array_equal, params(again), params(model))
+    (tmp_path / "out" / files[2]).unlink()
+    (tmp_path / "out" / files[3]).unlink()
+    with pytest.raises(ValueError, match=f"lacks {files[2]}, {files[3]}, which"):
+        load(tmp_path / "out")
+
+
+def test_a_dtype_changes_when_asked_to_and_only_then(tmp_path):
+    single = load(put(tmp_path / "single", TIED))
+    save(single, tmp_path / "half", dtype="bfloat16")
+    config = json.loads((tmp_path / "half" / "config.json").read_text())
+    assert config["dtype"] == "bfloat16"
+    kept, widened = load(tmp_path / "half"), load(tmp_path / "half", param_dtype="float32")
+    narrowed = load(tmp_path / "single", param_dtype="bfloat16")
+    for model, dtype in ((single, "float32"), (kept, "bfloat16"), (widened, "float32")):
+        assert {leaf.dtype for leaf in jax.tree.leaves(params(model))} == {jnp.dtype(dtype)}
+    jax.tree.map(np.testing.assert_array_equal, params(kept), params(narrowed))
+    rounded = jax.tree.map(lambda x: x.astype(jnp.bfloat16).astype(jnp.float32), params(single))
+    jax.tree.map(np.testing.assert_array_equal, params(widened), rounded)
+    assert load(tmp_path / "half", dtype="bfloat16").dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit], ids=lambda t: t.name)
+def test_every_device_reads_its_own_part(tmp_path, axis_type, monkeypatch):
+    mesh = jax.make_mesh((2, 2), ("fsdp", "tensor"), axis_types=(axis_type,) * 2)
+
+    def layout(params):
+        def of(path, leaf):
+            names = jax.tree_util.keystr(path)
+            spec = PartitionSpec(None, "fsdp", "tensor") if leaf.ndim == 3 else PartitionSpec()
+            if "query" in names and leaf.ndim == 3:
+                spec = PartitionSpec(None, None, ("tensor", "fsdp"))
+            return NamedSharding(mesh, spec)
+
+        return jax.tree_util.tree_map_with_path(of, params)
+
+    parts = []
+    make = jax.make_array_from_callback
+
+    def watch(shape, sharding, part):
+        def watched(index):
+            parts.append((shape, part(index).shape))
+            return part(index)
+
+        return make(shape, sharding, watched)
+
+    monkeypatch.setattr(jax, "make_array_from_callback", watch)
+    model = load(put(tmp_path / "in", UNTIED), shardings=layout)
+    jax.tree.map(np.testing.assert_array_equal, params(model), golden(UNTIED)["params"])
+    for leaf, sharding in zip(
+        jax.tree.leaves(params(model)), jax.tree.leaves(layout(params(model))), strict=True
+    ):
+        assert leaf.sharding == sharding
+    assert {np.prod(part) / np.prod(shape) for shape, part in parts if len(shape) == 3} == {1 / 4}
+
+
+def test_a_tied_head_may_be_stored_twice_if_it_is_the_same(tmp_path):
+    embedding = tensors(TIED)["model.embed_tokens.weight"]
+    model = load(put(tmp_path / "same", TIED, **{"lm_head.weight": embedding}))
+    jax.tree.map(np.testing.assert_array_equal, params(model), golden(TIED)["params"])
+    other = embedding.copy()
+    other[-1, -1] += 1
+    folder = put(tmp_path / "other", TIED, **{"lm_head.weight": other})
+    with pytest.raises(ValueError, match=r"lm_head.weight is no copy of model.embed_tokens.weight"):
+        load(folder)
+
+
+def test_every_name_that_differs_is_listed(tmp_path):
+    folder = put(
+        tmp_path / "in",
+        UNTIED,
+        **{
+            "model.layers.1.mlp.up_proj.weight": None,
+            "lm_head.weight": None,
+            "model.layers.3.mlp.up_proj.weight": np.zeros((20, 12), np.float32),
+            "model.layers.0.self_attn.q_proj.bias": np.zeros(24, np.float32),
+            "model.layers.2.self_attn.q_proj.weight": np.zeros((12, 24), np.float32),
+        },
+    )
+    with pytest.raises(ValueError, match="not those of this configuration") as error:
+        load(folder)
+    assert re.findall(
+        r"[\w.]+ (?:is missing|has no parameter|is \[.*?\] .*?\])", str(error.value)
+    ) == [
+        "model.layers.1.mlp.up_proj.weight is missing",
+        "lm_head.weight is missing",
+        "model.layers.0.self_attn.q_proj.bias has no parameter",
+        "model.layers.3.mlp.up_proj.weight has no parameter",
+        "model.layers.2.self_attn.q_proj.weight is [12, 24] and should be [24, 12]",
+    ]
+
+
+def test_layers_of_several_dtypes_are_read_only_with_a_cast(tmp_path):
+    name = "model.layers.1.mlp.up_proj.weight"
+    changed = {name: tensors(TIED)[name].astype(np.float16)}
+    folder = put(tmp_path / "in", TIED, **changed)
+    with pytest.raises(ValueError, match=r"layer}.mlp.up_proj.weight is stored as F16, F32; one"):
+        load(folder)
+    assert load(folder, param_dtype="float32").layers.mlp.up.kernel.dtype == jnp.float32
+    folder = put(tmp_path / "integers", TIED, **{name: tensors(TIED)[name].astype(np.int8)})
+    with pytest.raises(ValueError, match="is stored as F32, I8"):
+        load(folder, param_dtype="float32")
+
+
+def test_folders_that_are_no_model_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"config.json cannot be read as a JSON object"):
+        load(tmp_path)
+    folder = put(tmp_path / "in", TIED)
+    weights = folder / "model.safetensors"
+    whole = weights.read_bytes()
+    for size in (0, 5, 100, len(whole) - 1):
+        weights.write_bytes(whole[:size])
+        with pytest.raises(ValueError, match=r"model.safetensors is damaged or cut short"):
+            load(folder)
+    weights.unlink()
+    with pytest.raises(ValueError, match=r"has neither model.safetensors nor .*index.json; use"):
+        load(folder)
+
+
+def test_an_export_is_complete_or_not_there(tmp_path, monkeypatch):
+    model = load(put(tmp_path / "in", TIED))
+    with pytest.raises(ValueError, match=f"{tmp_path / 'in'} exists; name a folder that does not"):
+        save(model, tmp_path / "in")
+
+    def full(*arguments, **settings):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(models.weights, "save_file", full)
+    with pytest.raises(OSError, match="no space"):
+        save(model, tmp_path / "deep" / "out")
+    assert list((tmp_path / "deep").iterdir()) == []
+
+
+def test_the_published_configuration_is_the_constructor_of_that_size():
+    assert config_from_hugging_face(PUBLISHED) == qwen3_0_6b()
+    newer = PUBLISHED | {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}
+    del newer["rope_theta"], newer["rope_scaling"]
+    assert config_from_hugging_face(newer) == qwen3_0_6b()
+    ours = config_to_hugging_face(qwen3_0_6b())
+    differing = {name for name, value in PUBLISHED.items() if ours.get(name) != value}
+    without_effect = {"torch_dtype", "transformers_version", "use_cache", "max_window_layers"}
+    assert differing == without_effect | {"bos_token_id", "eos_token_id"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"head_dim": None, "vocab_size": None}, "config.json lacks vocab_size, head_dim"),
+        ({"rope_theta": None}, "config.json lacks rope_theta"),
+        ({"attention_bias": True, "hidden_act": "gelu"}, "hidden_act='gelu', attention_bias=True;"),
+        ({"model_type": "llama"}, "model_type='llama'; this decoder has model_type='qwen3'"),
+        (
+            {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}},
+            "rope_scaling={'rope_type': 'yarn'",
+        ),
+        ({"rope_parameters": {"rope_type": "yarn"}}, "rope_parameters={'rope_type': 'yarn'}"),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, "layer_types="),
+        ({"quantization_config": {"bits": 4}}, "quantization_config={'bits': 4}"),
+        ({"num_key_value_heads": 5}, "not a multiple of num_key_value_heads=5"),
+    ],
+)
+def test_a_configuration_that_means_something_else_is_refused(change, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        config_from_hugging_face(PUBLISHED | change)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("shard_bytes", [10**9, 2000])
+@pytest.mark.parametrize("name", NAMES)
+def test_transformers_reads_and_writes_the_same_model(tmp_path, name, shard_bytes):
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    case = golden(name)
+    ours = build(case["config"], case["params"])
+    save(ours, tmp_path / "ours", shard_bytes=shard_bytes)
+    theirs, loading = transformers.Qwen3ForCausalLM.from_pretrained(
+        tmp_path / "ours", dtype="auto", output_loading_info=True
+    )
+    assert not any(loading.values()), loading
+    with torch.no_grad():
+        logits = theirs.eval()(torch.tensor(np.asarray(case["tokens"]))).logits.numpy()
+    assert relative_error(logits, case["logits"]) < 1e-5
+    theirs.save_pretrained(tmp_path / "theirs", max_shard_size=shard_bytes)
+    again = load(tmp_path / "theirs")
+    assert again.config == case["config"]
+    jax.tree.map(np.testing.assert_array_equal, params(again), params(ours))
+    assert relative_error(forward(again, case["tokens"]), logits) < 1e-5
