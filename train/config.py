@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from train.task import Task
 
 # Fields that may change between two calls on one run directory: they move no number of the run.
-MAY_CHANGE = frozenset({"run_dir", "mesh", "checkpoint_every", "keep_checkpoints"})
+MAY_CHANGE = frozenset({"run_dir", "mesh", "checkpoint_every", "keep_checkpoints", "data.cache"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +127,7 @@ def differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -
     found = []
     for name in [*now, *(name for name in before if name not in now)]:
         old, new = before.get(name), now.get(name)
-        if old == new or (not prefix and name in MAY_CHANGE):
+        if old == new or prefix + name in MAY_CHANGE:
             continue
         if isinstance(old, dict) and isinstance(new, dict):
             found += differences(old, new, f"{prefix}{name}.")

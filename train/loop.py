@@ -60,6 +60,7 @@ def run(config: Config, *, quiet: bool = False) -> Result:
     reporter = Reporter(config.steps, unit=task.unit, loss_unit=task.loss_unit, quiet=quiet)
     with run_directory.locked(config.directory), reporter:
         run_directory.record_environment(config.directory)
+        run_directory.write_texts(config.directory, task.files)
         folder = run_directory.files(config.directory).checkpoints
         saved = Checkpoints(
             folder, keep=config.keep_checkpoints, best=task.best, warn=reporter.warn

@@ -6,7 +6,7 @@ import json
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
@@ -132,6 +132,13 @@ def record_environment(directory: Path) -> None:
     }
     with files(directory).environment.open("a") as file:
         file.write(json.dumps(record) + "\n")
+
+
+def write_texts(directory: Path, texts: Mapping[str, str]) -> None:
+    """Writes files by name, each once: a resumed run has the same."""
+    for name, text in texts.items():
+        if not (directory / name).exists():
+            write_atomically(directory / name, text)
 
 
 def write_result(result: Result) -> None:

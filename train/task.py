@@ -1,7 +1,8 @@
 """What a task is to the loop: plain functions over parameters, and its data."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 import grain
@@ -36,6 +37,7 @@ class Task(NamedTuple):
     unit: str  # what throughput counts: "bytes", "images"
     loss_unit: str  # "nats/byte"
     data: dict[str, int | str]  # sizes and checksum, to tell whether the data changed
+    files: Mapping[str, str] = MappingProxyType({})  # name -> text, for the run directory
     best: tuple[str, Literal["min", "max"]] = ("loss", "min")  # which evaluation is the best one
     workers: int = 0  # processes that make batches ahead of time; 0: threads of this one
     # Decay at step 1.0, 2.0, ... of an average of params and rest, evaluated and finished with

@@ -1,4 +1,4 @@
-"""Text as bytes: where it comes from, its held-out split, and windows of fixed length."""
+"""Plain text: what is chosen on the command line, files and folders, and the held-out split."""
 
 import gzip
 import lzma
@@ -6,11 +6,11 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-import grain
-import jax
 import numpy as np
 
+from train.data.windows import Windows, require_windows
 from train.errors import BadInput, require
 
 READERS: dict[str, Callable[[Path], bytes]] = {
@@ -22,20 +22,51 @@ FOLDER_SUFFIXES = (".txt", ".txt.xz", ".txt.gz")
 
 @dataclass(frozen=True, kw_only=True)
 class TextData:
-    """Where the text comes from, and how it is cut."""
+    """Where the text comes from, how it becomes tokens, and how it is cut."""
+
+    source: Literal["text", "wikitext103", "tfds"] = "text"
+    """text: plain text at path. wikitext103: the official files or archive in the folder path.
+    tfds: a prepared TFDS dataset below the folder path."""
 
     path: Path | None = None
     """Text file (UTF-8, also .xz or .gz), or a folder of .txt, .txt.xz and .txt.gz files; None:
-    the language reference inside every CPython."""
+    the language reference inside every CPython. Other sources: see there; None with tfds:
+    $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
+
+    validation: Path | None = None
+    """Text file or folder to evaluate on, such as wiki.valid.tokens; None: the source's own
+    validation split, or the end of its text."""
+
+    dataset: str | None = None
+    """TFDS dataset, as NAME or NAME/CONFIG or NAME/CONFIG/VERSION: lm1b, c4/en."""
+
+    text_feature: str = "text"
+    """Feature of a TFDS example that holds its text."""
+
+    split: str = "train"
+    """TFDS split to train on; a slice such as train[:95%] works."""
+
+    validation_split: str = "validation"
+    """TFDS split to evaluate on; a slice such as train[95%:] works."""
+
+    tokenizer: str = "bytes"
+    """bytes; bpe: byte-pair encoding of model.vocab_size tokens, learned from the training text;
+    or the path of a Hugging Face tokenizer.json."""
 
     sequence_length: int = 256
-    """Length of a training example, in bytes."""
+    """Length of a training example, in tokens (bytes, if tokens are bytes)."""
+
+    packing: bool = False
+    """Let no token see another document than its own, where documents share an example."""
 
     held_out: float = 0.05
-    """Share of the text, taken from its end, that is kept for evaluation, 0 .. 1."""
+    """Share of a plain text, taken from its end, that is kept for evaluation, 0 .. 1."""
 
-    evaluation_sequences: int = 256
-    """Largest number of held-out sequences that an evaluation reads, evenly spread."""
+    evaluation_sequences: int | None = 256
+    """Largest number of held-out sequences that an evaluation reads, evenly spread; None: all."""
+
+    cache: Path = Path("data/cache")
+    """Folder for texts made into tokens, and tokenizers learned from them. It can be deleted."""
 
     def __post_init__(self) -> None:
         require(
@@ -44,28 +75,19 @@ class TextData:
         )
         require(0 < self.held_out < 1, f"data.held_out={self.held_out} must lie between 0 and 1")
         require(
-            self.evaluation_sequences >= 1,
+            self.evaluation_sequences is None or self.evaluation_sequences >= 1,
             f"data.evaluation_sequences={self.evaluation_sequences} must be at least 1",
         )
-
-
-@dataclass(frozen=True)
-class Windows:
-    """Random access to the windows of a text: window `i` is bytes `[i n, i n + n]`, `n + 1` long.
-
-    Neighbours share one byte, the target of one and the input of the next: every byte but the
-    first is predicted once, and a rest shorter than a window is left out.
-    """
-
-    data: np.ndarray  # uint8, shape [bytes]
-    length: int  # n, in bytes
-
-    def __len__(self) -> int:
-        return max(self.data.size - 1, 0) // self.length
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        start = int(index) * self.length
-        return self.data[start : start + self.length + 1]
+        require(
+            (self.dataset is not None) == (self.source == "tfds"),
+            f"data.source={self.source} and data.dataset={self.dataset} do not fit: name a dataset "
+            "with --data.source tfds, and only with it",
+        )
+        require(
+            self.path is not None or self.source != "wikitext103",
+            "data.source=wikitext103 needs --data.path, the folder with wiki.train.tokens, "
+            "wiki.valid.tokens and wiki.test.tokens, or with their archive",
+        )
 
 
 def embedded_text() -> bytes:
@@ -88,12 +110,13 @@ def embedded_text() -> bytes:
     return "\n\n".join(dict.fromkeys(text.split("\n\n"))).encode()
 
 
-def read_text(path: Path | None) -> bytes:
+def read_text(path: Path | None, *, option: str = "data.path") -> bytes:
     """Reads the text of a file, of a folder, or the embedded one.
 
     Args:
         path: a file, a folder (its text files at any depth in sorted order, joined by an empty
             line), or None for `embedded_text`.
+        option: where the path was given, for messages.
 
     Returns:
         The text, as the UTF-8 bytes it is stored in.
@@ -103,12 +126,25 @@ def read_text(path: Path | None) -> bytes:
     """
     if path is None:
         return embedded_text()
-    require(path.exists(), f"data.path={path} does not exist")
+    return b"\n\n".join(read_file(file) for file in text_files(path, option=option))
+
+
+def text_files(path: Path, *, option: str = "data.path") -> list[Path]:
+    """A file by itself, or the text files of a folder at any depth, sorted.
+
+    Raises:
+        BadInput: there is none.
+    """
+    require(path.exists(), f"{option}={path} does not exist")
     if not path.is_dir():
-        return _read_file(path)
+        return [path]
     files = sorted(p for p in path.rglob("*") if p.name.endswith(FOLDER_SUFFIXES) and p.is_file())
-    require(bool(files), f"data.path={path} holds no {', '.join(FOLDER_SUFFIXES)} file")
-    return b"\n\n".join(_read_file(file) for file in files)
+    require(
+        bool(files),
+        f"{option}={path} holds no {', '.join(FOLDER_SUFFIXES)} file; name a file of another "
+        "suffix itself",
+    )
+    return files
 
 
 def split(text: bytes, data: TextData) -> tuple[Windows, Windows]:
@@ -133,43 +169,17 @@ def split(text: bytes, data: TextData) -> tuple[Windows, Windows]:
     cut = array.size - round(array.size * data.held_out)
     training = Windows(array[:cut], data.sequence_length)
     held_out = Windows(array[cut:], data.sequence_length)
-    for part, windows in (("training", training), ("held-out", held_out)):
-        require(
-            len(windows) >= 1,
-            f"data.sequence_length={data.sequence_length} is longer than the {part} part of the "
-            f"data: {windows.data.size} of {array.size} bytes, and one more than the sequence "
-            "length is needed; shorten the sequence, give more text, or change data.held_out",
-        )
+    require_windows(training, "training", f"of {array.size:,} bytes")
+    require_windows(held_out, "held-out", f"of {array.size:,} bytes")
     return training, held_out
 
 
-def training_batches(windows: Windows, *, batch_size: int, seed: int) -> grain.MapDataset:
-    """Batches of shuffled windows without end: element `k` is the batch of step `k`.
+def read_file(path: Path) -> bytes:
+    """The bytes of one text file, decompressed by its suffix.
 
-    Every pass over the text has its own order, drawn from the seed. With several processes, each
-    reads its own part of every batch.
-
-    Args:
-        windows: the training part.
-        batch_size: windows a batch, over all processes.
-        seed: of the order.
-
-    Returns:
-        A dataset of uint8 `[batch_size / processes, sequence_length + 1]`.
+    Raises:
+        BadInput: empty, unreadable, or no text.
     """
-    ordered = grain.MapDataset.source(windows).seed(seed).shuffle().repeat()
-    mine = ordered[jax.process_index() :: jax.process_count()]
-    return mine.batch(batch_size // jax.process_count(), drop_remainder=True)
-
-
-def evaluation_windows(windows: Windows, limit: int) -> np.ndarray:
-    """At most `limit` windows, evenly spread, as one uint8 array `[count, length + 1]`."""
-    count = min(len(windows), limit)
-    return np.stack([windows[i * len(windows) // count] for i in range(count)])
-
-
-def _read_file(path: Path) -> bytes:
-    """The bytes of one text file, decompressed by its suffix."""
     try:
         data = READERS.get(path.suffix, Path.read_bytes)(path)
     except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:

@@ -1,31 +1,28 @@
-"""Byte-level language modelling: a Qwen3-style decoder on plain text."""
+"""Language modelling: a Qwen3-style decoder on text, as bytes or as the tokens of a vocabulary."""
 
+import functools
 import math
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
 from jax import P
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, PRNGKeyArray, UInt8
+from jaxtyping import Array, Float, Integer, PRNGKeyArray
 
+from models.cross_entropy import cross_entropy
 from models.qwen3 import Qwen3, Qwen3Config, matrix_dimension_numbers, sample, tiny
 from train.config import Config
-from train.data.text import (
-    TextData,
-    Windows,
-    evaluation_windows,
-    read_text,
-    split,
-    training_batches,
-)
+from train.data.language import LanguageData, load
+from train.data.text import TextData
+from train.data.tokenizers import TOKENIZER_FILE, Tokenizer
+from train.data.tokens import Counts
+from train.data.windows import evaluation_windows, training_batches
 from train.errors import require
 from train.mesh import batch_sharding
 from train.task import Task, Tree, split_batch
@@ -35,7 +32,9 @@ BYTES = 256
 # Data parallel: weights are replicated, gradients summed.
 SHARDING_RULES = [(".*", P())]
 
-Tokens = UInt8[Array, "B T+1"]
+Weights = Float[Array, "B T"]
+
+_LARGEST_EXPONENT = 700.0  # exp of more is no float64: a perplexity is cut there
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,10 +45,10 @@ class Sample:
     """What the text goes on from."""
 
     length: int = 400
-    """Bytes to write."""
+    """Tokens to write (bytes, if tokens are bytes)."""
 
     temperature: float = 0.8
-    """Of the softmax; 0 always takes the likeliest byte, 1 draws from the model's distribution."""
+    """Of the softmax; 0 always takes the likeliest token, 1 draws from the model's distribution."""
 
     def __post_init__(self) -> None:
         require(bool(self.prompt), "sample.prompt is empty; a text has to start with something")
@@ -62,102 +61,158 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True)
 class LanguageModel(Config):
-    """A byte-level language model; losses are in nats a byte."""
+    """A language model; losses are in nats a token (a byte, if tokens are bytes)."""
 
     data: TextData = field(default_factory=TextData)
     model: Qwen3Config = field(default_factory=tiny)
     sample: Sample = field(default_factory=Sample)
 
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of matrix products and attention; parameters and losses are float32."""
+
+    remat: bool = False
+    """Compute every layer again in the backward pass: less memory, a third more time."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
         require(
-            self.model.vocab_size == BYTES,
-            f"model.vocab_size={self.model.vocab_size} must be {BYTES}: tokens are bytes",
+            self.data.tokenizer != "bytes" or self.model.vocab_size == BYTES,
+            f"model.vocab_size={self.model.vocab_size} must be {BYTES}: tokens are bytes; "
+            "--data.tokenizer bpe learns a larger vocabulary",
         )
 
     def task(self, mesh: Mesh) -> Task:
         """Reads the text and builds the model's functions."""
-        text = read_text(self.data.path)
-        training, held_out = split(text, self.data)
-        model = nnx.eval_shape(lambda: Qwen3(self.model, rngs=nnx.Rngs(0)))
-        graph, _, _ = nnx.split(model, nnx.Param, ...)
+        data = load(self.data, vocab_size=self.model.vocab_size)
+        make = functools.partial(Qwen3, self.model, dtype=jnp.dtype(self.compute_dtype))
+        graph, _, _ = nnx.split(nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0))), nnx.Param, ...)
+        remat = functools.partial(jax.checkpoint, prevent_cse=False) if self.remat else None
 
         def init(key: PRNGKeyArray) -> tuple[Tree, Tree]:
-            model = Qwen3(self.model, rngs=nnx.Rngs(key))
-            _, params, rest = nnx.split(model, nnx.Param, ...)
+            _, params, rest = nnx.split(make(rngs=nnx.Rngs(key)), nnx.Param, ...)
             return nnx.to_pure_dict(params), nnx.to_pure_dict(rest)
 
-        def losses(params: Tree, rest: Tree, tokens: Tokens) -> Float[Array, "B T"]:
-            integers = tokens.astype(jnp.int32)
-            logits = nnx.merge(graph, params, rest)(integers[:, :-1])
-            return optax.softmax_cross_entropy_with_integer_labels(logits, integers[:, 1:])
+        def mean_loss(params: Tree, rest: Tree, batch: Tree, weights: Weights | None = None) -> Any:
+            tokens, documents = _tokens(batch)
+            model = nnx.merge(graph, params, rest)
+            hidden = model.hidden_states(tokens[:, :-1], remat=remat, **documents)
+            return cross_entropy(hidden, model.head, tokens[:, 1:], weights=weights)
 
-        def loss(params: Tree, rest: Tree, tokens: Tokens, key: PRNGKeyArray, step: Array) -> Any:
+        def loss(params: Tree, rest: Tree, batch: Tree, key: PRNGKeyArray, step: Array) -> Any:
             del key, step  # a decoder without dropout draws nothing
-            return losses(params, rest, tokens).mean(), (rest, {})
+            return mean_loss(params, rest, batch), (rest, {})
 
         def finish(params: Tree, rest: Tree, directory: Path) -> str:
-            text = sample_text(nnx.merge(graph, params, rest), self.sample, seed=self.seed)
+            model = nnx.merge(graph, params, rest)
+            text = sample_text(model, data.tokenizer, self.sample, seed=self.seed)
             (directory / "sample.txt").write_text(text + "\n")
             return text
 
+        unit = "byte" if self.data.tokenizer == "bytes" else "token"
+        tokenizer_json = data.tokenizer.json()
         return Task(
             init=init,
             loss=loss,
-            batches=training_batches(training, batch_size=self.batch_size, seed=self.seed),
+            batches=training_batches(data.training, batch_size=self.batch_size, seed=self.seed),
             evaluate=_evaluation(
-                losses, held_out, self.data.evaluation_sequences, self.batch_size, mesh
+                mean_loss, data, self.data.evaluation_sequences, self.batch_size, mesh
             ),
             finish=finish,
             matrices=matrix_dimension_numbers,
             sharding_rules=SHARDING_RULES,
             items_a_step=self.batch_size * self.data.sequence_length,
-            unit="bytes",
-            loss_unit="nats/byte",
-            data={"bytes": len(text), "crc32": zlib.crc32(text)},
+            unit=f"{unit}s",
+            loss_unit=f"nats/{unit}",
+            data=data.identity,
+            files={} if tokenizer_json is None else {TOKENIZER_FILE: tokenizer_json},
         )
 
 
-def sample_text(model: Qwen3, options: Sample, *, seed: int) -> str:
+def sample_text(model: Qwen3, tokenizer: Tokenizer, options: Sample, *, seed: int) -> str:
     """The prompt and what the model adds; bytes that are no UTF-8 become replacement signs."""
-    prompt = options.prompt.encode()
+    start = [] if tokenizer.end_of_text is None else [tokenizer.end_of_text]
+    prompt = tokenizer.encode(options.prompt)
     added = sample(
         model,
-        jnp.asarray(list(prompt), jnp.int32)[None],
+        jnp.asarray([start + prompt], jnp.int32),
         options.length,
         jax.random.key(seed),
         temperature=options.temperature,
     )
-    return (prompt + bytes(np.asarray(added[0]).tolist())).decode(errors="replace")
+    return tokenizer.decode(prompt + np.asarray(added[0]).tolist())
+
+
+def text_metrics(loss: float, counts: Counts) -> dict[str, float]:
+    """What a loss a token comes to in the units that do not depend on the tokenizer.
+
+    The nats of the whole text, `loss * tokens`, are divided by its bytes and its words. For
+    WikiText-103's official files a word is one of their tokens, line ends included, so the
+    `word_perplexity` is the one that is published.
+
+    Args:
+        loss: nats a token.
+        counts: sizes of the text.
+
+    Returns:
+        `loss`, `perplexity` (a token), `bits_per_byte`, `word_perplexity`.
+
+    Example:
+        >>> text_metrics(math.log(2), Counts(tokens=30, bytes=120, words=10, documents=1))
+        {'loss': 0.69..., 'perplexity': 2.0, 'bits_per_byte': 0.25, 'word_perplexity': 7.99...}
+    """
+
+    def perplexity(nats: float) -> float:
+        return math.exp(min(nats, _LARGEST_EXPONENT))
+
+    return {
+        "loss": loss,
+        "perplexity": perplexity(loss),
+        "bits_per_byte": loss * counts.tokens / counts.bytes / math.log(2),
+        "word_perplexity": perplexity(loss * counts.tokens / counts.words),
+    }
+
+
+def _tokens(batch: Tree) -> tuple[Integer[Array, "B T+1"], dict[str, Any]]:
+    """Tokens as int32, and what tells the documents of packed rows apart."""
+    if not isinstance(batch, dict):
+        return batch.astype(jnp.int32), {}
+    documents = {name: batch[name] for name in ("segment_ids", "positions")}
+    return batch["tokens"].astype(jnp.int32), documents
 
 
 def _evaluation(
-    losses: Callable[[Tree, Tree, Tokens], Float[Array, "B T"]],
-    held_out: Windows,
-    limit: int,
+    mean_loss: Callable[[Tree, Tree, Tree, Weights], Float[Array, ""]],
+    data: LanguageData,
+    limit: int | None,
     batch_size: int,
     mesh: Mesh,
 ) -> Callable[[Tree, Tree], dict[str, float]]:
-    """The mean loss of held-out windows, each byte counted once: batches are filled with weight 0.
+    """The mean loss of held-out windows, each counted once: batches are filled with weight 0.
 
     The batches stay on the devices from one evaluation to the next.
     """
-    windows = evaluation_windows(held_out, limit)
-    filled = -len(windows) % batch_size
-    rows = np.concatenate([windows, np.zeros((filled, windows.shape[1]), np.uint8)])
-    weights = np.concatenate([np.ones(len(windows), np.float32), np.zeros(filled, np.float32)])
+    windows = evaluation_windows(data.held_out, limit)
+    count = len(jax.tree.leaves(windows)[0])
+    filled = -count % batch_size
+    rows = jax.tree.map(lambda x: np.pad(x, [(0, filled), (0, 0)]), windows)
+    weights = np.zeros((count + filled, data.held_out.length), np.float32)
+    weights[:count] = 1
     process = slice(jax.process_index(), None, jax.process_count())
     batches = [
-        split_batch((rows[i:j][process], weights[i:j][process]), batch_sharding(mesh))
-        for i, j in ((i, i + batch_size) for i in range(0, len(rows), batch_size))
+        split_batch(
+            jax.tree.map(lambda x, i=i: x[i : i + batch_size][process], (rows, weights)),
+            batch_sharding(mesh),
+        )
+        for i in range(0, count + filled, batch_size)
     ]
 
     @jax.jit
-    def total(params: Tree, rest: Tree, tokens: Tokens, weight: Float[Array, "B"]) -> Array:
-        return (losses(params, rest, tokens).mean(axis=1) * weight).sum()
+    def total(params: Tree, rest: Tree, batch: Tree, weights: Weights) -> Array:
+        return mean_loss(params, rest, batch, weights) * weights.sum()
 
     def evaluate(params: Tree, rest: Tree) -> dict[str, float]:
         totals = [total(params, rest, *batch) for batch in batches]
-        return {"loss": sum(float(t) for t in totals) / len(windows)}
+        nats = sum(float(t) for t in totals)
+        return text_metrics(nats / (count * data.held_out.length), data.counts)
 
     return evaluate

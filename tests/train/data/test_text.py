@@ -8,15 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from train.data.text import (
-    TextData,
-    Windows,
-    embedded_text,
-    evaluation_windows,
-    read_text,
-    split,
-    training_batches,
-)
+from train.data.text import TextData, embedded_text, read_text, split
+from train.data.windows import Windows, evaluation_windows, training_batches
 from train.errors import BadInput
 
 

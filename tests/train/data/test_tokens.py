@@ -1,0 +1,64 @@
+"""Tokens on disk: the same as in memory, wherever they are cut."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from train.data import tokens
+from train.data.tokenizers import Bytes, Subwords, train_bpe
+from train.data.tokens import Tokens, write_tokens
+
+DOCUMENTS = ["one two\nthree\n", "", "four", "five six " * 40, "é"]
+
+
+@pytest.fixture(scope="module")
+def bpe() -> Subwords:
+    """A small vocabulary."""
+    return train_bpe(DOCUMENTS, vocab_size=280)
+
+
+@pytest.fixture
+def small_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Records of 8 tokens, 3 in a file, and batches of 20 characters."""
+    monkeypatch.setattr(tokens, "RECORD", 8)
+    monkeypatch.setattr(tokens, "SHARD", 3)
+    monkeypatch.setattr(tokens, "_BATCH", 20)
+
+
+@pytest.mark.usefixtures("small_records")
+@pytest.mark.parametrize("kind", ["bytes", "bpe"])
+def test_slices_are_those_of_the_joined_documents(kind: str, bpe: Subwords, tmp_path: Path):
+    tokenizer = Bytes() if kind == "bytes" else bpe
+    write_tokens(tmp_path, DOCUMENTS, tokenizer, note=pytest.fail)
+    found = Tokens(tmp_path)
+    separator = [10, 10] if tokenizer.end_of_text is None else [0]
+    joined, starts = [], []
+    for document in filter(None, DOCUMENTS):
+        starts.append(len(joined))
+        joined += separator + tokenizer.encode(document)
+    assert len(list(tmp_path.glob("*.array_record"))) > 1
+    assert found.size == len(found) == len(joined)
+    assert found.starts.tolist() == starts
+    assert found[0:1].dtype == (np.uint8 if kind == "bytes" else np.uint16)
+    generator = np.random.default_rng(0)
+    for start, stop in [(0, found.size), (7, 9), (8, 16), (5, 5), (found.size - 1, found.size + 5)]:
+        np.testing.assert_array_equal(found[start:stop], joined[start:stop])
+    for start, stop in np.sort(generator.integers(0, found.size, (30, 2)), axis=1):
+        np.testing.assert_array_equal(found[start:stop], joined[start:stop])
+
+
+def test_counts_are_those_of_the_text(bpe: Subwords, tmp_path: Path):
+    write_tokens(tmp_path, DOCUMENTS, bpe, note=pytest.fail)
+    counts = Tokens(tmp_path).counts
+    assert counts.bytes == len("".join(DOCUMENTS).encode())
+    assert counts.words == 3 + 2 + 1 + 80 + 1  # two line ends among them
+    assert counts.documents == 4
+
+
+def test_equal_texts_give_equal_files(bpe: Subwords, tmp_path: Path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        write_tokens(tmp_path / name, DOCUMENTS, bpe, note=pytest.fail)
+    for file in (tmp_path / "a").iterdir():
+        assert file.read_bytes() == (tmp_path / "b" / file.name).read_bytes()

@@ -1,0 +1,95 @@
+"""Folders that are made once: under a lock, sealed with checksums, and renamed into place."""
+
+import contextlib
+import hashlib
+import shutil
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+from train.errors import BadInput
+from train.integrity import damage, seal
+
+Note = Callable[[str], None]  # takes a line for the user
+
+
+def fingerprint(*parts: object) -> str:
+    """A name for what depends on some values: 16 hexadecimal digits.
+
+    Example:
+        >>> fingerprint("text", 1) == fingerprint("text", 1) != fingerprint("text", 2)
+        True
+    """
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def note(text: str) -> None:
+    """Prints a line about preparing data on standard error."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def cached(root: Path, name: str, make: Callable[[Path], None], *, note: Note = note) -> Path:
+    """Returns the folder `root/name`, intact; makes it first if it is missing or damaged.
+
+    A process killed halfway leaves nothing that counts as the folder, and of several processes
+    that want it at once, one makes it and the others wait.
+
+    Args:
+        root: the cache; made if it is missing.
+        name: of the folder; content that differs needs a name that differs.
+        make: fills the empty folder that it is given.
+        note: gets a line if the folder is damaged, or if another process is making it.
+
+    Returns:
+        The folder, every file of it as its `INTEGRITY.json` says.
+
+    Raises:
+        BadInput: the cache cannot be written.
+    """
+    folder, temporary = root / name, root / f".{name}.{uuid.uuid4().hex}.tmp"
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with _locked(root / f".{name}.lock", folder, note):
+            if folder.exists():
+                wrong = damage(folder)
+                if wrong is None:
+                    return folder
+                note(f"warning: {folder} is damaged ({wrong}); making it again")
+                shutil.rmtree(folder)
+            for abandoned in root.glob(f".{name}.*.tmp"):  # of killed processes: the lock is ours
+                shutil.rmtree(abandoned)
+            temporary.mkdir()
+            make(temporary)
+            seal(temporary)
+            temporary.rename(folder)
+    except OSError as error:
+        raise BadInput(
+            f"cannot keep prepared data in {root}: {error}; choose another folder with --data.cache"
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+@contextlib.contextmanager
+def _locked(path: Path, folder: Path, note: Note) -> Iterator[None]:
+    """Holds a lock that the system takes back if the process ends."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: the rename alone keeps a folder whole
+        yield
+        return
+    with path.open("w") as file:
+        _lock(fcntl, file, folder, note)
+        yield
+
+
+def _lock(fcntl: Any, file: TextIO, folder: Path, note: Note) -> None:
+    """Takes the lock, and says so if it has to wait for it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        note(f"waiting for another process that prepares {folder}")
+        fcntl.flock(file, fcntl.LOCK_EX)

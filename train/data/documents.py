@@ -1,0 +1,114 @@
+"""The documents of every source: what is trained on, and what is held out."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from train.data import prepared, wikitext
+from train.data.cache import Note, fingerprint
+from train.data.text import TextData, embedded_text, read_file, text_files
+from train.errors import require
+
+
+class Corpus(NamedTuple):
+    """Documents, and what they are recognized by."""
+
+    documents: Callable[[], Iterable[str]]  # in order, from the first one, at every call
+    fingerprint: str  # hexadecimal; equal for equal documents
+
+
+def corpora(data: TextData, *, note: Note) -> tuple[Corpus, Corpus]:
+    """The training documents and the held-out ones of a configuration.
+
+    Args:
+        data: says where they are.
+        note: gets a line if something has to be prepared first.
+
+    Returns:
+        Training and held-out corpus.
+
+    Raises:
+        BadInput: files, splits or features that are not there.
+    """
+    own = None if data.validation is None else text_corpus(data.validation, "data.validation")
+    if data.source == "text":
+        whole = text_corpus(data.path, "data.path")
+        return (whole, own) if own is not None else _cut(whole, data.held_out)
+    if data.source == "wikitext103":
+        builder = _wikitext103(data, note=note)
+    else:
+        builder = prepared.open_dataset(str(data.dataset), data.path)
+    training = _split(builder, data.split, data.text_feature)
+    if own is not None:
+        return training, own
+    return training, _split(builder, data.validation_split, data.text_feature)
+
+
+def text_corpus(path: Path | None, option: str) -> Corpus:
+    """A text file or the files of a folder, each a document; a WikiText file: its articles.
+
+    Args:
+        path: file or folder; None: the embedded text.
+        option: where the path was given, for messages.
+
+    Raises:
+        BadInput: there is no text.
+    """
+    if path is None:
+        text = embedded_text()
+        return Corpus(lambda: [text.decode()], hashlib.sha256(text).hexdigest())
+    files = text_files(path, option=option)
+    digest = hashlib.sha256()
+    for file in files:
+        name = file.name if file == path else file.relative_to(path).as_posix()
+        with file.open("rb") as opened:
+            digest.update(f"{name} {hashlib.file_digest(opened, 'sha256').hexdigest()}\n".encode())
+
+    def documents() -> Iterator[str]:
+        for file in files:
+            text = read_file(file).decode()
+            if wikitext.is_wikitext(file):
+                yield from (article for _, article in wikitext.articles(text))
+            else:
+                yield text
+
+    return Corpus(documents, digest.hexdigest())
+
+
+def _cut(whole: Corpus, held_out: float) -> tuple[Corpus, Corpus]:
+    """The beginning and the end of a text; a document that the cut goes through is in both."""
+    size = sum(len(document) for document in whole.documents())
+    cut = size - round(size * held_out)
+
+    def part(training: bool) -> Iterator[str]:
+        position = 0
+        for document in whole.documents():
+            place = min(max(cut - position, 0), len(document))
+            position += len(document)
+            yield document[:place] if training else document[place:]
+
+    start, end = (fingerprint(whole.fingerprint, held_out, name) for name in ("start", "end"))
+    return Corpus(lambda: part(True), start), Corpus(lambda: part(False), end)
+
+
+def _split(builder: Any, split: str, feature: str) -> Corpus:
+    """A split of a prepared TFDS dataset."""
+    texts = prepared.Texts(builder, split, feature)
+    require(len(texts) > 0, f"TFDS split {split!r} is empty")
+    return Corpus(lambda: texts, prepared.identity(builder, split, feature))
+
+
+def _wikitext103(data: TextData, *, note: Note) -> Any:
+    """WikiText-103 as a TFDS dataset in the cache, made from the official files."""
+    folder = data.path or Path()
+    require(folder.is_dir(), f"data.path={folder} is no folder; see --data.source wikitext103")
+    form = wikitext.which(folder)
+    require(
+        data.split != "train" or "train" in wikitext.sources(folder, form),
+        f"data.path={folder} has no wiki.train.{form}; put it there, or train on other text: "
+        f"--data.source text --data.path CORPUS --data.validation {folder}/wiki.valid.{form}",
+    )
+    from train.data import wikitext103  # imports TFDS, which takes two seconds
+
+    return prepared.open_dataset("wiki_text103", wikitext103.prepare(folder, data.cache, note=note))

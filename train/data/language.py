@@ -1,0 +1,127 @@
+"""A configuration's text as windows of tokens: made once, kept in the cache."""
+
+import zlib
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from train.data.cache import Note, cached, fingerprint, note
+from train.data.documents import Corpus, corpora
+from train.data.text import TextData, read_text, split
+from train.data.tokenizers import (
+    TOKENIZER_FILE,
+    Bytes,
+    Tokenizer,
+    load_tokenizer,
+    train_bpe,
+)
+from train.data.tokens import Counts, Tokens, write_tokens
+from train.data.windows import Examples, PackedWindows, Windows, require_windows
+from train.errors import require
+
+FORMAT = 1  # of what is cached; a new one where tokens of the same text would differ
+
+
+class LanguageData(NamedTuple):
+    """What a language model is trained and evaluated on."""
+
+    training: Examples
+    held_out: Examples
+    tokenizer: Tokenizer
+    counts: Counts  # of the held-out text
+    identity: dict[str, int | str]  # to tell whether the data changed
+
+
+def load(data: TextData, *, vocab_size: int, note: Note = note) -> LanguageData:
+    """Reads the text of a configuration; the first time, makes it into tokens.
+
+    Plain text whose tokens are bytes is read as it is and needs no cache.
+
+    Args:
+        data: which text and tokenizer.
+        vocab_size: of the model; a tokenizer that is trained here gets as many tokens.
+        note: gets lines about preparing.
+
+    Returns:
+        Windows of the training and the held-out text, and what belongs to them.
+
+    Raises:
+        BadInput: text or tokenizer that is missing or does not fit.
+    """
+    if data.tokenizer == "bytes" and data.source == "text" and not data.packing:
+        return _plain_bytes(data)
+    training, held_out = corpora(data, note=note)
+    tokenizer = _tokenizer(data, training, vocab_size, note)
+    require(
+        tokenizer.vocab_size <= vocab_size,
+        f"model.vocab_size={vocab_size} is less than the {tokenizer.vocab_size} tokens of "
+        f"data.tokenizer={data.tokenizer}; use --model.vocab-size {tokenizer.vocab_size}",
+    )
+    streams = [_tokens(data.cache, corpus, tokenizer, note) for corpus in (training, held_out)]
+    unit = "bytes" if data.tokenizer == "bytes" else "tokens"
+    parts = []
+    for name, stream in zip(("training", "held-out"), streams, strict=True):
+        if data.packing:
+            windows = PackedWindows(stream, stream.starts, data.sequence_length)
+        else:
+            windows = Windows(stream, data.sequence_length)
+        require_windows(windows, name, unit)
+        parts.append(windows)
+    identity: dict[str, int | str] = {
+        "tokens": streams[0].size,
+        "training": training.fingerprint,
+        "held_out": held_out.fingerprint,
+        "tokenizer": tokenizer.fingerprint,
+    }
+    return LanguageData(parts[0], parts[1], tokenizer, streams[1].counts, identity)
+
+
+def _plain_bytes(data: TextData) -> LanguageData:
+    """Bytes of a plain text, in memory."""
+    text = read_text(data.path)
+    identity: dict[str, int | str] = {"bytes": len(text), "crc32": zlib.crc32(text)}
+    if data.validation is None:
+        training, held_out = split(text, data)
+        end = text[len(text) - held_out.data.size :]
+    else:
+        end = read_text(data.validation, option="data.validation")
+        identity["validation_crc32"] = zlib.crc32(end)
+        training, held_out = (
+            Windows(np.frombuffer(part, np.uint8), data.sequence_length) for part in (text, end)
+        )
+        require_windows(training, "training", "bytes")
+        require_windows(held_out, "held-out", "bytes")
+    words = len(end.decode(errors="replace").split()) + end.count(b"\n")
+    counts = Counts(tokens=len(end), bytes=len(end), words=words, documents=1)
+    return LanguageData(training, held_out, Bytes(), counts, identity)
+
+
+def _tokenizer(data: TextData, training: Corpus, vocab_size: int, note: Note) -> Tokenizer:
+    """The configured tokenizer; byte-pair encoding is learned once, and kept in the cache."""
+    if data.tokenizer == "bytes":
+        return Bytes()
+    if data.tokenizer != "bpe":
+        return load_tokenizer(Path(data.tokenizer))
+
+    def make(folder: Path) -> None:
+        note(f"learning a vocabulary of {vocab_size:,} tokens from the training text")
+        learned = train_bpe(training.documents(), vocab_size=vocab_size)
+        (folder / TOKENIZER_FILE).write_text(learned.json(), encoding="utf-8")
+
+    name = f"bpe-{fingerprint(FORMAT, training.fingerprint, vocab_size)}"
+    return load_tokenizer(cached(data.cache, name, make, note=note))
+
+
+def _tokens(cache: Path, corpus: Corpus, tokenizer: Tokenizer, note: Note) -> Tokens:
+    """The tokens of a corpus, from the cache if it has them."""
+
+    def make(folder: Path) -> None:
+        note("making tokens of the text, once")
+        write_tokens(folder, corpus.documents(), tokenizer, note=note)
+        text = tokenizer.json()
+        if text is not None:
+            (folder / TOKENIZER_FILE).write_text(text, encoding="utf-8")
+
+    name = f"tokens-{fingerprint(FORMAT, corpus.fingerprint, tokenizer.fingerprint)}"
+    return Tokens(cached(cache, name, make, note=note))

@@ -1,0 +1,122 @@
+"""Texts of TFDS datasets that were prepared before, read at random without TensorFlow."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from train.data.cache import fingerprint
+from train.errors import BadInput, require
+
+INFO = "dataset_info.json"
+_AT_ONCE = 256  # examples read by one call
+
+
+def open_dataset(dataset: str, folder: Path | None) -> Any:
+    """Finds a prepared dataset on disk; the code that prepared it is not needed.
+
+    Args:
+        dataset: NAME, NAME/CONFIG or NAME/CONFIG/VERSION; of several versions the newest.
+        folder: TFDS's data_dir; None: $TFDS_DATA_DIR, else ~/tensorflow_datasets.
+
+    Returns:
+        The TFDS builder.
+
+    Raises:
+        BadInput: not there, of several configurations, or in a format without random access.
+    """
+    home = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
+    root = (Path(home) if folder is None else folder).expanduser()
+    where = root / dataset.replace(":", "/")
+    found = [where] if (where / INFO).is_file() else _versions(where)
+    require(bool(found), f"{where} holds no prepared dataset; {_how_to_prepare(dataset, root)}")
+    configs = sorted({str(version.parent.relative_to(root)) for version in found})
+    require(
+        len(configs) == 1,
+        f"data.dataset={dataset} has several configurations: name one of {', '.join(configs)}",
+    )
+    import tensorflow_datasets as tfds  # takes two seconds
+
+    newest = max(found, key=_version)
+    try:
+        builder = tfds.builder_from_directory(str(newest))
+    except Exception as error:  # whatever TFDS stumbles over
+        raise BadInput(f"{newest} cannot be read as a TFDS dataset: {error}") from error
+    format_ = getattr(builder.info.file_format, "value", None)
+    require(
+        format_ == "array_record",
+        f"{newest} is in the format {format_}, which has no random access; "
+        f"{_how_to_prepare(dataset, root)}",
+    )
+    return builder
+
+
+class Texts:
+    """The texts of a split, in order; read a few at a time."""
+
+    def __init__(self, builder: Any, split: str, feature: str) -> None:
+        """Opens a split.
+
+        Args:
+            builder: of `open_dataset`.
+            split: its name, or a slice of one.
+            feature: which one holds the text.
+
+        Raises:
+            BadInput: no such split or feature.
+        """
+        name, known = split.partition("[")[0], list(builder.info.splits)
+        require(
+            name in known,
+            f"{builder.info.full_name} has no split {name!r}, only {', '.join(known)}; choose with "
+            "--data.split and --data.validation-split, slices such as train[95%:] work",
+        )
+        features = builder.info.features
+        require(
+            feature in features and str(features[feature].np_dtype) in ("object", "<class 'str'>"),
+            f"{builder.info.full_name} has no text feature {feature!r}; its features are "
+            f"{', '.join(features)}, choose with --data.text-feature",
+        )
+        try:
+            self._source = builder.as_data_source(split=split)
+        except (ValueError, AssertionError) as error:
+            raise BadInput(f"TFDS split {split!r}: {str(error).splitlines()[0]}") from error
+        self._feature = feature
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __iter__(self) -> Iterator[str]:
+        for start in range(0, len(self), _AT_ONCE):
+            for example in self._source.__getitems__(
+                range(start, min(start + _AT_ONCE, len(self)))
+            ):
+                text = example[self._feature]
+                yield text if isinstance(text, str) else text.decode()
+
+
+def identity(builder: Any, split: str, feature: str) -> str:
+    """What tells a split from another one: names, counts, and sizes of its files."""
+    info = builder.info.splits[split.partition("[")[0]]
+    sizes = [Path(path).stat().st_size for path in sorted(map(str, info.filepaths))]
+    return fingerprint(builder.info.full_name, split, feature, info.num_examples, sizes)
+
+
+def _versions(where: Path) -> list[Path]:
+    """Prepared folders of every version and configuration below a folder."""
+    files = [path for depth in ("*", "*/*") for path in where.glob(f"{depth}/{INFO}")]
+    return [path.parent for path in files if "incomplete" not in path.parent.name]
+
+
+def _version(folder: Path) -> tuple[int, ...]:
+    """Version of a prepared folder, to find the newest."""
+    return tuple(int(number) for number in folder.name.split(".") if number.isdecimal())
+
+
+def _how_to_prepare(dataset: str, root: Path) -> str:
+    """The command that prepares a dataset."""
+    return (
+        'prepare it once, TensorFlow installed: python -c "import tensorflow_datasets as tfds; '
+        f"tfds.builder('{dataset}', data_dir='{root}', file_format='array_record')"
+        '.download_and_prepare()", or choose another folder with --data.path'
+    )
