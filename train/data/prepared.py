@@ -75,7 +75,7 @@ class Texts:
         require(
             feature in features and str(features[feature].np_dtype) in ("object", "<class 'str'>"),
             f"{builder.info.full_name} has no text feature {feature!r}; its features are "
-            f"{', '.join(features)}, choose with --data.text-feature",
+            f"{', '.join(sorted(features))}, choose with --data.text-feature",
         )
         try:
             self._source = builder.as_data_source(split=split)

@@ -40,7 +40,9 @@ def test_articles_make_up_the_file(text: str):
 
 def test_the_official_files_have_their_articles_and_words(shared: Path):
     for name, words in (("valid", 217_646), ("test", 245_569)):
-        text = (shared / "data" / "wikitext-103" / f"wiki.{name}.tokens").read_text(encoding="utf-8")
+        text = (shared / "data" / "wikitext-103" / f"wiki.{name}.tokens").read_text(
+            encoding="utf-8"
+        )
         assert len(list(wikitext.articles(text))) == 60
         assert len(text.split()) + text.count("\n") == words
 

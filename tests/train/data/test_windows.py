@@ -38,5 +38,3 @@ def test_packed_batches_have_the_order_of_plain_ones():
     stacked = evaluation_windows(PackedWindows(data, starts, 10), None)
     assert stacked["tokens"].shape == (10, 11)
     assert stacked["positions"].shape == (10, 10)
-
-
