@@ -1,0 +1,181 @@
+"""YOLO26-style detector: backbone, neck, and two heads on three levels.
+
+Axes: B batch, H and W rows and columns of a map, C its channels or the classes, N cells of the
+three levels together (P3, P4, P5 of 8, 16, 32 pixels a cell; in each, row after row).
+
+Conventions:
+    - Maps are `[B, H, W, C]`, kernels `[kh, kw, in, out]`, depthwise ones `[kh, kw, 1, channels]`.
+    - Convolutions and attention work in `dtype`; norms, softmax and what the heads return in
+      float32.
+    - Sharding is the caller's. Where a batch is laid out over devices, the statistics of the norms
+      are still those of the whole batch (`BatchNorm`).
+"""
+
+import functools
+from collections.abc import Collection
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from models.yolo26.blocks import C2PSA, SPPF, C3k2, Conv, ConvNorm, Identity, Map, Upsample, uniform
+from models.yolo26.config import STRIDES, YOLO26Config
+from models.yolo26.heads import Head, Raw
+
+HEADS = ("one_to_many", "one_to_one")
+SOURCES = {12: (11, 6), 15: (14, 4), 18: (17, 13), 21: (20, 10)}  # all others read the layer before
+LEVELS = (16, 19, 22)  # the layers that the heads read
+
+
+class Outputs(NamedTuple):
+    """What the heads say; None for a head that the model was built without."""
+
+    one_to_many: Raw | None  # several cells an object; needs non-maximum suppression
+    one_to_one: Raw | None  # one cell an object
+
+
+class YOLO26(nnx.Module):
+    """YOLO26-style one-stage detector: images to box distances and class logits of N cells.
+
+    Args:
+        config: the architecture.
+        heads: which heads to build; training needs both.
+        folded: norms are part of the convolutions, for inference alone; see `fold`.
+        rngs: source of the random kernels; the same seed gives the same model. The one-to-one head
+            starts as a copy of the one-to-many head.
+        dtype: of convolutions and attention, e.g. `jnp.bfloat16`. Norms, softmax and the outputs
+            are float32 whatever it is.
+        param_dtype: of the stored parameters; running statistics are float32.
+
+    Raises:
+        ValueError: `heads` is empty or names an unknown head.
+
+    Source: our specification of the released architecture, scales n to x.
+
+    Example:
+        >>> from models.yolo26 import scaled
+        >>> model = nnx.eval_shape(lambda: YOLO26(scaled("n", 20), rngs=nnx.Rngs(0)))
+        >>> image = jax.ShapeDtypeStruct((1, 64, 96, 3), jnp.float32)
+        >>> jax.eval_shape(model, image).one_to_one.logits.shape  # 8 * 12 + 4 * 6 + 2 * 3 cells
+        (1, 126, 20)
+    """
+
+    def __init__(
+        self,
+        config: YOLO26Config,
+        *,
+        heads: Collection[str] = HEADS,
+        folded: bool = False,
+        rngs: nnx.Rngs,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
+    ) -> None:
+        if not heads or not set(heads) <= set(HEADS):
+            raise ValueError(f"heads={heads!r} must be one or both of {HEADS}")
+        self.config = config
+        self.dtype, self.param_dtype = jnp.dtype(dtype), jnp.dtype(param_dtype)
+        shared: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        conv = functools.partial(ConvNorm, folded=folded, rngs=rngs, **shared)
+        self.layers = nnx.List(_layers(config, conv))
+        start = rngs.params()
+
+        def head(name: str) -> Head | None:
+            if name not in heads:
+                return None
+            draws: dict[str, Any] = {"rngs": nnx.Rngs(start), **shared}
+            output = functools.partial(
+                nnx.Conv, kernel_size=(1, 1), kernel_init=uniform, **draws
+            )
+            inputs = [config.channels(nominal) for nominal in (256, 512, 1024)]
+            return Head(inputs, config, functools.partial(ConvNorm, folded=folded, **draws), output)
+
+        self.one_to_many = head("one_to_many")
+        self.one_to_one = head("one_to_one")
+
+    def __call__(self, images: Float[Array, "B H W 3"], *, training: bool = False) -> Outputs:
+        """What the heads say of a batch of images.
+
+        Args:
+            images: RGB in [0, 1]; height and width multiples of 32 pixels.
+            training: normalize with the batch's statistics and move the running ones. The
+                one-to-one head's gradient ends at its own inputs either way.
+
+        Returns:
+            Float32 outputs of the heads that were built.
+
+        Raises:
+            ValueError: images that are no float `[B, H, W, 3]` of such sides.
+        """
+        maps = self.feature_maps(images, training=training)
+        levels = [maps[i] for i in LEVELS]
+        many, one = self.one_to_many, self.one_to_one
+        return Outputs(
+            None if many is None else many(levels, training),
+            None if one is None else one([jax.lax.stop_gradient(x) for x in levels], training),
+        )
+
+    def feature_maps(self, images: Float[Array, "B H W 3"], *, training: bool = False) -> list[Map]:
+        """The output of every layer of backbone and neck; arguments and errors of `__call__`."""
+        _check_images(images)
+        maps: list[Map] = []
+        x = images.astype(self.dtype)
+        for number, layer in enumerate(self.layers):
+            if number in SOURCES:
+                x = jnp.concatenate([maps[source] for source in SOURCES[number]], -1)
+            x = layer(x, training)
+            maps.append(x)
+        return maps
+
+
+def _layers(config: YOLO26Config, conv: Conv) -> list[nnx.Module]:
+    """Backbone (0 to 10) and neck (11 to 22); `stage(a, b)` has `a` channels in and `b` out."""
+    c = config.channels
+    early = "nested" if config.nested else "plain"
+
+    def stage(inputs: int, outputs: int, expansion: float = 0.5, inner: Any = "nested") -> C3k2:
+        return C3k2(inputs, outputs, config.repeats, expansion, inner, conv)
+
+    return [
+        conv(3, c(64), 3, stride=2),
+        conv(c(64), c(128), 3, stride=2),
+        stage(c(128), c(256), 0.25, early),
+        conv(c(256), c(256), 3, stride=2),
+        stage(c(256), c(512), 0.25, early),
+        conv(c(512), c(512), 3, stride=2),
+        stage(c(512), c(512)),
+        conv(c(512), c(1024), 3, stride=2),
+        stage(c(1024), c(1024)),
+        SPPF(c(1024), conv),
+        C2PSA(c(1024), config.repeats, conv),
+        Upsample(),
+        Identity(),  # 12: joins 11 and 6
+        stage(c(1024) + c(512), c(512)),
+        Upsample(),
+        Identity(),  # 15: joins 14 and 4
+        stage(2 * c(512), c(256)),  # 16: P3
+        conv(c(256), c(256), 3, stride=2),
+        Identity(),  # 18: joins 17 and 13
+        stage(c(256) + c(512), c(512)),  # 19: P4
+        conv(c(512), c(512), 3, stride=2),
+        Identity(),  # 21: joins 20 and 10
+        C3k2(c(512) + c(1024), c(1024), 1, 0.5, "attention", conv),  # 22: P5
+    ]
+
+
+def _check_images(images: Float[Array, "B H W 3"]) -> None:
+    """Refuses what is no float `[B, H, W, 3]` with sides that the coarsest level divides."""
+    side = STRIDES[-1]
+    shape = list(images.shape)
+    if images.ndim != 4 or shape[-1] != 3 or not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(
+            f"images are {images.dtype}{shape}; use floats in [0, 1] of shape "
+            "[batch, height, width, 3], e.g. images.astype(float32) / 255"
+        )
+    if 0 in shape or shape[1] % side or shape[2] % side:
+        raise ValueError(
+            f"images are {shape[1]} x {shape[2]} pixels; both sides must be positive multiples of "
+            f"{side}, the side of a cell of the coarsest level: pad them"
+        )
