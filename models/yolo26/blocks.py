@@ -21,9 +21,6 @@ Inner = Literal["plain", "nested", "attention"]
 EPSILON = 1e-3  # added to the variance of the norms
 RATE = 0.03  # of a batch in the running statistics
 
-# U(-b, b) with b = 1 / sqrt(fan_in).
-uniform = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-
 
 class BatchNorm(nnx.Module):
     """`scale (x - mean) / sqrt(var + 1e-3) + bias`, a channel each, computed in float32.
@@ -58,8 +55,8 @@ class BatchNorm(nnx.Module):
         mean = x.mean((0, 1, 2))
         var = jnp.square(x - mean[None, None, None]).mean((0, 1, 2))
         unbiased = var * (count / max(count - 1, 1))
-        self.mean[...] = (1 - RATE) * self.mean[...] + RATE * jax.lax.stop_gradient(mean)
-        self.var[...] = (1 - RATE) * self.var[...] + RATE * jax.lax.stop_gradient(unbiased)
+        for running, now in ((self.mean, mean), (self.var, unbiased)):
+            running.set_value((1 - RATE) * running[...] + RATE * jax.lax.stop_gradient(now))
         return mean, var
 
 
@@ -74,7 +71,8 @@ class ConvNorm(nnx.Module):
         depthwise: every channel by itself; `inputs` is `outputs` then.
         activation: whether SiLU follows.
         folded: the norm is part of the kernel and of a bias: for inference alone.
-        rngs: source of the random kernel.
+        kernel_init: makes the kernel.
+        rngs: what `kernel_init` draws from.
         dtype: of the convolution.
         param_dtype: of the stored parameters.
     """
@@ -89,6 +87,7 @@ class ConvNorm(nnx.Module):
         depthwise: bool = False,
         activation: bool = True,
         folded: bool = False,
+        kernel_init: nnx.Initializer,
         rngs: nnx.Rngs,
         dtype: DTypeLike,
         param_dtype: DTypeLike,
@@ -101,7 +100,7 @@ class ConvNorm(nnx.Module):
             padding=size // 2,
             feature_group_count=inputs if depthwise else 1,
             use_bias=folded,
-            kernel_init=uniform,
+            kernel_init=kernel_init,
             dtype=dtype,
             param_dtype=param_dtype,
             rngs=rngs,

@@ -12,16 +12,18 @@ Conventions:
 """
 
 import functools
-from collections.abc import Collection
+import math
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PRNGKeyArray
 
-from models.yolo26.blocks import C2PSA, SPPF, C3k2, Conv, ConvNorm, Identity, Map, Upsample, uniform
+from models.yolo26.blocks import C2PSA, SPPF, C3k2, Conv, ConvNorm, Identity, Map, Upsample
 from models.yolo26.config import STRIDES, YOLO26Config
 from models.yolo26.heads import Head, Raw
 
@@ -75,25 +77,18 @@ class YOLO26(nnx.Module):
     ) -> None:
         if not heads or not set(heads) <= set(HEADS):
             raise ValueError(f"heads={heads!r} must be one or both of {HEADS}")
-        self.config = config
+        self.config, self.folded = config, folded
         self.dtype, self.param_dtype = jnp.dtype(dtype), jnp.dtype(param_dtype)
         shared: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        conv = functools.partial(ConvNorm, folded=folded, rngs=rngs, **shared)
+        shared |= {"rngs": rngs, "kernel_init": nnx.initializers.zeros}
+        conv = functools.partial(ConvNorm, folded=folded, **shared)
+        output = functools.partial(nnx.Conv, kernel_size=(1, 1), **shared)
+        inputs = [config.channels(nominal) for nominal in (256, 512, 1024)]
         self.layers = nnx.List(_layers(config, conv))
-        start = rngs.params()
-
-        def head(name: str) -> Head | None:
-            if name not in heads:
-                return None
-            draws: dict[str, Any] = {"rngs": nnx.Rngs(start), **shared}
-            output = functools.partial(
-                nnx.Conv, kernel_size=(1, 1), kernel_init=uniform, **draws
-            )
-            inputs = [config.channels(nominal) for nominal in (256, 512, 1024)]
-            return Head(inputs, config, functools.partial(ConvNorm, folded=folded, **draws), output)
-
-        self.one_to_many = head("one_to_many")
-        self.one_to_one = head("one_to_one")
+        self.one_to_many, self.one_to_one = (
+            Head(inputs, config, conv, output) if name in heads else None for name in HEADS
+        )
+        _draw_kernels(self, rngs.params())
 
     def __call__(self, images: Float[Array, "B H W 3"], *, training: bool = False) -> Outputs:
         """What the heads say of a batch of images.
@@ -109,13 +104,7 @@ class YOLO26(nnx.Module):
         Raises:
             ValueError: images that are no float `[B, H, W, 3]` of such sides.
         """
-        maps = self.feature_maps(images, training=training)
-        levels = [maps[i] for i in LEVELS]
-        many, one = self.one_to_many, self.one_to_one
-        return Outputs(
-            None if many is None else many(levels, training),
-            None if one is None else one([jax.lax.stop_gradient(x) for x in levels], training),
-        )
+        return self.from_maps(self.feature_maps(images, training=training), training=training)
 
     def feature_maps(self, images: Float[Array, "B H W 3"], *, training: bool = False) -> list[Map]:
         """The output of every layer of backbone and neck; arguments and errors of `__call__`."""
@@ -128,6 +117,36 @@ class YOLO26(nnx.Module):
             x = layer(x, training)
             maps.append(x)
         return maps
+
+    def from_maps(self, maps: Sequence[Map], *, training: bool = False) -> Outputs:
+        """What the heads say of the outputs of all layers."""
+        levels = [maps[i] for i in LEVELS]
+        many, one = self.one_to_many, self.one_to_one
+        return Outputs(
+            None if many is None else many(levels, training),
+            None if one is None else one([jax.lax.stop_gradient(x) for x in levels], training),
+        )
+
+
+def _draw_kernels(model: YOLO26, key: PRNGKeyArray) -> None:
+    """Kernels from U(-b, b), b = 1 / sqrt(fan_in), the one-to-one head's those of the other.
+
+    One draw for all: a draw a kernel took XLA 35 s to compile on two cores.
+    """
+    state = nnx.state(model, nnx.Param)
+    leaves, structure = jax.tree_util.tree_flatten_with_path(state)
+    names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
+    if model.one_to_many is not None:
+        names = [name.replace("one_to_one", "one_to_many") for name in names]
+    kernels = {name: x for name, (_, x) in zip(names, leaves, strict=True) if x.ndim == 4}
+    ends = np.cumsum([x.size for x in kernels.values()])
+    noise = jax.random.uniform(key, (int(ends[-1]),), jnp.float32, -1.0, 1.0)
+    drawn = {
+        name: (part / math.sqrt(math.prod(x.shape[:3]))).reshape(x.shape).astype(x.dtype)
+        for (name, x), part in zip(kernels.items(), jnp.split(noise, ends[:-1]), strict=True)
+    }
+    filled = [drawn.get(name, x) for name, (_, x) in zip(names, leaves, strict=True)]
+    nnx.update(model, structure.unflatten(filled))
 
 
 def _layers(config: YOLO26Config, conv: Conv) -> list[nnx.Module]:

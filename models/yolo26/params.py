@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from optax.contrib import MuonDimensionNumbers
@@ -13,6 +14,7 @@ from models.yolo26.config import YOLO26Config
 from models.yolo26.modeling import YOLO26
 
 Tree = Any
+Flat = dict[str, jax.Array]
 
 CLASS_TOWER_FACTOR = 3.0  # of the learning rate
 
@@ -158,65 +160,64 @@ def to_torch(model: YOLO26) -> dict[str, np.ndarray]:
     Returns:
         Kernels `[out, in, kh, kw]`, norms, running statistics, and the counters of batches that
         such a state dict has, which mean nothing here, as zeros.
-
-    Example:
-        >>> from models.yolo26 import scaled
-        >>> arrays = to_torch(YOLO26(scaled("n", 3), rngs=nnx.Rngs(0)))  # doctest: +SKIP
-        >>> arrays["model.0.conv.weight"].shape  # doctest: +SKIP
-        (16, 3, 3, 3)
     """
     named = {}
-    for path, array in _flat(model).items():
-        name = torch_name(path)
-        named[name] = np.asarray(array.transpose(3, 2, 0, 1) if array.ndim == 4 else array)
+    for path, array in flat_arrays(model).items():
+        name, array = torch_name(path), np.asarray(array)
+        named[name] = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array
         if name.endswith("bn.running_var"):
             named[name.replace("bn.running_var", _COUNTER)] = np.zeros((), np.int64)
     return named
 
 
-def from_torch(model: YOLO26, arrays: Mapping[str, np.ndarray]) -> None:
-    """Fills a model with the arrays of a PyTorch state dict.
+def from_torch(model: YOLO26, arrays: Mapping[str, np.ndarray]) -> YOLO26:
+    """A model with the arrays of a PyTorch state dict.
 
     Args:
-        model: changed in place; each array is cast to the dtype of the one that it replaces.
-        arrays: by PyTorch name, as `to_torch` returns them; counters of batches are ignored.
+        model: what it shall be like, perhaps abstract (`nnx.eval_shape`); not changed.
+        arrays: by PyTorch name, as `to_torch` returns them; counters of batches are ignored, and
+            each array is cast to the model's dtype.
+
+    Returns:
+        A model of its own.
 
     Raises:
         ValueError: names that this model has no place for, names that it misses, or an array of
-            another shape; all of them are listed, and nothing was changed.
+            another shape; all of them are listed.
     """
-    ours = _flat(model)
+    ours = flat_arrays(model)
     places = {torch_name(path): path for path in ours}
     given = {name for name in arrays if not name.endswith(_COUNTER)}
     wrong = [f"{name} is no parameter of this model" for name in sorted(given - set(places))]
     wrong += [f"{name} is missing" for name in sorted(set(places) - given)]
-    filled = {}
+    filled: Flat = {}
     for name in sorted(given & set(places)):
         array, place = np.asarray(arrays[name]), ours[places[name]]
         array = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array
         if array.shape != place.shape:
-            wrong.append(f"{name} is {list(array.shape)} here and {list(place.shape)} there")
-        filled[places[name]] = jax.numpy.asarray(array, place.dtype)
+            wrong.append(f"{name} is {list(array.shape)} there and {list(place.shape)} here")
+        filled[places[name]] = jnp.asarray(array, place.dtype)
     if wrong:
         raise ValueError(
             f"these arrays do not fit a model of {model.config}: {'; '.join(wrong)}. Use the scale "
             "and the number of classes that they were made with"
         )
-    state = nnx.state(model, (nnx.Param, nnx.BatchStat))
-    nnx.update(
-        model, jax.tree_util.tree_map_with_path(lambda path, _: filled[_path(path)], state)
+    return with_arrays(model, filled)
+
+
+def flat_arrays(model: YOLO26) -> Flat:
+    """Parameters and running statistics by path: `layers/0/conv/kernel`."""
+    leaves = jax.tree_util.tree_leaves_with_path(nnx.to_pure_dict(nnx.state(model)))
+    return {"/".join(_names(path)): x for path, x in leaves}
+
+
+def with_arrays(model: YOLO26, arrays: Flat) -> YOLO26:
+    """A model like another (or like an abstract one), of the given arrays by path."""
+    graph, state = nnx.split(model)
+    filled = jax.tree_util.tree_map_with_path(
+        lambda path, _: arrays["/".join(_names(path))], nnx.to_pure_dict(state)
     )
-
-
-def _flat(model: YOLO26) -> dict[str, jax.Array]:
-    """Parameters and running statistics by path."""
-    state = nnx.to_pure_dict(nnx.state(model, (nnx.Param, nnx.BatchStat)))
-    return {_path(path): x for path, x in jax.tree_util.tree_leaves_with_path(state)}
-
-
-def _path(path: tuple) -> str:
-    """Key path as `layers/0/conv/kernel`."""
-    return "/".join(_names(path))
+    return nnx.merge(graph, filled)
 
 
 def _names(path: tuple) -> list[str]:
