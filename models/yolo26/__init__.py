@@ -1,6 +1,6 @@
 """YOLO26-style detector: architecture, forward pass, detections, names in PyTorch's form."""
 
-from models.yolo26.config import SCALES, STRIDES, YOLO26Config, scaled
+from models.yolo26.config import SCALES, YOLO26Config, scaled
 from models.yolo26.folding import fold
 from models.yolo26.heads import Raw
 from models.yolo26.inference import Detections, end_to_end, non_maximum_suppression, predictions
@@ -16,7 +16,6 @@ from models.yolo26.params import (
 
 __all__ = [
     "SCALES",
-    "STRIDES",
     "YOLO26",
     "Detections",
     "Outputs",

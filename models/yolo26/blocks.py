@@ -250,7 +250,7 @@ class SPPF(nnx.Module):
         """Applies the block."""
         pooled = [self.reduce(x, training)]
         for _ in range(3):
-            pooled.append(nnx.max_pool(pooled[-1], (5, 5), (1, 1), ((2, 2), (2, 2))))
+            pooled.append(nnx.max_pool(pooled[-1], (5, 5), padding="SAME"))
         return x + self.merge(jnp.concatenate(pooled, -1), training)
 
 

@@ -3,8 +3,6 @@
 import dataclasses
 import math
 
-STRIDES = (8, 16, 32)  # pixels a cell of the three levels P3, P4, P5
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class YOLO26Config:

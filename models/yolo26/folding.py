@@ -51,7 +51,9 @@ def _folded(given: Flat, names: list[str]) -> Flat:
         if not block:  # the last convolutions have no norm
             result[name] = given[name]
             continue
-        scale, bias, mean, var = (given[f"{block}/norm/{x}"] for x in ("scale", "bias", "mean", "var"))
+        scale, bias, mean, var = (
+            given[f"{block}/norm/{x}"] for x in ("scale", "bias", "mean", "var")
+        )
         gain = scale.astype(jnp.float32) * jax.lax.rsqrt(var + EPSILON)
         kernel = given[f"{block}/conv/kernel"]
         exact = {

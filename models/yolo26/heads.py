@@ -9,7 +9,8 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from models.yolo26.blocks import Conv, Map
-from models.yolo26.config import STRIDES, YOLO26Config
+from models.yolo26.boxes import STRIDES
+from models.yolo26.config import YOLO26Config
 
 NOMINAL_SIDE = 640  # pixels; at the start five objects are expected on an image of this side
 

@@ -24,7 +24,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from models.yolo26.blocks import C2PSA, SPPF, C3k2, Conv, ConvNorm, Identity, Map, Upsample
-from models.yolo26.config import STRIDES, YOLO26Config
+from models.yolo26.boxes import STRIDES
+from models.yolo26.config import YOLO26Config
 from models.yolo26.heads import Head, Raw
 
 HEADS = ("one_to_many", "one_to_one")
@@ -59,9 +60,9 @@ class YOLO26(nnx.Module):
 
     Example:
         >>> from models.yolo26 import scaled
-        >>> model = nnx.eval_shape(lambda: YOLO26(scaled("n", 20), rngs=nnx.Rngs(0)))
-        >>> image = jax.ShapeDtypeStruct((1, 64, 96, 3), jnp.float32)
-        >>> jax.eval_shape(model, image).one_to_one.logits.shape  # 8 * 12 + 4 * 6 + 2 * 3 cells
+        >>> detect = lambda images: YOLO26(scaled("n", 20), rngs=nnx.Rngs(0))(images)
+        >>> outputs = jax.eval_shape(detect, jax.ShapeDtypeStruct((1, 64, 96, 3), jnp.float32))
+        >>> outputs.one_to_one.logits.shape  # 8 * 12 + 4 * 6 + 2 * 3 cells
         (1, 126, 20)
     """
 

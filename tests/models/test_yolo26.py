@@ -90,7 +90,7 @@ def test_a_training_pass_is_that_of_the_oracle_layer_by_layer():
     for ours, theirs in zip(maps, expected_maps, strict=True):
         assert relative_error(ours.transpose(0, 3, 1, 2), theirs) < 4e-5
     for name, array in named(outputs).items():
-        # Normalized with the 12 values of a coarse channel: 6e-5 was seen, 1e-5 on the golden model.
+        # A coarse channel has 12 values to normalize with: 6e-5 was seen here, 1e-5 on model A.
         assert relative_error(array, expected[name]) < 2e-4
     moved = yolo26.to_torch(with_statistics(model, after))
     assert len(network.after) == len(leaves(model, nnx.BatchStat))

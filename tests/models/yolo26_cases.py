@@ -1,6 +1,5 @@
 """Small detectors with known arrays, shared by the tests: random ones and the golden model A."""
 
-import dataclasses
 import functools
 
 import jax

@@ -1,4 +1,4 @@
-"""The detector in float64 NumPy, channels first, from arrays under PyTorch names: slow and plain."""
+"""The detector in float64 NumPy, channels first, arrays by PyTorch name: slow and plain."""
 
 import numpy as np
 
@@ -24,7 +24,9 @@ class Network:
                     tower(f"model.23.{prefix}{name}.{k}", maps[i])
                     for k, i in enumerate((16, 19, 22))
                 ]
-                heads[prefix + name] = np.concatenate([r.reshape(*r.shape[:2], -1) for r in rows], 2)
+                heads[prefix + name] = np.concatenate(
+                    [r.reshape(*r.shape[:2], -1) for r in rows], 2
+                )
         return maps, heads
 
     def layer(self, i, x, maps):
@@ -114,7 +116,9 @@ class Network:
             mine = slice(i * value_dim, (i + 1) * value_dim)
             out[:, mine] = np.einsum("bdm,bnm->bdn", v, s).reshape(b, -1, h, w)
             values[:, mine] = v.reshape(b, -1, h, w)
-        return self.conv(f"{name}.proj", out + self.conv(f"{name}.pe", values, act=False), act=False)
+        return self.conv(
+            f"{name}.proj", out + self.conv(f"{name}.pe", values, act=False), act=False
+        )
 
     def box_tower(self, name, x):
         for j in (0, 1):
