@@ -5,9 +5,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -272,6 +269,24 @@ def test_a_run_goes_on_on_another_mesh(finished: Result, small: Make, copied: Pa
     np.testing.assert_allclose(*losses, rtol=1e-5)
 
 
+@pytest.mark.slow
+def test_a_run_moves_from_eight_devices_to_one(
+    small: Make, tmp_path: Path, stop_at: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+):
+    run(small(tmp_path / "whole", steps=8, mesh="data=8"), quiet=True)
+    for devices in (8, 4, 2):
+        stop_at(3)  # two steps, which are saved, on each
+        with pytest.raises(KeyboardInterrupt):
+            run(small(tmp_path / "parts", steps=8, mesh=f"data={devices}"), quiet=True)
+        monkeypatch.undo()
+    run(small(tmp_path / "parts", steps=8, mesh="data=1"), quiet=True)
+    before, after = numbers(tmp_path / "whole"), numbers(tmp_path / "parts")
+    assert [line["step"] for line in after] == [line["step"] for line in before]
+    np.testing.assert_allclose(
+        [line["loss"] for line in after], [line["loss"] for line in before], rtol=1e-6
+    )
+
+
 def test_a_second_process_is_refused(small: Make, copied: Path):
     with (
         run_directory.locked(copied),
@@ -396,37 +411,6 @@ def test_the_command_line_trains_resumes_and_says_when_it_is_done(
     assert (tmp_path / "runs" / "lm" / "result.json").exists()
     assert cli.main(command) == 0
     assert "runs/lm has finished: 6 steps" in capsys.readouterr().out
-
-
-@pytest.mark.slow
-def test_a_killed_process_goes_on_bit_for_bit(tmp_path: Path, repository: Path, text_file: Path):
-    def start(run_dir: Path) -> subprocess.Popen[bytes]:
-        options = (
-            f"lm --steps 60 --batch-size 8 --evaluate-every 5 --data.path {text_file} "
-            "--data.sequence-length 32 --model.hidden-size 32 --model.intermediate-size 64 "
-            f"--model.num-hidden-layers 2 --model.head-dim 8 --sample.length 8 --run-dir {run_dir}"
-        )
-        return subprocess.Popen(
-            [sys.executable, "-m", "train", *options.split()],
-            cwd=tmp_path,
-            env=os.environ | {"PYTHONPATH": str(repository), "JAX_PLATFORMS": "cpu"},
-            stdout=subprocess.DEVNULL,
-        )
-
-    assert start(tmp_path / "whole").wait(timeout=300) == 0
-    for lines in (20, 45):  # a kill in the first run, and one in the resumed run
-        process = start(tmp_path / "parts")
-        metrics = tmp_path / "parts" / "metrics.jsonl"
-        deadline = time.monotonic() + 300
-        while len(read_metrics(metrics)) < lines and time.monotonic() < deadline:
-            assert process.poll() is None
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert start(tmp_path / "parts").wait(timeout=300) == 0
-    assert numbers(tmp_path / "parts") == numbers(tmp_path / "whole")
-    environment = (tmp_path / "parts" / "environment.jsonl").read_text()
-    assert environment.count("\n") == 3
 
 
 @pytest.mark.slow
