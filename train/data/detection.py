@@ -105,6 +105,10 @@ def read_pictures(data: DetectionData, *, seed: int) -> tuple[Pictures, Pictures
         _join(names, part, places)
         for part, places in zip(scans, (data.train, data.held_out), strict=True)
     )
+    known = {entry.crc32 for scan in scans[0] for entry in scan.entries}
+    both = [e.key for scan in scans[1] for e in scan.entries if e.crc32 in known]
+    if jax.process_index() == 0:
+        report([("picture that is also trained on", key) for key in both], " ".join(data.held_out))
     require(
         len(training.labels) > 0,
         f"data.classes={data.classes}: no object of data.train has such a name; it has "

@@ -38,7 +38,7 @@ def test_a_single_picture_is_its_own_canvas():
     [
         ((10, 10, 30, 30), (20, 20, 60, 60)),
         ((40, 10, 60, 30), (80, 20, 100, 60)),  # half of it is cut off by the result
-        ((49, 10, 69, 30), None),  # a twentieth of the area on the canvas is left
+        ((48.2, 10, 68.2, 30), None),  # 9 percent of the area on the canvas is left
         ((47.9, 10, 67.9, 30), (95.8, 20, 100, 60)),  # just more than a tenth is left
         ((-15, 10, 5, 30), (0, 20, 10, 60)),  # the canvas cuts it first: all of what is left
         ((-20, 10, 0, 30), None),  # nothing of it on the canvas

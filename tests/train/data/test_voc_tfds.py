@@ -102,7 +102,8 @@ def test_records_become_pictures_with_the_boxes_of_a_folder(capsys: pytest.Captu
         expected = np.asarray(BOXES[number][:1], np.float32).reshape(-1, 4) - 1
         np.testing.assert_allclose(boxes, expected, atol=1e-4)
     said = capsys.readouterr().err.splitlines()
-    assert len(said) == 2
+    assert len(said) == 3
+    assert "picture that is also trained on: 3 (" in said[2]
     assert "broken image, skipped: 1 (tiny:train record" in said[0]
     assert training.fingerprint() == read_pictures(data, seed=0)[0].fingerprint()
 
