@@ -1,0 +1,172 @@
+"""Classification: the data it reads, and runs that train, resume and do not depend on the mesh."""
+
+import dataclasses
+import io
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from models.classifier import ResNetConfig
+from train import cli, loop, presets
+from train.data.labelled import ImageData, digits, read_images, training_batches
+from train.errors import BadInput
+from train.loop import run
+from train.mesh import make_mesh
+from train.metrics import read_metrics
+from train.optimizers import MuonMVR1
+from train.task import split_batch
+from train.tasks.classification import Classification
+
+
+def archive(path: Path, sizes: dict[str, tuple[int, int]]) -> None:
+    """A zip with one image a name, of the given size and of a colour that tells it apart."""
+    with zipfile.ZipFile(path, "w") as file:
+        for i, (name, size) in enumerate(sizes.items()):
+            buffer = io.BytesIO()
+            Image.new("RGB", size, (10 * i, 0, 0)).save(buffer, "PNG")
+            file.writestr(name, buffer.getvalue())
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two classes, three training images and one held-out image of each."""
+    training = {f"{name}/{i}.png": (4, 3) for name in ("cat", "ant") for i in range(3)}
+    archive(tmp_path / "train.zip", training)
+    archive(tmp_path / "test.zip", {"ant/0.png": (4, 3), "cat/0.png": (4, 3)})
+    return tmp_path
+
+
+def test_a_folder_of_archives_is_read_with_its_classes_in_order(folder: Path):
+    training, held_out = read_images(ImageData(path=folder))
+    assert training.names == held_out.names == ("ant", "cat")
+    assert training.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert training.images.shape == (6, 3, 4, 3)
+    assert training.images[:, 0, 0, 0].tolist() == [30, 40, 50, 0, 10, 20]
+
+
+def test_bad_folders_are_named(folder: Path, tmp_path: Path):
+    with pytest.raises(BadInput, match="is no folder with"):
+        read_images(ImageData(path=tmp_path / "missing"))
+    archive(folder / "test.zip", {"ant/0.png": (4, 3), "cow/0.png": (4, 3)})
+    with pytest.raises(BadInput, match="classes differ"):
+        read_images(ImageData(path=folder))
+    archive(folder / "test.zip", {"ant/0.png": (4, 4), "cat/0.png": (4, 3)})
+    with pytest.raises(BadInput, match="different sizes"):
+        read_images(ImageData(path=folder))
+    (folder / "test.zip").write_bytes(b"no archive")
+    with pytest.raises(BadInput, match="cannot read"):
+        read_images(ImageData(path=folder))
+
+
+def test_batches_depend_on_step_and_seed_and_cover_every_image():
+    training, _ = digits()
+    small = training.first(32)
+
+    def batch(step: int, seed: int = 0, **data: object) -> tuple[np.ndarray, np.ndarray]:
+        found: Any = training_batches(small, ImageData(**data), batch_size=8, seed=seed)[step]
+        return found
+
+    seen = np.concatenate([batch(step)[0] for step in range(4)])
+    rows = lambda x: sorted(map(bytes, x))  # noqa: E731
+    assert rows(seen) == rows(small.images)
+    for changes in ({}, {"shift": 2, "flip": True}):
+        np.testing.assert_array_equal(batch(5, **changes)[0], batch(5, **changes)[0])
+    assert not np.array_equal(batch(0)[1], batch(0, seed=1)[1])
+    shifted, labels = batch(0, shift=2)
+    assert shifted.shape == (8, 8, 8, 1)
+    np.testing.assert_array_equal(labels, batch(0)[1])
+    assert not np.array_equal(shifted, batch(0)[0])
+
+
+def config(run_dir: Path, **fields: object) -> Classification:
+    """Four steps of a tiny network."""
+    tiny = Classification(
+        preset="tiny",
+        run_dir=run_dir,
+        steps=4,
+        batch_size=8,
+        evaluate_every=2,
+        mesh="data=1",
+        model=ResNetConfig(channels=1, width=4, blocks=(1, 1)),
+        optimizer=MuonMVR1(),
+    )
+    return dataclasses.replace(tiny, **fields)
+
+
+def numbers(directory: Path) -> list[dict]:
+    """The metrics of a run without the clock's."""
+    lines = read_metrics(directory / "metrics.jsonl")
+    return [{name: value for name, value in line.items() if name != "wall"} for line in lines]
+
+
+@pytest.mark.slow
+def test_a_run_resumes_bit_for_bit_statistics_included(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    whole = run(config(tmp_path / "whole"), quiet=True)
+    seen = []
+
+    def interrupt(*arguments: object) -> object:
+        seen.append(None)
+        if len(seen) == 4:
+            raise KeyboardInterrupt
+        return split_batch(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "split_batch", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run(config(tmp_path / "part"), quiet=True)
+    part = run(config(tmp_path / "part"), quiet=True)
+    assert part.trained
+    assert numbers(part.run_dir) == numbers(whole.run_dir)
+    assert (whole.run_dir / "predictions.png").stat().st_size > 1000
+
+
+@pytest.mark.slow
+def test_the_loss_does_not_depend_on_the_mesh(tmp_path: Path):
+    lines = [
+        numbers(run(config(tmp_path / mesh, mesh=mesh), quiet=True).run_dir)
+        for mesh in ("data=1", "data=4")
+    ]
+    for one, four in zip(*lines, strict=True):
+        assert one["loss"] == pytest.approx(four["loss"], rel=2e-4)
+
+
+@pytest.mark.slow
+def test_evaluation_weighs_every_image_alike(tmp_path: Path):
+    task = config(tmp_path, batch_size=56).task(make_mesh("data=1"))  # 360 images: 392 rows
+    params, rest = jax.jit(task.init)(jax.random.key(0))
+    _, held_out = digits()
+    found = task.evaluate(params, rest)
+    other = config(tmp_path, batch_size=8).task(make_mesh("data=1")).evaluate(params, rest)
+    assert found["loss"] == pytest.approx(other["loss"], rel=1e-5)
+    assert found["accuracy"] == other["accuracy"]
+    assert found["accuracy"] * len(held_out.labels) == pytest.approx(
+        round(found["accuracy"] * len(held_out.labels)), abs=1e-6
+    )
+
+
+def test_a_model_that_does_not_fit_the_data_is_bad_input(tmp_path: Path):
+    with pytest.raises(BadInput, match="channels=3 must be 1"):
+        config(tmp_path, model=ResNetConfig()).task(make_mesh("data=1"))
+
+
+def test_the_presets_parse(capsys: pytest.CaptureFixture[str]):
+    for name in ("classify", "cifar10"):
+        assert cli.main([name, "--help"]) == 0
+        assert "--data.shift" in capsys.readouterr().out
+        json.dumps([type(o).__name__ for o in presets.load(name).OPTIMIZERS.values()])
+
+
+@pytest.mark.slow
+def test_the_preset_learns(tmp_path: Path):
+    preset = presets.load("classify").CONFIG
+    result = run(dataclasses.replace(preset, run_dir=tmp_path / "run", mesh="data=1"), quiet=True)
+    accuracy = numbers(result.run_dir)[-1]["accuracy"]
+    assert accuracy > 0.95

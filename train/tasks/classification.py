@@ -1,0 +1,179 @@
+"""Image classification: a residual network on CIFAR-10, or on handwritten digits."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax import P
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int32, PRNGKeyArray
+
+from models.classifier import ResNet, ResNetConfig, matrix_dimension_numbers, small
+from train.config import Config
+from train.data.labelled import ImageData, LabelledImages, read_images, training_batches
+from train.errors import require
+from train.mesh import batch_sharding
+from train.task import Task, Tree, split_batch
+
+# Data parallel: weights are replicated, gradients summed.
+SHARDING_RULES = [(".*", P())]
+
+LARGEST = 1024  # images evaluated at once, or one batch if that is more
+
+Batch = tuple[Array, Int32[Array, "B"]]  # uint8 [B, H, W, C], labels
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classification(Config):
+    """A classifier of images; losses are in nats an image."""
+
+    data: ImageData = field(default_factory=ImageData)
+    model: ResNetConfig = field(default_factory=small)
+    label_smoothing: float = 0.0
+    """Share of the target's probability that is spread over all classes, 0 .. 1; in training alone.
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            0 <= self.label_smoothing < 1,
+            f"label_smoothing={self.label_smoothing} must be at least 0 and less than 1",
+        )
+
+    def task(self, mesh: Mesh) -> Task:
+        """Reads the images and builds the model's functions."""
+        training, held_out = read_images(self.data)
+        channels, classes = training.images.shape[-1], len(training.names)
+        for name, found in (("channels", channels), ("classes", classes)):
+            value = getattr(self.model, name)
+            require(
+                value == found, f"model.{name}={value} must be {found}: the images have {found}"
+            )
+        model = nnx.eval_shape(lambda: ResNet(self.model, rngs=nnx.Rngs(0)))
+        graph, _, _ = nnx.split(model, nnx.Param, ...)
+        standardized = _standardization(training)
+
+        def init(key: PRNGKeyArray) -> tuple[Tree, Tree]:
+            model = ResNet(self.model, rngs=nnx.Rngs(key))
+            _, params, rest = nnx.split(model, nnx.Param, ...)
+            return nnx.to_pure_dict(params), nnx.to_pure_dict(rest)
+
+        def loss(params: Tree, rest: Tree, batch: Batch, key: PRNGKeyArray, step: Array) -> Any:
+            del key, step
+            images, labels = batch
+            model = nnx.merge(graph, params, rest)
+            logits = model(standardized(images), training=True)
+            targets = optax.smooth_labels(jax.nn.one_hot(labels, classes), self.label_smoothing)
+            _, _, moved = nnx.split(model, nnx.Param, ...)
+            metrics = {"accuracy": _correct(logits, labels).mean()}
+            value = optax.softmax_cross_entropy(logits, targets).mean()
+            return value, (nnx.to_pure_dict(moved), metrics)
+
+        def logits(params: Tree, rest: Tree, images: Array) -> Float[Array, "B K"]:
+            return nnx.merge(graph, params, rest)(standardized(images), training=False)
+
+        evaluate = _evaluation(logits, held_out, self.batch_size, mesh)
+
+        def finish(params: Tree, rest: Tree, directory: Path) -> str:
+            shown = held_out.first(32)
+            predicted = jax.jit(logits)(params, rest, jnp.asarray(shown.images)).argmax(-1)
+            _draw(shown, np.asarray(predicted), directory / "predictions.png")
+            accuracy = evaluate(params, rest)["accuracy"]
+            return f"accuracy {accuracy:.2%} of {len(held_out.labels)} held-out images"
+
+        return Task(
+            init=init,
+            loss=loss,
+            batches=training_batches(
+                training, self.data, batch_size=self.batch_size, seed=self.seed
+            ),
+            evaluate=evaluate,
+            finish=finish,
+            matrices=matrix_dimension_numbers,
+            sharding_rules=SHARDING_RULES,
+            items_a_step=self.batch_size,
+            unit="images",
+            loss_unit="nats/image",
+            data=training.fingerprint() | {"held_out": len(held_out.labels)},
+        )
+
+
+def _correct(logits: Float[Array, "B K"], labels: Int32[Array, "B"]) -> Float[Array, "B"]:
+    """1 where the largest logit is the label's, else 0."""
+    return (logits.argmax(-1) == labels).astype(jnp.float32)
+
+
+def _standardization(training: LabelledImages) -> Callable[[Array], Float[Array, "B H W C"]]:
+    """Subtracts the training images' mean and divides by their deviation, a channel each."""
+    pixels = training.images.reshape(-1, training.images.shape[-1])
+    mean = pixels.mean(0, dtype=np.float64)
+    deviation = np.maximum(pixels.std(0, dtype=np.float64), 1e-3)
+    shift, scale = (jnp.asarray(x, jnp.float32)[None, None, None] for x in (mean, 1 / deviation))
+    return lambda images: (images.astype(jnp.float32) - shift) * scale
+
+
+def _evaluation(
+    logits: Callable[[Tree, Tree, Array], Float[Array, "B K"]],
+    held_out: LabelledImages,
+    batch_size: int,
+    mesh: Mesh,
+) -> Callable[[Tree, Tree], dict[str, float]]:
+    """Mean loss and accuracy of the held-out images, each counted once: weight 0 fills batches.
+
+    The batches stay on the devices from one evaluation to the next.
+    """
+    count = len(held_out.labels)
+    size = min(
+        batch_size * math.ceil(1024 / batch_size), batch_size * math.ceil(count / batch_size)
+    )
+    rows = np.arange(-(-count // size) * size)
+    weights = (rows < count).astype(np.float32)
+    process = slice(jax.process_index(), None, jax.process_count())
+    batches = [
+        split_batch(
+            (held_out.images[part], held_out.labels[part], weights[i : i + size][process]),
+            batch_sharding(mesh),
+        )
+        for i in range(0, len(rows), size)
+        for part in [np.minimum(rows[i : i + size], count - 1)[process]]
+    ]
+
+    @jax.jit
+    def totals(params: Tree, rest: Tree, images: Array, labels: Array, weight: Array) -> Any:
+        found = logits(params, rest, images)
+        losses = optax.softmax_cross_entropy_with_integer_labels(found, labels)
+        return (losses * weight).sum(), (_correct(found, labels) * weight).sum()
+
+    def evaluate(params: Tree, rest: Tree) -> dict[str, float]:
+        sums = jax.device_get([totals(params, rest, *batch) for batch in batches])
+        loss, correct = (
+            sum(float(x) for x in column) / count for column in zip(*sums, strict=True)
+        )
+        return {"loss": loss, "accuracy": correct}
+
+    return evaluate
+
+
+def _draw(shown: LabelledImages, predicted: np.ndarray, path: Path) -> None:
+    """A grid of images with what they were taken for; the true class in red where that is wrong."""
+    from matplotlib.figure import Figure  # not pyplot: no window system, no global state
+
+    columns = 8
+    rows = -(-len(shown.labels) // columns)
+    figure = Figure(figsize=(columns * 1.2, rows * 1.4), layout="constrained")
+    grid = np.asarray(figure.subplots(rows, columns, squeeze=False)).ravel()
+    for axes in grid:
+        axes.set_axis_off()
+    for axes, image, label, guess in zip(grid, shown.images, shown.labels, predicted, strict=False):
+        axes.imshow(image.squeeze(-1) if image.shape[-1] == 1 else image, cmap="gray")
+        right = guess == label
+        text = shown.names[guess] + ("" if right else f"\nis {shown.names[label]}")
+        axes.set_title(text, fontsize=8, color="black" if right else "tab:red")
+    figure.savefig(path, dpi=120)
