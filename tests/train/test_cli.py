@@ -35,10 +35,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 MISTAKES = {
-    "": "name a preset first: python -m train cifar10|classify|",
+    "": "name a preset first: python -m train ",
     "--optimizer muon": "name a preset first",
     "lmm": "preset 'lmm' is unknown (did you mean lm?)",
-    "nonsense": "preset 'nonsense' is unknown; the presets are cifar10, classify",
+    "nonsense": "preset 'nonsense' is unknown; the presets are ",
     "lm more": "option more is unknown",
     "lm --stepz 3": "option --stepz is unknown (did you mean --steps?)",
     "lm --batch_sise=3": "option --batch_sise=3 is unknown (did you mean --batch-size?)",
@@ -131,13 +131,13 @@ def test_help_lists_every_option_of_the_chosen_optimizer(
     for option in ("--steps", "--data.path", "--model.hidden-size", "--run-dir", "--mesh"):
         assert option in shown
     assert "in steps" in shown
-    assert "in bytes" in shown
+    assert "in tokens" in shown
 
 
 def test_the_overview_lists_every_preset(capsys: pytest.CaptureFixture[str]):
     assert cli.main(["--help"]) == 0
     shown = capsys.readouterr().out
-    assert {"lm", "classify", "cifar10"} <= set(presets.names())
+    assert "lm" in presets.names()
     assert all(name in shown for name in presets.names())
 
 
