@@ -102,7 +102,6 @@ def _split(builder: Any, split: str, feature: str) -> Corpus:
 def _wikitext103(data: TextData, *, note: Note) -> Any:
     """WikiText-103 as a TFDS dataset in the cache, made from the official files."""
     folder = data.path or Path()
-    require(folder.is_dir(), f"data.path={folder} is no folder; see --data.source wikitext103")
     form = wikitext.which(folder)
     require(
         data.split != "train" or "train" in wikitext.sources(folder, form),

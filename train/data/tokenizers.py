@@ -29,7 +29,7 @@ END_OF_TEXT_NAMES = (
 # there no pattern in use joins characters, so the tokens are those of the whole.
 _PART = 1 << 16  # characters, at least
 _SAFE = re.compile(r"(?<=\S\n)(?=\S)")
-_TRAINING_PARTS = 1 << 12  # parts (270 MB) that byte-pair encoding learns from, at most
+_LEARNED_FROM = 1 << 28  # characters that byte-pair encoding learns from, at most
 
 
 class Tokenizer(Protocol):
@@ -196,10 +196,19 @@ def train_bpe(documents: Iterable[str], *, vocab_size: int) -> Subwords:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    texts = (part for document in documents for part in parts(document))
-    first = (part for part, _ in zip(texts, range(_TRAINING_PARTS), strict=False))
-    backend.train_from_iterator(first, trainer)
+    backend.train_from_iterator(_beginning(documents, _LEARNED_FROM), trainer)
     return Subwords(backend, name="the trained tokenizer")
+
+
+def _beginning(documents: Iterable[str], characters: int) -> Iterator[str]:
+    """Parts of the first documents, until they have this many characters."""
+    seen = 0
+    for document in documents:
+        for part in parts(document):
+            yield part
+            seen += len(part)
+            if seen >= characters:
+                return
 
 
 def load_tokenizer(path: Path) -> Subwords:

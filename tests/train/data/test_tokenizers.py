@@ -111,3 +111,16 @@ def test_what_is_no_tokenizer_is_refused(bpe: Subwords, tmp_path: Path):
         load_tokenizer(file)
     with pytest.raises(BadInput, match=r"model.vocab_size=256 is too small for --data.tokenizer"):
         train_bpe([TEXT], vocab_size=256)
+
+
+def test_of_a_long_text_the_beginning_is_learned_from(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(tokenizers, "_LEARNED_FROM", 1000)
+    documents = [TEXT[i : i + 100] for i in range(0, 5000, 100)]
+    assert (
+        train_bpe(documents, vocab_size=300).json()
+        == train_bpe(documents[:10], vocab_size=300).json()
+    )
+    assert (
+        train_bpe(documents[:9], vocab_size=300).json()
+        != train_bpe(documents[:10], vocab_size=300).json()
+    )
