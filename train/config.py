@@ -5,7 +5,7 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from train.task import Task
 
 # Fields that may change between two calls on one run directory: they move no number of the run.
-MAY_CHANGE = frozenset({"run_dir", "mesh", "checkpoint_every", "keep_checkpoints", "data.cache"})
+MAY_CHANGE = frozenset(
+    {"run_dir", "mesh", "mesh_axes", "checkpoint_every", "keep_checkpoints", "data.cache"}
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,14 +53,22 @@ class Config:
     seed: int = 0
     """Seed of initial weights, data order and sampling."""
 
+    micro_batches: int = 1
+    """Parts that a batch is divided into; their gradients are averaged one after another, so that
+    activations need the memory of one part."""
+
     mesh: str = "data=-1"
-    """Device mesh as AXIS=SIZE; -1 takes every local device. Axis: data (batch split, weights
-    replicated)."""
+    """Device mesh as AXIS=SIZE,...; -1, once, takes every device that is left. Axes: data (splits
+    the batch), fsdp (splits the batch and the weights), tensor (splits the weights)."""
+
+    mesh_axes: Literal["auto", "explicit"] = "auto"
+    """auto: the compiler lays out what no rule says; explicit: parameters, gradients and optimizer
+    state have their layout in their types, so that a change of it is an error."""
 
     optimizer: Optimizer = dataclasses.field(default_factory=MiMuon)
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "evaluate_every", "checkpoint_every"):
+        for name in ("steps", "batch_size", "micro_batches", "evaluate_every", "checkpoint_every"):
             value = getattr(self, name)
             require(value is None or value >= 1, f"{name}={value} must be at least 1")
         require(

@@ -13,7 +13,7 @@ from train.config import Config
 from train.curves import draw_loss
 from train.errors import Interrupted
 from train.interruption import Interruption
-from train.mesh import batch_sharding, check_batch_size, make_mesh
+from train.mesh import automatic, batch_sharding, check_batch_size, make_mesh
 from train.metrics import read_metrics
 from train.optimizers import make_optimizer
 from train.progress import Reporter
@@ -40,9 +40,9 @@ def run(config: Config, *, quiet: bool = False) -> Result:
         BadInput: a configuration that cannot be run here; nothing was written.
         TrainingStopped: the loss became infinite or NaN; checkpoints and metrics stay.
     """
-    mesh = make_mesh(config.mesh)
-    check_batch_size(config.batch_size, mesh)
-    task = config.task(mesh)
+    mesh = make_mesh(config.mesh, explicit=config.mesh_axes == "explicit")
+    check_batch_size(config.batch_size, mesh, config.micro_batches)
+    task = config.task(automatic(mesh))
     optimizer, schedule = make_optimizer(
         config.optimizer,
         steps=config.steps,
@@ -56,7 +56,14 @@ def run(config: Config, *, quiet: bool = False) -> Result:
     if not known:
         run_directory.create(config, task.data)
     state = make_state(task, optimizer, mesh, config.seed)
-    step = jit_step(state, task=task, optimizer=optimizer, schedule=schedule, seed=config.seed)
+    step = jit_step(
+        state,
+        task=task,
+        optimizer=optimizer,
+        schedule=schedule,
+        seed=config.seed,
+        micro_batches=config.micro_batches,
+    )
     reporter = Reporter(config.steps, unit=task.unit, loss_unit=task.loss_unit, quiet=quiet)
     with run_directory.locked(config.directory), reporter:
         run_directory.record_environment(config.directory)

@@ -9,13 +9,23 @@ import jax
 Value = TypeVar("Value")
 
 
+def path_of(key_path: tuple[Any, ...]) -> str:
+    """The path of a leaf as the rules read it: `layers/mlp/up`."""
+    return jax.tree_util.keystr(key_path, simple=True, separator="/")
+
+
+def first_match(path: str, rules: Sequence[tuple[str, Any]]) -> int | None:
+    """Which rule is the first whose pattern matches the whole path; None: no rule."""
+    return next((i for i, (pattern, _) in enumerate(rules) if re.fullmatch(pattern, path)), None)
+
+
 def first_matches(
     tree: Any, rules: Sequence[tuple[str, Value]], *, kind: str, rest: tuple[Value, ...] = ()
 ) -> Any:
-    """Gives every leaf of a tree the value of the first rule that matches its whole path.
+    """Gives every leaf of a tree the value of the first rule that matches its path.
 
     Args:
-        tree: any pytree; a path reads `layers/mlp/up`.
+        tree: any pytree.
         rules: ordered (regular expression, value).
         kind: what the rules are about, for errors: "sharding".
         rest: the value, if there is one, of leaves that no rule covers.
@@ -34,8 +44,8 @@ def first_matches(
     uncovered: list[str] = []
 
     def value(key_path: Any, _: Any) -> Value | None:
-        path = jax.tree_util.keystr(key_path, simple=True, separator="/")
-        first = next((i for i, (p, _) in enumerate(rules) if re.fullmatch(p, path)), None)
+        path = path_of(key_path)
+        first = first_match(path, rules)
         if first is not None:
             used.add(first)
             return rules[first][1]

@@ -12,7 +12,8 @@ from jaxtyping import Array, Float, Int32, PRNGKeyArray
 
 from mimuon_jax.diagnostics import gate_rate, has_gate
 from train.average import first_average, like, next_average
-from train.mesh import following_shardings, tree_shardings
+from train.gradients import BatchGradient, batch_gradient
+from train.mesh import following_shardings, on_automatic_axes, tree_shardings
 from train.rules import first_matches
 from train.task import Task, Tree
 
@@ -28,9 +29,13 @@ class State(NamedTuple):
 
 
 def evaluated(state: State) -> tuple[Tree, Tree]:
-    """The `params` and `rest` that evaluations and samples use: their average if there is one."""
+    """The `params` and `rest` that evaluations and samples use: their average if there is one.
+
+    They are on Auto axes, whatever the state's are.
+    """
     newest = state.params, state.rest
-    return newest if state.average is None else like(state.average, newest)
+    chosen = newest if state.average is None else like(state.average, newest)
+    return on_automatic_axes(chosen)
 
 
 def parameter_shardings(task: Task, mesh: Mesh) -> Tree:
@@ -75,6 +80,8 @@ def train_step(
     optimizer: optax.GradientTransformation,
     schedule: optax.Schedule,
     seed: int,
+    micro_batches: int = 1,
+    layout: Tree = None,
 ) -> tuple[State, dict[str, Float[Array, ""]]]:
     """One optimizer step.
 
@@ -85,16 +92,28 @@ def train_step(
         optimizer: turns gradients into updates.
         schedule: the learning rate, for the record alone.
         seed: of the run; with `t` it gives the step's random key.
+        micro_batches: parts of the batch whose gradients are averaged one after another.
+        layout: shardings of the parameters, on Auto axes; None: not on a mesh.
 
     Returns:
         The state after `t + 1` steps, and scalars: `loss`, `gradient_norm` (before clipping),
         `learning_rate`, the optimizer's `gate_rate` if it has a gate, and the task's own.
     """
     key = jax.random.fold_in(_keys(seed)[1], state.step)
-    value_and_grad = jax.value_and_grad(task.loss, has_aux=True)
-    (loss, (rest, metrics)), gradients = value_and_grad(
-        state.params, state.rest, batch, key, state.step
-    )
+
+    def gradient(params: Tree) -> BatchGradient:
+        return batch_gradient(
+            task.loss,
+            params,
+            state.rest,
+            batch,
+            key,
+            state.step,
+            micro_batches=micro_batches,
+            layout=layout,
+        )
+
+    loss, gradients, rest, metrics = gradient(state.params)
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     metrics = {
         "loss": loss,
@@ -118,6 +137,7 @@ def jit_step(
     optimizer: optax.GradientTransformation,
     schedule: optax.Schedule,
     seed: int,
+    micro_batches: int = 1,
 ) -> Callable[[State, Tree], tuple[State, dict[str, Any]]]:
     """`train_step`, compiled for a state's layout; the old state's buffers are reused.
 
@@ -126,7 +146,14 @@ def jit_step(
 
     def step(state: State, batch: Tree) -> tuple[State, dict[str, Any]]:
         return train_step(
-            state, batch, task=task, optimizer=optimizer, schedule=schedule, seed=seed
+            state,
+            batch,
+            task=task,
+            optimizer=optimizer,
+            schedule=schedule,
+            seed=seed,
+            micro_batches=micro_batches,
+            layout=on_automatic_axes(layout.params),
         )
 
     layout = jax.tree.map(lambda x: x.sharding, state)

@@ -1,12 +1,23 @@
 """Meshes and ordered sharding rules."""
 
+import math
+from dataclasses import dataclass
+
 import jax
 import jax.numpy as jnp
 import pytest
 from jax import P
-from jax.sharding import AxisType
+from jax.sharding import AxisType, NamedSharding
 
-from train.mesh import following_shardings, make_mesh, tree_shardings
+from train.errors import BadInput
+from train.mesh import (
+    batch_sharding,
+    check_batch_size,
+    following_shardings,
+    make_mesh,
+    on_automatic_axes,
+    tree_shardings,
+)
 
 PARAMS = {
     "embed": jax.ShapeDtypeStruct((8, 4), jnp.float32),
@@ -14,12 +25,96 @@ PARAMS = {
 }
 
 
-@pytest.mark.parametrize(("spec", "size"), [("data=-1", 8), ("data=2", 2), (" data = 8 ", 8)])
-def test_a_mesh_takes_the_devices_it_is_told_to(spec: str, size: int):
+@pytest.mark.parametrize(
+    ("spec", "sizes"),
+    [
+        ("data=-1", (8, 1, 1)),
+        ("data=2", (2, 1, 1)),
+        (" data = 8 ", (8, 1, 1)),
+        ("fsdp=4", (1, 4, 1)),
+        ("data=2,fsdp=2,tensor=2", (2, 2, 2)),
+        ("tensor=2,data=-1", (4, 1, 2)),
+    ],
+)
+def test_a_mesh_takes_the_devices_it_is_told_to(spec: str, sizes: tuple[int, ...]):
     mesh = make_mesh(spec)
-    assert dict(mesh.shape) == {"data": size}
-    assert mesh.axis_types == (AxisType.Auto,)
-    assert list(mesh.devices.flat) == jax.local_devices()[:size]
+    assert mesh.axis_names == ("data", "fsdp", "tensor")
+    assert tuple(mesh.shape.values()) == sizes
+    assert mesh.axis_types == (AxisType.Auto,) * 3
+    assert list(mesh.devices.flat) == jax.devices()[: math.prod(sizes)]
+    assert batch_sharding(mesh).shard_shape((8, 3)) == (8 // sizes[0] // sizes[1], 3)
+
+
+def test_explicit_axes_are_asked_for_and_taken_off_without_a_copy():
+    mesh = make_mesh("fsdp=2", explicit=True)
+    assert mesh.axis_types == (AxisType.Explicit,) * 3
+    x = jax.device_put(jnp.arange(4.0), NamedSharding(mesh, P("fsdp")))
+    y = on_automatic_axes({"x": x, "host": 1.0})
+    assert y["host"] == 1.0
+    assert y["x"].sharding == NamedSharding(make_mesh("fsdp=2"), P("fsdp"))
+    pointers = [
+        [shard.data.unsafe_buffer_pointer() for shard in array.addressable_shards]
+        for array in (x, y["x"])
+    ]
+    assert pointers[0] == pointers[1]
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("model=2", "axis 'model' is unknown; the axes are data, fsdp, tensor"),
+        ("data=2,data=2", "axis 'data' is given twice"),
+        ("data=two", "'two' is no whole number; write data=4"),
+        ("fsdp=0", "a size must be at least 1, or -1"),
+        ("data=-1,fsdp=-1", "only one axis can take the devices that are left"),
+        ("fsdp=4,tensor=4", "needs 16 devices and there are 8"),
+    ],
+)
+def test_a_mesh_that_cannot_be_is_refused(spec: str, message: str):
+    with pytest.raises(BadInput, match=message):
+        make_mesh(spec)
+
+
+@dataclass(frozen=True)
+class Device:
+    """What the mesh reads of a device."""
+
+    id: int
+    process_index: int
+    platform: str = "cpu"
+    device_kind: str = "cpu"
+    num_cores: int = 1
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("data=4", "takes 4 of 8 devices, but 2 processes need all of theirs"),
+        ("tensor=8", "the axis tensor reaches from one process to another"),
+        ("data=2,tensor=4", None),
+    ],
+)
+def test_every_process_has_rows_of_its_own(spec: str, message: str | None):
+    devices = [Device(i, i // 4) for i in range(8)]
+    if message is None:
+        assert make_mesh(spec, devices=devices).devices[1, 0, 3].process_index == 1
+    else:
+        with pytest.raises(BadInput, match=message):
+            make_mesh(spec, devices=devices)
+
+
+@pytest.mark.parametrize(
+    ("size", "parts", "message"),
+    [
+        (12, 1, r"batch_size=12 is not divisible by the 8 devices.*; use 8 or 16"),
+        (4, 1, r"; use 8, or a smaller mesh"),
+        (24, 2, r"8 devices .* axes, times micro_batches=2; use 16 or 32"),
+    ],
+)
+def test_a_batch_that_does_not_divide_is_refused(size: int, parts: int, message: str):
+    with pytest.raises(BadInput, match=message):
+        check_batch_size(size, make_mesh("data=4,fsdp=2"), parts)
+    check_batch_size(16, make_mesh("data=4,fsdp=2"), 2)
 
 
 def test_the_first_matching_rule_wins():

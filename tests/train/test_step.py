@@ -11,9 +11,10 @@ import optax
 import pytest
 from jax import P
 
-from train.mesh import make_mesh
+from train.gradients import batch_gradient
+from train.mesh import batch_sharding, make_mesh
 from train.step import State, evaluated, jit_step, make_state
-from train.task import Task
+from train.task import Task, split_batch
 
 ROWS, FEATURES, OUTPUTS = 16, 4, 3
 RATE = 0.1
@@ -66,17 +67,20 @@ def train(
     optimizer: Any = None,
     *,
     mesh: str = "data=1",
+    explicit: bool = False,
     **options: Any,
 ) -> tuple[list[State], list[dict[str, float]]]:
     """The states before and after every step, on the host, and the steps' metrics."""
     optimizer = optax.with_extra_args_support(optimizer or optax.sgd(RATE))
-    state = make_state(task, optimizer, make_mesh(mesh), seed=0)
+    devices = make_mesh(mesh, explicit=explicit)
+    state = make_state(task, optimizer, devices, seed=0)
     step = jit_step(
         state, task=task, optimizer=optimizer, schedule=lambda step: RATE, seed=0, **options
     )
     states, metrics = [jax.device_get(state)], []
     for batch in batches:
-        state, values = step(state, jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), batch))
+        rows = jax.tree.map(np.float32, batch)
+        state, values = step(state, split_batch(rows, batch_sharding(devices)))
         states.append(jax.device_get(state))
         metrics.append({name: float(value) for name, value in values.items()})
     return states, metrics
@@ -128,3 +132,58 @@ def test_a_factor_scales_the_learning_rate_of_its_parameters(
 def test_a_factor_of_no_parameter_is_an_error(task: Task, batches: list[Any]):
     with pytest.raises(ValueError, match=r"learning-rate factor rules.*: biases"):
         train(task._replace(rate_factors=[("biases", 3.0)]), batches[:1])
+
+
+def close(x: Any, y: Any) -> None:
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6), x, y)
+
+
+@pytest.mark.parametrize(
+    ("mesh", "micro_batches"), [("data=1", 4), ("data=2,fsdp=2", 1), ("data=2,fsdp=2,tensor=2", 2)]
+)
+@pytest.mark.parametrize("explicit", [False, True])
+def test_meshes_and_micro_batches_change_nothing(
+    mesh: str, micro_batches: int, explicit: bool, task: Task, batches: list[Any], plain: Plain
+):
+    task = task._replace(sharding_rules=[("kernel", P("fsdp", None)), ("bias", P())])
+    states, metrics = train(
+        task, batches, mesh=mesh, explicit=explicit, micro_batches=micro_batches
+    )
+    jax.tree.map(np.testing.assert_array_equal, states[0].params, plain[0][0].params)
+    for state, alone in zip(states, plain[0], strict=True):
+        close(state.params, alone.params)
+    for found, wanted in zip(metrics, plain[1], strict=True):
+        assert found["loss"] == pytest.approx(wanted["loss"], rel=1e-5)
+        assert found["gradient_norm"] == pytest.approx(wanted["gradient_norm"], rel=1e-5)
+
+
+def test_what_is_not_trained_goes_through_the_micro_batches(
+    task: Task, batches: list[Any], plain: Plain
+):
+    states, metrics = train(task, batches[:1], micro_batches=4)
+    mean = np.zeros(FEATURES)
+    for part in range(4):
+        mean = 0.5 * mean + 0.5 * batches[0][0][part::4].mean(axis=0)
+    np.testing.assert_allclose(states[1].rest["mean"], mean, rtol=1e-5)
+    assert states[1].rest["count"] == 4
+    assert metrics[0]["draw"] != plain[1][0]["draw"]  # a mean of four draws
+
+
+def test_a_sum_of_small_gradients_is_not_rounded_away(task: Task):
+    """A float32 sum: in bfloat16, 256 + 1 is 256."""
+    sizes = jnp.asarray([256.0] + [1.0] * 15)[:, None]
+
+    def loss(params: Any, rest: Any, batch: Any, key: Any, step: Any) -> Any:
+        return (params["kernel"].sum() * batch[0].astype(jnp.bfloat16)).mean(), (rest, {})
+
+    result = batch_gradient(
+        loss,
+        {"kernel": jnp.ones(1, jnp.bfloat16)},
+        (),
+        (sizes,),
+        jax.random.key(0),
+        jnp.int32(0),
+        micro_batches=16,
+    )
+    assert result.gradients["kernel"].dtype == jnp.bfloat16
+    assert float(result.gradients["kernel"][0]) == float(jnp.bfloat16(271 / 16))

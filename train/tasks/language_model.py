@@ -11,12 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax import P
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Integer, PRNGKeyArray
 
 from models.cross_entropy import cross_entropy
 from models.qwen3 import Qwen3, Qwen3Config, matrix_dimension_numbers, sample, tiny
+from train import sharding_rules
 from train.config import Config
 from train.data.language import LanguageData, load
 from train.data.text import TextData
@@ -28,9 +28,6 @@ from train.mesh import batch_sharding
 from train.task import Task, Tree, split_batch
 
 BYTES = 256
-
-# Data parallel: weights are replicated, gradients summed.
-SHARDING_RULES = [(".*", P())]
 
 Weights = Float[Array, "B T"]
 
@@ -86,7 +83,9 @@ class LanguageModel(Config):
         data = load(self.data, vocab_size=self.model.vocab_size)
         make = functools.partial(Qwen3, self.model, dtype=jnp.dtype(self.compute_dtype))
         graph, _, _ = nnx.split(nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0))), nnx.Param, ...)
+        rules = sharding_rules.qwen3(self.model)
         remat = functools.partial(jax.checkpoint, prevent_cse=False) if self.remat else None
+        layer_by_layer = sharding_rules.layer_by_layer(rules, mesh, remat)
 
         def init(key: PRNGKeyArray) -> tuple[Tree, Tree]:
             _, params, rest = nnx.split(make(rngs=nnx.Rngs(key)), nnx.Param, ...)
@@ -94,8 +93,8 @@ class LanguageModel(Config):
 
         def mean_loss(params: Tree, rest: Tree, batch: Tree, weights: Weights | None = None) -> Any:
             tokens, documents = _tokens(batch)
-            model = nnx.merge(graph, params, rest)
-            hidden = model.hidden_states(tokens[:, :-1], remat=remat, **documents)
+            model = nnx.merge(graph, sharding_rules.as_used(params, rules, mesh), rest)
+            hidden = model.hidden_states(tokens[:, :-1], remat=layer_by_layer, **documents)
             return cross_entropy(hidden, model.head, tokens[:, 1:], weights=weights)
 
         def loss(params: Tree, rest: Tree, batch: Tree, key: PRNGKeyArray, step: Array) -> Any:
@@ -119,7 +118,7 @@ class LanguageModel(Config):
             ),
             finish=finish,
             matrices=matrix_dimension_numbers,
-            sharding_rules=SHARDING_RULES,
+            sharding_rules=rules,
             items_a_step=self.batch_size * self.data.sequence_length,
             unit=f"{unit}s",
             loss_unit=f"nats/{unit}",
