@@ -1,0 +1,1 @@
+"""Evaluation of detectors: average precision, tables, curves, pictures. NumPy, on the host."""

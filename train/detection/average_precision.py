@@ -1,0 +1,128 @@
+"""Average precision of detections, as the specification of the detector has it.
+
+Axes: D detections of all pictures together, T thresholds of overlap, P classes with objects.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from train.detection.matching import Matches
+
+RECALLS = np.linspace(0, 1, 101)
+CONFIDENCES = np.linspace(0, 1, 1000)
+SMOOTHING = 101  # confidences that a value of the F1 curve is averaged over
+
+Curve = Float[np.ndarray, " D"]
+Area = Callable[[Curve, Curve], float]  # recall, precision -> average precision
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Average precision and its parts, of the classes that have objects."""
+
+    classes: Int[np.ndarray, " P"]
+    objects: Int[np.ndarray, " P"]  # how many
+    average_precision: Float[np.ndarray, "P T"]
+    precision: Float[np.ndarray, " P"]  # at IoU 0.5 and `confidence`
+    recall: Float[np.ndarray, " P"]  # likewise
+    confidence: float  # where the smoothed mean of F1 over the classes is largest
+    curves: Float[np.ndarray, "P 101"]  # precision at the recalls 0, 0.01, ... 1, at IoU 0.5
+
+    def summary(self) -> dict[str, float]:
+        """Means over the classes; `fitness` is what the best checkpoint is chosen by."""
+        map50_95 = float(self.average_precision.mean())
+        return {
+            "precision": float(self.precision.mean()),
+            "recall": float(self.recall.mean()),
+            "map50": float(self.average_precision[:, 0].mean()),
+            "map50_95": map50_95,
+            "fitness": map50_95,
+        }
+
+
+def at_recalls(recall: Curve, precision: Curve) -> Float[np.ndarray, "101"]:
+    """Precision at the recalls 0, 0.01, ... 1, linear between the points of its envelope.
+
+    The envelope is the largest precision at a recall or beyond; it falls to 0 at the last recall,
+    at that recall itself too.
+    """
+    end = recall[-1] if len(recall) else 0.0
+    recall = np.concatenate([[0.0], recall, [end, 1.0]])
+    precision = np.concatenate([[1.0], precision, [0.0, 0.0]])
+    envelope = np.maximum.accumulate(precision[::-1])[::-1]
+    return np.interp(RECALLS, recall, envelope)
+
+
+def trapezoids(recall: Curve, precision: Curve) -> float:
+    """Area under `at_recalls`: of perfect detections 0.995, for the fall at recall 1 has width.
+
+    Example:
+        >>> round(trapezoids(np.array([0.5, 1.0]), np.array([1.0, 1.0])), 6)
+        0.995
+    """
+    return float(np.trapezoid(at_recalls(recall, precision), RECALLS))
+
+
+def steps(recall: Curve, precision: Curve) -> float:
+    """COCO's average: the largest precision at a recall or beyond, mean over the 101 recalls.
+
+    Example:
+        >>> steps(np.array([0.5, 1.0]), np.array([1.0, 1.0]))
+        1.0
+    """
+    envelope = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0.0)
+    return float(envelope[np.searchsorted(recall, RECALLS)].mean())
+
+
+def evaluate(matches: Matches, *, area: Area = trapezoids) -> Evaluation:
+    """Average precision of every class that has objects, and where F1 is best.
+
+    Args:
+        matches: of all pictures.
+        area: average precision from a class's recall and precision after 1, 2, ... detections.
+
+    Returns:
+        The parts that means and tables are made of.
+
+    Raises:
+        ValueError: there is no object at all, so that no precision is defined.
+    """
+    present = np.flatnonzero(matches.objects)
+    if not present.size:
+        raise ValueError("no picture has an object: average precision is not defined")
+    order = np.argsort(-matches.scores, kind="stable")
+    averages = np.zeros((len(present), matches.correct.shape[1]))
+    curves = np.zeros((len(present), len(RECALLS)))
+    precisions, recalls = np.zeros((2, len(present), len(CONFIDENCES)))
+    for i, kind in enumerate(present):
+        rows = order[matches.classes[order] == kind]
+        if not rows.size:
+            continue  # objects that nothing was taken for: zeros
+        correct = np.cumsum(matches.correct[rows], 0)
+        recall = correct / (matches.objects[kind] + 1e-16)
+        precision = correct / np.arange(1, len(rows) + 1)[:, None]
+        averages[i] = [area(*pair) for pair in zip(recall.T, precision.T, strict=True)]
+        curves[i] = at_recalls(recall[:, 0], precision[:, 0])
+        falling = -matches.scores[rows]
+        recalls[i] = np.interp(-CONFIDENCES, falling, recall[:, 0], left=0.0)
+        precisions[i] = np.interp(-CONFIDENCES, falling, precision[:, 0], left=1.0)
+    f1 = 2 * precisions * recalls / (precisions + recalls + 1e-16)
+    best = int(_smoothed(f1.mean(0)).argmax())
+    return Evaluation(
+        present,
+        matches.objects[present],
+        averages,
+        precisions[:, best],
+        recalls[:, best],
+        float(CONFIDENCES[best]),
+        curves,
+    )
+
+
+def _smoothed(values: Curve) -> Curve:
+    """Mean over a window, the edges repeated."""
+    padded = np.pad(values, SMOOTHING // 2, mode="edge")
+    return np.convolve(padded, np.full(SMOOTHING, 1 / SMOOTHING), mode="valid")

@@ -1,0 +1,71 @@
+"""An evaluation for people: a table of the classes, and their precision-recall curves."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from train.detection.average_precision import RECALLS, Evaluation
+
+MOST_LINES = 10  # classes whose curves have a name; of more, only their mean has
+
+
+def class_table(evaluation: Evaluation, names: Sequence[str]) -> str:
+    """A line for every class that has objects, after one for all: precision, recall, mAP.
+
+    Args:
+        evaluation: of a held-out set.
+        names: of the classes, by label.
+
+    Returns:
+        Aligned columns, without a last line end. Precision and recall are those at the confidence
+        where F1 is best.
+    """
+    all_of_them = evaluation.summary()
+    rows = [
+        ("all", evaluation.objects.sum(), *list(all_of_them.values())[:4]),
+        *(
+            (names[kind], count, p, r, average[0], average.mean())
+            for kind, count, p, r, average in zip(
+                evaluation.classes,
+                evaluation.objects,
+                evaluation.precision,
+                evaluation.recall,
+                evaluation.average_precision,
+                strict=True,
+            )
+        ),
+    ]
+    width = max(len("class"), *(len(row[0]) for row in rows))
+    header = f"{'class':<{width}} objects precision recall  AP50 AP50-95"
+    lines = [
+        f"{name:<{width}} {count:>7} {p:>9.3f} {r:>6.3f} {ap50:>5.3f} {ap:>7.3f}"
+        for name, count, p, r, ap50, ap in rows
+    ]
+    return "\n".join([header, *lines])
+
+
+def draw_curves(evaluation: Evaluation, names: Sequence[str], path: Path) -> None:
+    """Draws precision against recall at IoU 0.5: every class, and their mean.
+
+    Args:
+        evaluation: of a held-out set.
+        names: of the classes, by label.
+        path: where the PNG goes.
+    """
+    from matplotlib.figure import Figure  # not pyplot: no window system, no global state
+
+    figure = Figure(figsize=(7, 5), layout="constrained")
+    axes = figure.add_subplot()
+    few = len(evaluation.classes) <= MOST_LINES
+    for kind, curve, average in zip(
+        evaluation.classes, evaluation.curves, evaluation.average_precision, strict=True
+    ):
+        label = f"{names[kind]} {average[0]:.3f}" if few else None
+        axes.plot(RECALLS, curve, linewidth=1, color=None if few else "silver", label=label)
+    mean = evaluation.curves.mean(0)
+    label = f"all {evaluation.summary()['map50']:.3f}"
+    axes.plot(RECALLS, mean, linewidth=3, color="black", label=label)
+    axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.01))
+    axes.set_title("precision and recall at IoU 0.5")
+    axes.grid(alpha=0.3)
+    axes.legend(title="AP50", loc="lower left")
+    figure.savefig(path, dpi=150)
