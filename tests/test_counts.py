@@ -1,5 +1,6 @@
 """What a compiled step does: the reader of HLO, and the numbers that the library promises."""
 
+import functools
 import math
 
 import jax
@@ -9,8 +10,9 @@ from jax import lax
 
 from benchmarks.counts import ENTRIES, measure
 from benchmarks.hlo import work
-from benchmarks.workloads import LAYOUTS, QWEN3, ideal_flops
+from benchmarks.workloads import LAYOUTS, QWEN3, ideal_flops, numbers
 from benchmarks.yolo26 import yolo26
+from mimuon_jax import JORDAN, fast_newton_schulz, gram_newton_schulz, muon
 
 # Jordan's five steps of three products, for each of the three canonical shapes of a decoder layer.
 PRODUCTS = 15
@@ -124,6 +126,20 @@ def test_a_step_of_qwen3_keeps_its_promises(layout, dtype, entry):
 @pytest.mark.parametrize("layout", COLLECTIVES)
 def test_every_layout_and_entry_keeps_the_promises(layout, entry):
     check(measure("0.6b", layout, "bfloat16" if entry == "auto" else "float32", entry))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", [gram_newton_schulz, fast_newton_schulz])
+def test_the_cheaper_forms_exchange_the_same_for_fewer_flops(form):
+    def make(leaves, entry):
+        shapes = {name: leaf.shape for name, leaf in leaves.items()}
+        jordan = functools.partial(form, schedule=JORDAN)
+        return muon(0.02, orthogonalizer=jordan, matrices=numbers(shapes))
+
+    row = measure("0.6b", "scanned fsdp", entry="explicit", make=make)
+    assert (row.failed, row.collectives, row.looped) == ("", 2, 0)
+    assert row.received <= 462
+    assert row.ideal <= 0.87  # observed: 0.67
 
 
 def test_one_device_does_all_the_work_and_says_nothing():
