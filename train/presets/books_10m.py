@@ -27,7 +27,7 @@ CONFIG = LanguageModel(
     preset="books_10m",
     steps=300,
     optimizer=OPTIMIZERS["mimuon"],
-    data=TextData(tokenizer="bpe"),
+    data=TextData(tokenizer="bpe", evaluation_sequences=128),
     model=Qwen3Config(
         vocab_size=8192,
         hidden_size=256,

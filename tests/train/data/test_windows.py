@@ -2,7 +2,9 @@
 
 from typing import Any
 
+import jax
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -38,3 +40,16 @@ def test_packed_batches_have_the_order_of_plain_ones():
     stacked = evaluation_windows(PackedWindows(data, starts, 10), None)
     assert stacked["tokens"].shape == (10, 11)
     assert stacked["positions"].shape == (10, 10)
+
+
+def test_the_processes_share_each_batch(monkeypatch: pytest.MonkeyPatch):
+    windows = Windows(np.arange(201), 10)
+    whole: Any = training_batches(windows, batch_size=4, seed=3)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    shares: list[Any] = []
+    for index in range(2):
+        monkeypatch.setattr(jax, "process_index", lambda index=index: index)
+        shares.append(training_batches(windows, batch_size=4, seed=3))
+    for k in (0, 3, 9):
+        together = np.stack([share[k] for share in shares], axis=1).reshape(4, 11)
+        np.testing.assert_array_equal(together, whole[k])
