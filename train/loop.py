@@ -6,6 +6,7 @@ from typing import Any
 
 import grain
 import jax
+from absl import flags
 
 from train import run_directory
 from train.checkpoints import Checkpoints
@@ -74,9 +75,12 @@ def run(config: Config, *, quiet: bool = False) -> Result:
         )
         with contextlib.closing(saved) as checkpoints:
             state = _restore(config, checkpoints, state, reporter)
-            with Record(config, task, reporter, step=int(state.step)) as record:
-                batches = _batches(task.batches, int(state.step), task.workers)
-                batches = (split_batch(batch, batch_sharding(mesh)) for batch in batches)
+            done = int(state.step)
+            with (
+                Record(config, task, reporter, step=done) as record,
+                contextlib.closing(_batches(task.batches, done, task.workers)) as made,
+            ):
+                batches = (split_batch(batch, batch_sharding(mesh)) for batch in made)
                 state = _fit(config, task, step, state, batches, record, checkpoints)
         return _finish(config, task, state, reporter)
 
@@ -94,13 +98,16 @@ def _restore(config: Config, checkpoints: Checkpoints, state: State, reporter: R
     return restored
 
 
-def _batches(dataset: grain.MapDataset, start: int, workers: int) -> Iterator[Tree]:
+def _batches(dataset: grain.MapDataset, start: int, workers: int) -> grain.DatasetIterator:
     """This process's batches from a step on, made ahead in threads, or in processes if asked for.
 
     Batch `k` depends on `k` alone, so the step is all that a resumed run needs to know.
     """
     rest = dataset[start:].to_iter_dataset()
-    return iter(rest.mp_prefetch(grain.MultiprocessingOptions(workers)) if workers else rest)
+    if not workers:
+        return iter(rest)
+    flags.FLAGS.mark_as_parsed()  # Grain reads flags, which are parsed in programs of absl alone
+    return iter(rest.mp_prefetch(grain.MultiprocessingOptions(workers)))
 
 
 def _fit(

@@ -1,5 +1,6 @@
 """Batches of detection data: boxes against pixels, order, sharding, and what a mosaic shows."""
 
+import contextlib
 import itertools
 import pickle
 from typing import Any
@@ -16,6 +17,7 @@ from train.data.detection import DetectionData, evaluation_batches, read_picture
 from train.data.digits import DigitScenes
 from train.data.pictures import Cache, Picture
 from train.errors import BadInput
+from train.loop import _batches
 
 SIZE = 128
 # Each picture's rectangle has a colour of its own; of the channel that is high, the others low.
@@ -148,6 +150,17 @@ def test_a_batch_depends_on_seed_and_step_alone():
     assert expected["image"].dtype == np.uint8
     assert expected["boxes"].dtype == np.float32
     assert expected["labels"].dtype == np.int32
+
+
+@pytest.mark.slow
+def test_batches_made_in_processes_are_those_of_this_one():
+    pictures = drawn_rectangles()
+    data = DetectionData(size=64, max_objects=8)
+    batches: Any = training_batches(pictures, data, batch_size=4, steps=100, seed=3)
+    with contextlib.closing(_batches(batches, 5, 2)) as made:
+        for step in range(5, 9):
+            for name, array in next(made).items():
+                np.testing.assert_array_equal(array, batches[step][name])
 
 
 def test_every_pass_shows_every_picture_once_in_an_order_of_its_own():
