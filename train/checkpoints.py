@@ -28,6 +28,9 @@ from train.errors import BadInput, TrainingStopped, one_line
 from train.integrity import damage, seal
 from train.step import State
 
+Best = tuple[str, Literal["min", "max"]]  # name of a metric, and whether less is better or more
+Which = Literal["best", "newest"]
+
 EVALUATION = "evaluation.json"
 _UNSEALED, _REMOVED = ".unsealed", ".removed"
 _MODEL = ("params", "rest", "average")  # apart: readable without the optimizer's state
@@ -45,7 +48,7 @@ class Checkpoints:
         directory: Path,
         *,
         keep: int,
-        best: tuple[str, Literal["min", "max"]],
+        best: Best,
         warn: Callable[[str], None],
     ) -> None:
         """Opens a folder of checkpoints, and removes what a killed process left half-done.
@@ -158,7 +161,43 @@ class Checkpoints:
         return None
 
 
-def best_step(directory: Path, best: tuple[str, Literal["min", "max"]]) -> int | None:
+def load_model(
+    directory: Path,
+    model: dict[str, Any],
+    *,
+    which: Which,
+    best: Best,
+    warn: Callable[[str], None],
+) -> tuple[int, dict[str, Any]]:
+    """Reads the model of a run that may still be training; changes nothing.
+
+    Args:
+        directory: one folder a step.
+        model: shapes and layouts, `params`, `rest` and `average` as in `State`.
+        which: the best evaluation, or the newest checkpoint. The best may be damaged, or not be
+            there: then the newest.
+        best: name of a metric, and whether less or more of it is better.
+        warn: gets a line for every damaged checkpoint that was passed over.
+
+    Returns:
+        The step, and the model.
+
+    Raises:
+        BadInput: there is no intact checkpoint, or it is one of another model.
+    """
+    steps = _steps(directory) if directory.is_dir() else []
+    order = steps[::-1]
+    first = best_step(directory, best) if which == "best" and steps else None
+    for step in order if first is None else [first, *order]:
+        folder = directory / str(step)
+        wrong = damage(folder)
+        if wrong is None:
+            return step, _load(folder, {"model": model})["model"]
+        warn(f"checkpoint {folder} is damaged ({wrong}); not used")
+    raise BadInput(f"{directory} holds no intact checkpoint; train longer, or restore a copy of it")
+
+
+def best_step(directory: Path, best: Best) -> int | None:
     """The step of a folder of checkpoints with the best evaluation, the first of equal ones.
 
     Args:

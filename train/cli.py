@@ -1,21 +1,17 @@
-"""The command line: `python -m train PRESET [--optimizer NAME] [options]`."""
+"""The command line: `python -m train PRESET [options]`, `python -m train COMMAND RUN_DIR`."""
 
-import contextlib
 import dataclasses
-import io
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-import tyro
-
 from train import presets
+from train.commands import COMMANDS
 from train.config import Config
 from train.errors import BadInput, Interrupted, TrainingStopped, did_you_mean, one_line, require
 from train.loop import run
 from train.optimizers import OPTIMIZERS
-
-PROGRAM = "python -m train"
+from train.options import PROGRAM, parse_options
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         on standard error.
     """
     try:
-        return _run_preset(list(sys.argv[1:] if arguments is None else arguments))
+        return _run(list(sys.argv[1:] if arguments is None else arguments))
     except BadInput as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
@@ -69,11 +65,18 @@ def parse(arguments: Sequence[str]) -> Config | None:
     )
     if {"-h", "--help"} & set(options):
         print(preset.__doc__)  # by itself: tyro would join its lines
-    return _parse_options(default, options, f"{PROGRAM} {arguments[0]}", description)
+    program = f"{PROGRAM} {arguments[0]}"
+    return parse_options(default, options, program=program, description=description)
 
 
-def _run_preset(arguments: list[str]) -> int:
-    """Parses, trains, and says where the results are."""
+def _run(arguments: list[str]) -> int:
+    """Does what a command says, or trains a preset and says where the results are."""
+    if arguments and arguments[0] in COMMANDS:
+        if arguments[1:2] in (["-h"], ["--help"]):
+            print(_command_help(arguments[0]))
+        else:
+            COMMANDS[arguments[0]](arguments[1:])
+        return 0
     config = parse(arguments)
     if config is None:
         return 0
@@ -105,64 +108,27 @@ def _take_optimizer(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
     return name, rest
 
 
-def _parse_options(
-    default: Config, options: list[str], program: str, description: str
-) -> Config | None:
-    """Reads the typed options; tyro's boxes become one line."""
-    box = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(box):
-            config, unknown = tyro.cli(
-                type(default),
-                default=default,
-                args=options,
-                prog=program,
-                description=description,
-                return_unknown_args=True,
-            )
-    except SystemExit as end:
-        if not end.code:
-            return None
-        raise BadInput(f"{_message(box.getvalue())}; {program} --help lists all") from None
-    if unknown:
-        raise BadInput(f"{_unknown_option(unknown[0], default)}; {program} --help lists all")
-    return config
-
-
-def _unknown_option(token: str, default: Config) -> str:
-    """The message for an option that there is none of: whose it is, or which is near."""
-    flag = token.partition("=")[0].replace("_", "-")
-    owners = [name for name, make in OPTIMIZERS.items() if flag in _flags(make(), "--optimizer.")]
-    if owners:
-        return f"option {token} belongs to --optimizer {' or '.join(owners)}"
-    known = ["--optimizer", *_flags(default, "--")]
-    nested = [option for option in known if option.endswith(f".{flag.lstrip('-')}")]
-    hint = f" (did you mean {nested[0]}?)" if nested else did_you_mean(flag, known)
-    return f"option {token} is unknown{hint}"
-
-
-def _message(box: str) -> str:
-    """The text of tyro's box: what is between its title and the first rule, or all of it."""
-    title, *body = [line.strip("╭╮╰╯│─ ") for line in box.splitlines()] or [""]
-    text = " ".join(body[: body.index("")] if "" in body else [title, *body])
-    return one_line(text).removeprefix("Error parsing ").rstrip(".")
-
-
-def _flags(config: Any, prefix: str) -> list[str]:
-    """The options that a configuration has, nested ones included."""
-    flags = []
-    for entry in dataclasses.fields(config):
-        if entry.name == "preset":  # chosen by position
-            continue
-        value, flag = getattr(config, entry.name), prefix + entry.name.replace("_", "-")
-        flags += _flags(value, f"{flag}.") if dataclasses.is_dataclass(value) else [flag]
-    return flags
-
-
 def _overview() -> str:
     """What `python -m train --help` prints."""
-    lines = [f"usage: {PROGRAM} PRESET [--optimizer NAME] [options]", "", "presets:"]
-    for name in presets.names():
-        summary = (presets.load(name).__doc__ or "").strip().splitlines()[0]
-        lines.append(f"  {name:20} {summary}")
-    return "\n".join([*lines, "", f"{PROGRAM} PRESET --help lists the options of a preset"])
+    lines = [
+        f"usage: {PROGRAM} PRESET [--optimizer NAME] [options]",
+        f"       {PROGRAM} {'|'.join(COMMANDS)} RUN_DIR [options]",
+    ]
+    modules = {name: presets.load(name) for name in presets.names()}
+    for title, known in (("presets", modules), ("commands", COMMANDS)):
+        lines += ["", f"{title}:"]
+        lines += [f"  {name:20} {_summary(about)}" for name, about in known.items()]
+    lines += ["", f"{PROGRAM} PRESET --help lists the options of a preset"]
+    return "\n".join(lines)
+
+
+def _command_help(name: str) -> str:
+    """What `python -m train COMMAND --help` prints; with a run directory it lists the options."""
+    usage = f"{PROGRAM} {name} RUN_DIR"
+    about = one_line(COMMANDS[name].__doc__)
+    return f"usage: {usage} [options]\n\n{about}\n\n{usage} --help lists the options"
+
+
+def _summary(about: Any) -> str:
+    """The first line of a docstring."""
+    return (about.__doc__ or "").strip().splitlines()[0]

@@ -3,13 +3,15 @@
 import dataclasses
 import json
 import math
+import types
+import typing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import tyro
 
-from train.errors import require
+from train.errors import BadInput, require
 from train.optimizers import MiMuon, Optimizer
 
 if TYPE_CHECKING:
@@ -93,6 +95,10 @@ class Config:
         """The run directory, defaults resolved."""
         return self.run_dir if self.run_dir is not None else Path("runs") / self.preset
 
+    def reopened(self, directory: Path) -> Self:
+        """The configuration of a run that is in a directory now, to use what it has trained."""
+        return dataclasses.replace(self, run_dir=directory)
+
     def task(self, mesh: "jax.sharding.Mesh") -> "Task":
         """Builds the task (data, model, loss, evaluation) on a mesh; every subclass defines it."""
         raise TypeError(
@@ -119,6 +125,82 @@ def to_json(config: Any) -> Any:
     if config is None or isinstance(config, (bool, int, float, str)):
         return config
     return str(config)
+
+
+def from_json(kind: Any, value: Any, name: str = "config") -> Any:
+    """Returns what `to_json` was given: nothing is guessed, and nothing may be missing.
+
+    Args:
+        kind: the type that is expected; a dataclass stands for its subclasses too.
+        value: JSON values.
+        name: of the value, for messages.
+
+    Raises:
+        BadInput: a field that is missing, unknown, or of another type; with its name.
+
+    Example:
+        >>> from_json(Optimizer, to_json(MiMuon(threshold=math.inf))) == MiMuon(threshold=math.inf)
+        True
+    """
+    if dataclasses.is_dataclass(kind):
+        return _dataclass_from_json(kind, value, name)
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        return _first_that_fits(arguments, value, name)
+    if origin is Literal:
+        choices = ", ".join(map(json.dumps, arguments))
+        require(value in arguments, f"{name} is {json.dumps(value)} where one of {choices} belongs")
+        return value
+    if origin is tuple and isinstance(value, list):
+        many = len(arguments) == 2 and arguments[1] is ...
+        kinds = arguments[:1] * len(value) if many else arguments
+        if len(kinds) == len(value):
+            pairs = zip(kinds, value, strict=True)
+            return tuple(from_json(k, v, f"{name}[{i}]") for i, (k, v) in enumerate(pairs))
+    if kind is types.NoneType and value is None:
+        return None
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    if kind is float and (value in ("inf", "-inf", "nan") or type(value) in (int, float)):
+        return float(str(value))
+    if kind in (bool, int, str) and type(value) is kind:
+        return value
+    expected = getattr(kind, "__name__", kind) if origin is None else kind
+    raise BadInput(f"{name} is {json.dumps(value)} where {expected} is expected")
+
+
+def _dataclass_from_json(kind: Any, value: Any, name: str) -> Any:
+    """One object: of the named subclass, with all of its fields and no other."""
+    known = {made.__name__: made for made in (kind, *_subclasses(kind))}
+    found = value.get("type") if isinstance(value, dict) else value
+    require(
+        isinstance(value, dict) and found in known,
+        f"{name} is {json.dumps(found)} where one of {', '.join(known)} is expected",
+    )
+    made = known[found]
+    hints = typing.get_type_hints(made)
+    fields = [field.name for field in dataclasses.fields(made)]
+    missing = [field for field in fields if field not in value]
+    require(not missing, f"{name} has no {', '.join(missing)}")
+    unknown = [field for field in value if field not in {"type", *fields}]
+    require(not unknown, f"{name} has {', '.join(unknown)}, which {found} has not")
+    return made(**{f: from_json(hints[f], value[f], f"{name}.{f}") for f in fields})
+
+
+def _first_that_fits(kinds: tuple[Any, ...], value: Any, name: str) -> Any:
+    """A value of one of several types."""
+    refusals = []
+    for kind in kinds:
+        try:
+            return from_json(kind, value, name)
+        except BadInput as error:
+            refusals.append(error)
+    raise refusals[0]  # None comes last in `int | None`
+
+
+def _subclasses(kind: type) -> list[type]:
+    """All classes below one, at any depth."""
+    return [found for below in kind.__subclasses__() for found in (below, *_subclasses(below))]
 
 
 def differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple, TextIO
 
 import jax
 
-from train.config import Config, differences, to_json
+from train import tasks
+from train.config import Config, differences, from_json, to_json
 from train.errors import BadInput, require
 from train.files import write_atomically
 
@@ -95,6 +96,29 @@ def check_same_run(config: Config, data: dict[str, Any]) -> bool:
     return True
 
 
+def read_config(directory: Path) -> Config:
+    """The configuration of the run in a directory, wherever the directory is now.
+
+    Raises:
+        BadInput: no run directory, or one that another version of this program wrote.
+    """
+    path = files(directory).config
+    require(
+        path.exists(),
+        f"{directory} is no run directory (it has no config.json); python -m train PRESET "
+        f"--run-dir {directory} makes one",
+    )
+    stored = _stored(path)["config"]
+    tasks.load_all()
+    try:
+        return from_json(Config, stored).reopened(directory)
+    except BadInput as error:
+        raise BadInput(
+            f"{path} was written by another version of this program: {error}; "
+            f"{files(directory).environment} names its git revision"
+        ) from error
+
+
 def create(config: Config, data: dict[str, Any]) -> None:
     """Makes the configured directory and writes what it is a run of."""
     try:
@@ -162,8 +186,8 @@ def _stored(path: Path) -> dict[str, Any]:
         return {"config": stored["config"], "data": stored["data"]}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadInput(
-            f"{path} is unreadable ({error!r}), so nothing can be resumed there; choose another "
-            "--run-dir"
+            f"{path} is unreadable ({error!r}), so the run cannot be used; choose another run "
+            "directory"
         ) from error
 
 

@@ -1,11 +1,12 @@
 """Language modelling: a Qwen3-style decoder on text, as bytes or as the tokens of a vocabulary."""
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import jax
 import jax.numpy as jnp
@@ -78,18 +79,31 @@ class LanguageModel(Config):
             "--data.tokenizer bpe learns a larger vocabulary",
         )
 
-    def task(self, mesh: Mesh) -> Task:
-        """Reads the text and builds the model's functions."""
-        data = load(self.data, vocab_size=self.model.vocab_size)
+    def reopened(self, directory: Path) -> Self:
+        """The configuration of a run that is in a directory now, with the tokenizer in there."""
+        tokenizer, data = directory / TOKENIZER_FILE, self.data
+        if tokenizer.exists():
+            data = dataclasses.replace(data, tokenizer=str(tokenizer))
+        return dataclasses.replace(self, run_dir=directory, data=data)
+
+    def architecture(self) -> tuple[nnx.GraphDef[Qwen3], Callable[[PRNGKeyArray], Any]]:
+        """The model without its numbers, and the function that draws them: `params` and `rest`."""
         make = functools.partial(Qwen3, self.model, dtype=jnp.dtype(self.compute_dtype))
         graph, _, _ = nnx.split(nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0))), nnx.Param, ...)
-        rules = sharding_rules.qwen3(self.model)
-        remat = functools.partial(jax.checkpoint, prevent_cse=False) if self.remat else None
-        layer_by_layer = sharding_rules.layer_by_layer(rules, mesh, remat)
 
         def init(key: PRNGKeyArray) -> tuple[Tree, Tree]:
             _, params, rest = nnx.split(make(rngs=nnx.Rngs(key)), nnx.Param, ...)
             return nnx.to_pure_dict(params), nnx.to_pure_dict(rest)
+
+        return graph, init
+
+    def task(self, mesh: Mesh) -> Task:
+        """Reads the text and builds the model's functions."""
+        data = load(self.data, vocab_size=self.model.vocab_size)
+        graph, init = self.architecture()
+        rules = sharding_rules.qwen3(self.model)
+        remat = functools.partial(jax.checkpoint, prevent_cse=False) if self.remat else None
+        layer_by_layer = sharding_rules.layer_by_layer(rules, mesh, remat)
 
         def mean_loss(params: Tree, rest: Tree, batch: Tree, weights: Weights | None = None) -> Any:
             tokens, documents = _tokens(batch)

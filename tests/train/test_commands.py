@@ -1,0 +1,197 @@
+"""`python -m train evaluate` and `... sample`: a run is opened again from its directory alone."""
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from train import cli, presets, run_directory
+from train.checkpoints import best_step
+from train.config import Config, from_json, to_json
+from train.data.text import TextData
+from train.errors import BadInput
+from train.loop import run
+from train.metrics import read_metrics
+from train.optimizers import OPTIMIZERS
+
+
+@pytest.fixture(scope="module")
+def trained(
+    small: Callable[..., Any], text_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The directory of a finished run with a tokenizer that it has learned."""
+    folder = tmp_path_factory.mktemp("trained")
+    config = small(folder / "run", steps=2, evaluate_every=1)
+    config = dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, vocab_size=300),
+        data=TextData(path=text_file, sequence_length=16, tokenizer="bpe", cache=folder / "cache"),
+    )
+    run(config, quiet=True)
+    return folder / "run"
+
+
+@pytest.fixture
+def moved(trained: Path, tmp_path: Path) -> Path:
+    """A copy of it, away from its text."""
+    shutil.copytree(trained, tmp_path / "moved")
+    path = tmp_path / "moved" / "config.json"
+    record = json.loads(path.read_text())
+    record["config"]["data"] |= {"path": "gone.txt", "cache": str(tmp_path / "cache")}
+    path.write_text(json.dumps(record))
+    return tmp_path / "moved"
+
+
+def evaluations(directory: Path) -> dict[int, dict[str, Any]]:
+    lines = read_metrics(directory / "metrics.jsonl")
+    return {line["step"]: line for line in lines if line["split"] == "validation"}
+
+
+@pytest.mark.parametrize("preset", presets.names())
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_configuration_comes_back_from_its_json(preset: str, optimizer: str):
+    module = presets.load(preset)
+    config = dataclasses.replace(module.CONFIG, optimizer=OPTIMIZERS[optimizer]())
+    stored = json.loads(json.dumps(to_json(config)))
+    assert from_json(Config, stored) == config
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps": "3"}, 'config.steps is "3" where int is expected'),
+        ({"steps": True}, "config.steps is true where int is expected"),
+        ({"steps": 0}, "steps=0 must be at least 1"),
+        ({"type": "Detector"}, 'config is "Detector" where one of Config, '),
+        ({"speed": 1}, "config has speed, which LanguageModel has not"),
+        ({"data": {"type": "TextData"}}, "config.data has no source, path"),
+        ({"checkpoint_every": 1.5}, "config.checkpoint_every is 1.5 where int is expected"),
+        ({"compute_dtype": "float8"}, 'is "float8" where one of "float32", "bfloat16" belongs'),
+        ({"optimizer": None}, "config.optimizer is null where one of Optimizer, "),
+    ],
+)
+def test_a_run_of_another_version_is_one_line_with_the_field(
+    change: dict[str, Any],
+    message: str,
+    small: Callable[..., Any],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+):
+    record = {"config": to_json(small(tmp_path)) | change, "data": {}}
+    (tmp_path / "config.json").write_text(json.dumps(record))
+    for command in ("evaluate", "sample"):
+        assert cli.main([command, str(tmp_path)]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"error: {tmp_path / 'config.json'} was written by another version")
+        assert message in error
+        assert error.count("\n") == 1
+
+
+def test_a_missing_field_is_named(small: Callable[..., Any], tmp_path: Path):
+    stored = to_json(small(tmp_path))
+    del stored["optimizer"]["clip_norm"]
+    with pytest.raises(BadInput, match=r"config\.optimizer has no clip_norm"):
+        from_json(Config, stored)
+
+
+@pytest.mark.parametrize("which", ["best", "newest"])
+def test_evaluate_repeats_what_the_run_has_measured(
+    which: str, trained: Path, capsys: pytest.CaptureFixture[str]
+):
+    step = best_step(trained / "checkpoints", ("loss", "min")) if which == "best" else 2
+    assert cli.main(["evaluate", str(trained), "--checkpoint", which]) == 0
+    title, *lines = capsys.readouterr().out.splitlines()
+    assert title == f"{trained}, {which} checkpoint, step {step} of 2:"
+    shown = {words[0]: words[1] for words in map(str.split, lines)}
+    assert set(shown) == {"loss", "perplexity", "bits_per_byte", "word_perplexity"}
+    assert step is not None
+    for name, value in shown.items():
+        assert float(value) == pytest.approx(evaluations(trained)[step][name], rel=1e-5)
+
+
+def test_evaluate_takes_another_text(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "noise.txt").write_text("zqxj vwkz " * 200)
+    words = ["--data.validation", str(tmp_path / "noise.txt"), "--data.cache", str(tmp_path)]
+    assert cli.main(["evaluate", str(trained), *words]) == 0
+    loss = float(capsys.readouterr().out.splitlines()[1].split()[1])
+    assert loss > evaluations(trained)[2]["loss"] + 0.1
+
+
+def test_sample_writes_again_what_the_run_wrote_without_its_data(
+    trained: Path, moved: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert cli.main(["sample", str(moved), "--checkpoint", "newest"]) == 0
+    assert capsys.readouterr().out == (trained / "sample.txt").read_text()
+    words = ["--prompt", "square", "--length", "3", "--temperature", "1", "--seed"]
+    texts = set()
+    for seed in ("1", "2", "2"):
+        assert cli.main(["sample", str(moved), *words, seed]) == 0
+        texts.add(capsys.readouterr().out)
+    assert len(texts) == 2
+    assert all(text.startswith("square") for text in texts)
+
+
+def test_a_damaged_best_checkpoint_is_passed_over_and_left_where_it_is(
+    moved: Path, capsys: pytest.CaptureFixture[str]
+):
+    (moved / "checkpoints" / "2" / "evaluation.json").write_text("{}")
+    before = sorted(moved.rglob("*"))
+    assert cli.main(["sample", str(moved), "--length", "1", "--checkpoint", "newest"]) == 0
+    error = capsys.readouterr().err
+    assert error.startswith(f"warning: checkpoint {moved / 'checkpoints' / '2'} is damaged")
+    assert sorted(moved.rglob("*")) == before
+    shutil.rmtree(moved / "checkpoints")
+    assert cli.main(["sample", str(moved)]) == 2
+    assert "holds no intact checkpoint" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("evaluate", "name a run directory first: python -m train evaluate RUN_DIR"),
+        ("evaluate --data.path x", "name a run directory first"),
+        ("sample nowhere", "nowhere is no run directory (it has no config.json)"),
+        ("evaluate RUN --steps 3", "option --steps is unknown"),
+        ("sample RUN --lenght 3", "(did you mean --length?)"),
+        ("sample RUN --length 0", "sample.length=0 must be at least 1"),
+        ("evaluate RUN --batch-size 12 --mesh data=8", "batch_size=12 is not divisible"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    words: str, message: str, trained: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert cli.main(words.replace("RUN", str(trained)).split()) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith("error: ")
+    assert output.err.count("\n") == 1
+    assert message in output.err
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        ("--help", ["evaluate ", "sample ", "evaluate|sample RUN_DIR"]),
+        ("evaluate --help", ["RUN_DIR --help lists the options"]),
+        ("evaluate RUN --help", ["--data.validation", "--mesh", "--checkpoint {best,newest}"]),
+        ("sample RUN --help", ["--prompt", "--temperature", "--seed"]),
+    ],
+)
+def test_help(words: str, shown: list[str], trained: Path, capsys: pytest.CaptureFixture[str]):
+    assert cli.main(words.replace("RUN ", f"{trained} ").split()) == 0
+    output = capsys.readouterr().out
+    assert all(text in output for text in shown)
+
+
+def test_a_task_that_writes_no_text_says_so(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(run_directory, "read_config", lambda _: Config(preset="other"))
+    assert cli.main(["sample", str(trained)]) == 2
+    assert "is a run of Config, which writes no text" in capsys.readouterr().err

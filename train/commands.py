@@ -1,0 +1,164 @@
+"""What is done with a trained run: `python -m train evaluate RUN_DIR`, `... sample RUN_DIR`."""
+
+import dataclasses
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import tyro
+from flax import nnx
+from jax import P
+from jax.sharding import Mesh, NamedSharding
+from jaxtyping import PRNGKeyArray
+
+from train import run_directory
+from train.average import first_average, like
+from train.checkpoints import Best, Which, load_model
+from train.data.tokenizers import Bytes, load_tokenizer
+from train.errors import BadInput, one_line, require
+from train.mesh import Rules, check_batch_size, make_mesh, tree_shardings
+from train.options import PROGRAM, parse_options
+from train.task import Tree
+from train.tasks.language_model import LanguageModel, Sample, sample_text
+
+Checkpoint = Annotated[
+    Which, tyro.conf.arg(help="The checkpoint of the best evaluation, or the newest.")
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions:
+    """By which checkpoint, and where; on what is added by the run."""
+
+    checkpoint: Checkpoint = "best"
+
+    batch_size: int = 16
+    """Examples at once, over all devices."""
+
+    mesh: str = "data=-1"
+    """Device mesh, as in training."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleOptions(Sample):
+    """What is written, and by which checkpoint."""
+
+    seed: int = 0
+    """Another seed is another text, unless temperature is 0."""
+
+    checkpoint: Checkpoint = "best"
+
+
+def evaluate(arguments: Sequence[str]) -> None:
+    """Evaluates a run's model: perplexity and bits a byte for a language model.
+
+    Its options are those of the run that say on what and where: `--data.validation FILE` evaluates
+    on another text, `--mesh data=1` on one device.
+    """
+    directory, words = _run_directory("evaluate", arguments)
+    config = run_directory.read_config(directory)
+    own = [f.name for f in dataclasses.fields(config) if f.name in ("data", "batch_size", "mesh")]
+    values = {name: getattr(config, name) for name in own}
+    kinds = [(name, type(value)) for name, value in values.items()]
+    offered = dataclasses.make_dataclass(
+        "OfTheRun", kinds, bases=(EvaluateOptions,), frozen=True, kw_only=True
+    )
+    options = parse_options(
+        offered(**values),
+        words,
+        program=f"{PROGRAM} evaluate {directory}",
+        description=one_line(evaluate.__doc__),
+    )
+    if options is None:
+        return
+    config = dataclasses.replace(config, **{name: getattr(options, name) for name in own})
+    mesh = make_mesh(config.mesh)
+    check_batch_size(config.batch_size, mesh)
+    task = config.task(mesh)
+    step, *model = _load(
+        directory,
+        _layout(task.init, task.sharding_rules, mesh, averaged=task.average is not None),
+        which=options.checkpoint,
+        best=task.best,
+    )
+    print(f"{directory}, {options.checkpoint} checkpoint, step {step} of {config.steps}:")
+    for name, value in task.evaluate(*model).items():
+        unit = f" {task.loss_unit}" if name == "loss" else ""
+        print(f"  {name:16} {value:.6g}{unit}")
+
+
+def sample(arguments: Sequence[str]) -> None:
+    """Lets a run's language model write; needs none of the data that it was trained on."""
+    directory, words = _run_directory("sample", arguments)
+    config = run_directory.read_config(directory)
+    if not isinstance(config, LanguageModel):
+        raise BadInput(f"{directory} is a run of {type(config).__name__}, which writes no text")
+    options = parse_options(
+        SampleOptions(**dataclasses.asdict(config.sample), seed=config.seed),
+        words,
+        program=f"{PROGRAM} sample {directory}",
+        description=one_line(sample.__doc__),
+    )
+    if options is None:
+        return
+    graph, init = config.architecture()
+    layout = _layout(init, [(".*", P())], make_mesh("data=1", devices=jax.local_devices()[:1]))
+    _, *model = _load(directory, layout, which=options.checkpoint, best=("loss", "min"))
+    path = config.data.tokenizer
+    tokenizer = Bytes() if path == "bytes" else load_tokenizer(Path(path))
+    print(sample_text(nnx.merge(graph, *model), tokenizer, options, seed=options.seed))
+
+
+# `train.cli` calls these by name, with the words that follow it.
+COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {"evaluate": evaluate, "sample": sample}
+
+
+def _run_directory(command: str, arguments: Sequence[str]) -> tuple[Path, Sequence[str]]:
+    """The run directory, which comes first, and the options after it."""
+    given = bool(arguments) and not arguments[0].startswith("-")
+    require(given, f"name a run directory first: {PROGRAM} {command} RUN_DIR [options]")
+    return Path(arguments[0]), arguments[1:]
+
+
+def _layout(
+    init: Callable[[PRNGKeyArray], tuple[Tree, Tree]],
+    rules: Rules,
+    mesh: Mesh,
+    *,
+    averaged: bool = False,
+) -> dict[str, Any]:
+    """Shapes and layouts of what a checkpoint holds of a model."""
+    model = jax.eval_shape(init, jax.random.key(0))
+    everywhere = NamedSharding(mesh, P())
+    layouts = (
+        tree_shardings(model[0], rules, mesh),
+        jax.tree.map(lambda _: everywhere, model[1]),
+    )
+
+    def laid_out(tree: Tree) -> Tree:
+        return jax.tree.map(
+            lambda x, layout: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout), tree, layouts
+        )
+
+    params, rest = laid_out(model)
+    average = laid_out(jax.eval_shape(first_average, model)) if averaged else None
+    return {"params": params, "rest": rest, "average": average}
+
+
+def _load(
+    directory: Path, layout: dict[str, Any], *, which: Which, best: Best
+) -> tuple[int, Tree, Tree]:
+    """A checkpoint's step, and the `params` and `rest` that it is evaluated with."""
+    step, model = load_model(
+        run_directory.files(directory).checkpoints,
+        layout,
+        which=which,
+        best=best,
+        warn=lambda text: print(f"warning: {text}", file=sys.stderr),
+    )
+    newest = model["params"], model["rest"]
+    params, rest = newest if model["average"] is None else like(model["average"], newest)
+    return step, params, rest

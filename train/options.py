@@ -1,0 +1,86 @@
+"""Typed options: a dataclass read from the command line, and every mistake in one line."""
+
+import contextlib
+import dataclasses
+import io
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import tyro
+
+from train.errors import BadInput, did_you_mean, one_line
+from train.optimizers import OPTIMIZERS
+
+PROGRAM = "python -m train"
+
+Options = TypeVar("Options")
+
+
+def parse_options(
+    default: Options, options: Sequence[str], *, program: str, description: str
+) -> Options | None:
+    """Reads the options of a command; tyro's boxes become one line.
+
+    Args:
+        default: a dataclass of values, nested ones included; its fields are the options.
+        options: the words of the command line.
+        program: the words before them, for messages.
+        description: shown by `--help`.
+
+    Returns:
+        The same dataclass with what was given, or None if help was asked for, now printed.
+
+    Raises:
+        BadInput: an unknown option, or a value that does not fit.
+    """
+    box = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(box):
+            config, unknown = tyro.cli(
+                type(default),
+                default=default,
+                args=list(options),
+                prog=program,
+                description=description,
+                return_unknown_args=True,
+            )
+    except SystemExit as end:
+        if not end.code:
+            return None
+        raise BadInput(f"{_message(box.getvalue())}; {program} --help lists all") from None
+    if unknown:
+        raise BadInput(f"{_unknown_option(unknown[0], default)}; {program} --help lists all")
+    return config
+
+
+def _unknown_option(token: str, default: Any) -> str:
+    """The message for an option that there is none of: whose it is, or which is near."""
+    flag = token.partition("=")[0].replace("_", "-")
+    known = _flags(default, "--")
+    if hasattr(default, "optimizer"):
+        makes = OPTIMIZERS.items()
+        owners = [name for name, make in makes if flag in _flags(make(), "--optimizer.")]
+        if owners:
+            return f"option {token} belongs to --optimizer {' or '.join(owners)}"
+        known.append("--optimizer")
+    nested = [option for option in known if option.endswith(f".{flag.lstrip('-')}")]
+    hint = f" (did you mean {nested[0]}?)" if nested else did_you_mean(flag, known)
+    return f"option {token} is unknown{hint}"
+
+
+def _message(box: str) -> str:
+    """The text of tyro's box: what is between its title and the first rule, or all of it."""
+    title, *body = [line.strip("╭╮╰╯│─ ") for line in box.splitlines()] or [""]
+    text = " ".join(body[: body.index("")] if "" in body else [title, *body])
+    return one_line(text).removeprefix("Error parsing ").rstrip(".")
+
+
+def _flags(config: Any, prefix: str) -> list[str]:
+    """The options that a configuration has, nested ones included."""
+    flags = []
+    for entry in dataclasses.fields(config):
+        if entry.name == "preset":  # chosen by position
+            continue
+        value, flag = getattr(config, entry.name), prefix + entry.name.replace("_", "-")
+        flags += _flags(value, f"{flag}.") if dataclasses.is_dataclass(value) else [flag]
+    return flags
