@@ -59,6 +59,10 @@ class Config:
     """Parts that a batch is divided into; their gradients are averaged one after another, so that
     activations need the memory of one part."""
 
+    skipped_at_most: int = 10
+    """Steps in a row whose loss or gradient is not finite, after which the run stops. Such a step
+    changes nothing; the next one has the next batch."""
+
     mesh: str = "data=-1"
     """Device mesh as AXIS=SIZE,...; -1, once, takes every device that is left. Axes: data (splits
     the batch), fsdp (splits the batch and the weights), tensor (splits the weights)."""
@@ -70,7 +74,14 @@ class Config:
     optimizer: Optimizer = dataclasses.field(default_factory=MiMuon)
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "micro_batches", "evaluate_every", "checkpoint_every"):
+        for name in (
+            "steps",
+            "batch_size",
+            "micro_batches",
+            "evaluate_every",
+            "checkpoint_every",
+            "skipped_at_most",
+        ):
             value = getattr(self, name)
             require(value is None or value >= 1, f"{name}={value} must be at least 1")
         require(

@@ -1,5 +1,6 @@
 """The loss curve of a run, drawn from its metrics file."""
 
+import math
 from pathlib import Path
 
 from train.metrics import read_metrics
@@ -23,7 +24,8 @@ def draw_loss(metrics_path: Path, picture_path: Path, *, title: str, loss_unit: 
         ("validation", "validation", "o"),
     ):
         records = [line for line in read_metrics(metrics_path) if line["split"] == split]
-        steps, losses = [r["step"] for r in records], [r["loss"] for r in records]
+        steps = [r["step"] for r in records]
+        losses = [math.nan if r["loss"] is None else r["loss"] for r in records]  # a gap
         axes.plot(steps, losses, label=label, marker=marker)
     axes.set(xlabel="optimizer step", ylabel=f"loss ({loss_unit})", title=title)
     axes.grid(alpha=0.3)

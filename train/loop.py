@@ -39,7 +39,7 @@ def run(config: Config, *, quiet: bool = False) -> Result:
 
     Raises:
         BadInput: a configuration that cannot be run here; nothing was written.
-        TrainingStopped: the loss became infinite or NaN; checkpoints and metrics stay.
+        TrainingStopped: losses or gradients stayed infinite or NaN; checkpoints and metrics stay.
     """
     mesh = make_mesh(config.mesh, explicit=config.mesh_axes == "explicit")
     check_batch_size(config.batch_size, mesh, config.micro_batches)
@@ -133,11 +133,14 @@ def _fit(
                 record.flush()
                 metrics = task.evaluate(*evaluated(state))
                 record.validation(done, metrics)
-            received = interruption.requested(done)
-            if received or _checkpoint_due(config, done):
+            received, stuck = interruption.requested(done), record.stuck
+            if received or stuck or _checkpoint_due(config, done):
                 record.flush()
                 record.sync()
                 checkpoints.save(done, state, metrics)
+            if stuck:
+                checkpoints.wait()
+                raise record.stopped(done)
             if received and done < config.steps:
                 checkpoints.wait()
                 raise Interrupted(

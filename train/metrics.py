@@ -1,6 +1,7 @@
 """Metrics as JSON lines, in step with the checkpoints: a resumed run has each line once."""
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ class MetricsFile:
     """Appends one JSON object a line, flushed at once.
 
     A line has `step`, `split` ("train" or "validation") and numbers; a number is written so that
-    reading it gives the same bits. Quantities of the clock are under `wall`, apart from those that
+    reading it gives the same bits, and as null if it is infinite or NaN, which JSON lacks.
+    Quantities of the clock are under `wall`, apart from those that
     two equal runs share.
     """
 
@@ -29,7 +31,8 @@ class MetricsFile:
 
     def write(self, step: int, split: str, metrics: dict[str, float], **wall: float) -> None:
         """Appends a line; `wall` are quantities of the clock, such as `seconds`."""
-        record = {"step": step, "split": split, **metrics, "wall": wall}
+        finite = {name: x if math.isfinite(x) else None for name, x in metrics.items()}
+        record = {"step": step, "split": split, **finite, "wall": wall}
         self._file.write(json.dumps(record, allow_nan=False) + "\n")
         self._file.flush()
 

@@ -64,10 +64,12 @@ class Reporter:
 
         Args:
             step: steps done.
-            metrics: `loss` and, with a gate, `gate_rate`.
+            metrics: `loss`; with a gate `gate_rate`; `skipped` steps in a row.
             rate: throughput, in units a second.
         """
         parts = [f"loss {metrics['loss']:.3f} {self._loss_unit}"]
+        skipped = int(metrics.get("skipped", 0))
+        parts += [f"skipped {skipped} {'steps' if skipped > 1 else 'step'}"] if skipped else []
         parts += [f"gate {metrics['gate_rate']:.0%}"] if "gate_rate" in metrics else []
         parts += [f"{rate:,.0f} {self._unit}/s"]
         text = ", ".join(parts)

@@ -29,6 +29,7 @@ class Record:
         self._pending: tuple[int, dict[str, Any]] | None = None
         self._started = self._last = time.monotonic()
         self._seconds_a_step: float | None = None
+        self.stuck = False  # whether as many steps were skipped in a row as may be
 
     def train(self, step: int, values: dict[str, Any]) -> None:
         """Takes the metrics of a step, still on the device, and writes those of the one before."""
@@ -36,16 +37,12 @@ class Record:
         self._pending = step, values
 
     def flush(self) -> None:
-        """Writes the metrics of the last step.
-
-        Raises:
-            TrainingStopped: one of them is no finite number.
-        """
+        """Writes the metrics of the last step."""
         if self._pending is None:
             return
         (step, values), self._pending = self._pending, None
         metrics = {name: float(value) for name, value in jax.device_get(values).items()}
-        self._require_finite(step, metrics)
+        self.stuck = metrics["skipped"] >= self._config.skipped_at_most
         rate = self._items / self._step_seconds()
         seconds = time.monotonic() - self._started
         wall = {"seconds": seconds, f"{self._unit}_per_second": rate}
@@ -53,11 +50,36 @@ class Record:
         self._reporter.step(step, metrics, rate=rate)
 
     def validation(self, step: int, metrics: dict[str, float]) -> None:
-        """Writes the result of an evaluation."""
-        self._require_finite(step, metrics)
+        """Writes the result of an evaluation.
+
+        Raises:
+            TrainingStopped: one of its numbers is infinite or NaN.
+        """
+        wrong = [f"{name} is {x}" for name, x in metrics.items() if not math.isfinite(x)]
+        if wrong:
+            raise TrainingStopped(
+                f"{' and '.join(wrong)} in the evaluation at step {step} of {self._config.steps}; "
+                f"{self._remedy()}"
+            )
         self._file.write(step, "validation", metrics, seconds=time.monotonic() - self._started)
         self._reporter.validation(step, metrics["loss"])
         self._last = time.monotonic()
+
+    def stopped(self, step: int) -> TrainingStopped:
+        """What to raise when a run is stuck, once its state has been saved."""
+        return TrainingStopped(
+            f"the last {self._config.skipped_at_most} steps up to step {step} of "
+            f"{self._config.steps} had a loss, a gradient or an update that is not finite, and "
+            f"changed nothing; the state before them is saved. The same command goes on with the "
+            f"next batch; {self._remedy()}"
+        )
+
+    def _remedy(self) -> str:
+        """What to try, and what there still is."""
+        return (
+            f"metrics and checkpoints stay in {self._config.directory}. Try a smaller "
+            "--optimizer.learning-rate or --optimizer.clip-norm, with another --run-dir"
+        )
 
     def sync(self) -> None:
         """Returns when everything is on disk; a checkpoint may then follow."""
@@ -73,18 +95,6 @@ class Record:
         mean = self._seconds_a_step or newest
         self._seconds_a_step = 0.9 * mean + 0.1 * newest
         return self._seconds_a_step
-
-    def _require_finite(self, step: int, metrics: dict[str, float]) -> None:
-        """Ends the run if a number is infinite or NaN."""
-        wrong = [
-            f"{name} is {value}" for name, value in metrics.items() if not math.isfinite(value)
-        ]
-        if wrong:
-            raise TrainingStopped(
-                f"{' and '.join(wrong)} at step {step} of {self._config.steps}; metrics and "
-                f"checkpoints up to there stay in {self._config.directory}. Try a smaller "
-                "--optimizer.learning-rate or --optimizer.clip-norm, with another --run-dir"
-            )
 
     def __enter__(self) -> Self:
         return self

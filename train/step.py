@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax import P
 from jax.sharding import Mesh, NamedSharding
-from jaxtyping import Array, Float, Int32, PRNGKeyArray
+from jaxtyping import Array, Int32, PRNGKeyArray
 
 from mimuon_jax.diagnostics import gate_rate, has_gate
 from train.average import first_average, like, next_average
@@ -22,6 +22,7 @@ class State(NamedTuple):
     """All that the next step needs; the data position and the random key follow from `step`."""
 
     step: Int32[Array, ""]  # steps done
+    skipped: Int32[Array, ""]  # how many of the last ones, in a row, changed nothing
     params: Tree
     rest: Tree
     opt_state: optax.OptState
@@ -65,11 +66,11 @@ def make_state(task: Task, optimizer: optax.GradientTransformation, mesh: Mesh, 
     opt_layout = following_shardings(opt_state, params, layout, mesh)
     params, rest = jax.jit(task.init, out_shardings=(layout, rest_layout))(key)
     opt_state = jax.jit(optimizer.init, out_shardings=opt_layout)(params)
-    step = jax.device_put(jnp.zeros((), jnp.int32), everywhere)
+    step, skipped = jax.device_put((jnp.int32(0), jnp.int32(0)), everywhere)
     average = None
     if task.average is not None:
         average = jax.jit(first_average, out_shardings=(layout, rest_layout))((params, rest))
-    return State(step, params, rest, opt_state, average)
+    return State(step, skipped, params, rest, opt_state, average)
 
 
 def train_step(
@@ -77,19 +78,20 @@ def train_step(
     batch: Tree,
     *,
     task: Task,
-    optimizer: optax.GradientTransformation,
+    optimizer: optax.GradientTransformationExtraArgs,
     schedule: optax.Schedule,
     seed: int,
     micro_batches: int = 1,
     layout: Tree = None,
-) -> tuple[State, dict[str, Float[Array, ""]]]:
-    """One optimizer step.
+) -> tuple[State, dict[str, Array]]:
+    """One optimizer step; one whose loss, gradient or update is not finite changes nothing.
 
     Args:
         state: the state after `t` steps.
         batch: batch `t`.
         task: gives the loss.
-        optimizer: turns gradients into updates.
+        optimizer: turns gradients into updates; it may take `grad_fn`, the gradient of this batch
+            at other parameters.
         schedule: the learning rate, for the record alone.
         seed: of the run; with `t` it gives the step's random key.
         micro_batches: parts of the batch whose gradients are averaged one after another.
@@ -97,11 +99,16 @@ def train_step(
 
     Returns:
         The state after `t + 1` steps, and scalars: `loss`, `gradient_norm` (before clipping),
-        `learning_rate`, the optimizer's `gate_rate` if it has a gate, and the task's own.
+        `learning_rate`, `skipped` (steps in a row that changed nothing, up to this one), and where
+        they apply `gate_rate`, `gradients` (evaluated in this step, if more than one) and the
+        task's own.
     """
     key = jax.random.fold_in(_keys(seed)[1], state.step)
+    evaluations = 0
 
     def gradient(params: Tree) -> BatchGradient:
+        nonlocal evaluations
+        evaluations += 1
         return batch_gradient(
             task.loss,
             params,
@@ -114,27 +121,40 @@ def train_step(
         )
 
     loss, gradients, rest, metrics = gradient(state.params)
-    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-    metrics = {
-        "loss": loss,
-        "gradient_norm": optax.tree.norm(gradients),
-        "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
-        **({"gate_rate": gate_rate(opt_state)} if has_gate(opt_state) else {}),
-        **metrics,
-    }
-    params = optax.apply_updates(state.params, _scaled(updates, task.rate_factors))
-    average = state.average
+    # An optimizer that does not call `grad_fn` does not pay for it: it is never traced.
+    updates, opt_state = optimizer.update(
+        gradients,
+        state.opt_state,
+        state.params,
+        grad_fn=lambda params: gradient(params).gradients,
+    )
+    updates = _scaled(updates, task.rate_factors)
+    new = state._replace(
+        params=optax.apply_updates(state.params, updates), rest=rest, opt_state=opt_state
+    )
     if task.average is not None:
         decay = jnp.asarray(task.average((state.step + 1).astype(jnp.float32)), jnp.float32)
-        average = next_average(average, (params, rest), decay)
-    return State(state.step + 1, params, rest, opt_state, average), metrics
+        new = new._replace(average=next_average(state.average, (new.params, rest), decay))
+    norm = optax.tree.norm(gradients)
+    finite = jnp.isfinite(loss) & jnp.isfinite(norm) & jnp.isfinite(optax.tree.norm(updates))
+    new = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, state)
+    new = new._replace(step=state.step + 1, skipped=jnp.where(finite, 0, state.skipped + 1))
+    return new, {
+        "loss": loss,
+        "gradient_norm": norm,
+        "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
+        "skipped": new.skipped,
+        **({"gate_rate": gate_rate(opt_state)} if has_gate(opt_state) else {}),
+        **({"gradients": jnp.int32(evaluations)} if evaluations > 1 else {}),
+        **metrics,
+    }
 
 
 def jit_step(
     state: State,
     *,
     task: Task,
-    optimizer: optax.GradientTransformation,
+    optimizer: optax.GradientTransformationExtraArgs,
     schedule: optax.Schedule,
     seed: int,
     micro_batches: int = 1,

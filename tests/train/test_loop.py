@@ -23,7 +23,7 @@ from train.metrics import read_metrics
 from train.optimizers import OPTIMIZERS, MiMuon, make_optimizer
 from train.run_directory import Result
 from train.step import State, jit_step, make_state, train_step
-from train.task import split_batch
+from train.task import Task, split_batch
 from train.tasks.language_model import LanguageModel
 
 Make = Callable[..., LanguageModel]
@@ -83,7 +83,9 @@ def test_a_run_writes_what_it_promises(finished: Result):
     assert finished.initial_validation_loss == validation[0] == pytest.approx(np.log(256), abs=0.1)
     assert finished.validation_loss == validation[6] < validation[0] - 0.05
     assert (finished.best_metric, finished.best_value) == ("loss", min(validation.values()))
-    assert set(lines[1]) == {"step", "split", "loss", "gradient_norm", "learning_rate"}
+    assert set(lines[1]) == {
+        *("step", "split", "loss", "gradient_norm", "learning_rate", "skipped")
+    }
     assert (directory / "loss.png").read_bytes().startswith(b"\x89PNG")
     assert len((directory / "sample.txt").read_bytes()) > len("The ")
     assert steps_kept(directory) == [4, 6]
@@ -295,23 +297,47 @@ def test_a_second_process_is_refused(small: Make, copied: Path):
         run(small(copied), quiet=True)
 
 
-def test_a_loss_that_is_no_number_ends_the_run(
-    small: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps 4, 5 and 6 have a loss of NaN."""
+
+    def poisoned_step(state: State, *, task: Task, **keywords: Any) -> Any:
+        def loss(params: Any, rest: Any, batch: Any, key: Any, step: Any) -> Any:
+            value, aux = task.loss(params, rest, batch, key, step)
+            return jnp.where((step >= 3) & (step < 6), jnp.nan, value), aux
+
+        return jit_step(state, task=task._replace(loss=loss), **keywords)
+
+    monkeypatch.setattr(loop, "jit_step", poisoned_step)
+
+
+def test_a_step_without_a_finite_loss_is_skipped_and_told(
+    small: Make, tmp_path: Path, poisoned: None
 ):
-    def poisoned(*arguments: Any, **keywords: Any) -> Any:
-        step = jit_step(*arguments, **keywords)
+    result = run(small(tmp_path / "run"), quiet=True)
+    lines = numbers(tmp_path / "run")
+    training = [line for line in lines if line["split"] == "train"]
+    assert [line["skipped"] for line in training] == [0, 0, 0, 1, 2, 3]
+    assert [line["loss"] is None for line in training] == [False] * 3 + [True] * 3
+    validation = [line["loss"] for line in lines if line["split"] == "validation"]
+    assert validation[1] != validation[2] == validation[3] == result.validation_loss
+    assert "NaN" not in (tmp_path / "run" / "metrics.jsonl").read_text()
+    assert (tmp_path / "run" / "loss.png").exists()
 
-        def wrapped(state: State, batch: Any) -> Any:
-            state, metrics = step(state, batch)
-            return state, metrics | {"loss": jnp.where(state.step == 4, jnp.nan, metrics["loss"])}
 
-        return wrapped
-
-    monkeypatch.setattr(loop, "jit_step", poisoned)
-    with pytest.raises(TrainingStopped, match=r"loss is nan at step 4 of 6.*--optimizer.learning-"):
-        run(small(tmp_path / "run"), quiet=True)
-    assert numbers(tmp_path / "run")[-1]["step"] == 3
-    assert steps_kept(tmp_path / "run") == [2]
+def test_too_many_skipped_steps_end_the_run_with_its_state_saved(
+    small: Make, tmp_path: Path, poisoned: None, monkeypatch: pytest.MonkeyPatch
+):
+    config = small(tmp_path / "run", skipped_at_most=2, steps=8)
+    with pytest.raises(TrainingStopped, match=r"the last 2 steps.*of 8.*--optimizer.learning-"):
+        run(config, quiet=True)
+    lines = numbers(tmp_path / "run")
+    last = [line for line in lines if line["split"] == "train"][-1]
+    assert last["skipped"] in (2, 3)  # the step after the second may be on its way
+    assert steps_kept(tmp_path / "run")[-1] == lines[-1]["step"]
+    monkeypatch.undo()
+    assert run(config, quiet=True).steps == 8
+    assert numbers(tmp_path / "run")[: len(lines)] == lines
 
 
 def test_one_device_and_two_train_alike(finished: Result, small: Make, tmp_path: Path):
@@ -363,7 +389,7 @@ def test_a_step_draws_by_seed_and_number_and_carries_what_is_not_trained(
 
     def draws(seed: int) -> list[float]:
         params = jnp.ones(2)
-        state = State(jnp.int32(0), params, jnp.int32(0), optimizer.init(params))
+        state = State(jnp.int32(0), jnp.int32(0), params, jnp.int32(0), optimizer.init(params))
         drawn = []
         for step in range(3):
             state, metrics = train_step(

@@ -187,3 +187,72 @@ def test_a_sum_of_small_gradients_is_not_rounded_away(task: Task):
     )
     assert result.gradients["kernel"].dtype == jnp.bfloat16
     assert float(result.gradients["kernel"][0]) == float(jnp.bfloat16(271 / 16))
+
+
+def poisoned_loss(params: Any, rest: Any, batch: Any, key: Any, step: Any) -> Any:
+    """Step 1 has a gradient that is not finite and a finite loss, step 2 a loss of NaN."""
+    value, (rest, metrics) = loss(params, rest, batch, key, step)
+    hole = jnp.where(step == 1, 0.0, 1.0) * params["kernel"].sum() ** 2
+    value = value + jnp.sqrt(hole) + jnp.where(step == 2, jnp.nan, 0.0)
+    return value, (rest, metrics)
+
+
+@pytest.mark.parametrize("explicit", [False, True])
+def test_a_step_that_is_not_finite_changes_nothing(explicit: bool, task: Task, batches: list[Any]):
+    task = task._replace(loss=poisoned_loss, average=lambda t: 0.5 + 0 * t)
+    states, metrics = train(
+        task, batches, optax.sgd(RATE, momentum=0.9), mesh="data=2", explicit=explicit
+    )
+    assert np.isfinite(metrics[1]["loss"])
+    assert not np.isfinite(metrics[1]["gradient_norm"])
+    assert np.isnan(metrics[2]["loss"])
+    assert [line["skipped"] for line in metrics] == [0, 1, 2, 0]
+    assert [int(state.step) for state in states] == [0, 1, 2, 3, 4]
+    assert [int(state.skipped) for state in states] == [0, 0, 1, 2, 0]
+    for later in states[2:4]:
+        same = later._replace(step=states[1].step, skipped=states[1].skipped)
+        jax.tree.map(np.testing.assert_array_equal, same, states[1])
+    for name in ("params", "rest", "opt_state", "average"):
+        for x, y in zip(*(jax.tree.leaves(getattr(states[i], name)) for i in (3, 4)), strict=True):
+            assert not np.array_equal(x, y)
+
+
+def test_an_update_that_is_not_finite_changes_nothing(task: Task, batches: list[Any]):
+    rate = optax.scale_by_schedule(lambda count: jnp.where(count == 1, jnp.inf, -RATE))
+    states, metrics = train(task, batches, rate)
+    assert [line["skipped"] for line in metrics] == [0, 1, 2, 3]
+    jax.tree.map(np.testing.assert_array_equal, states[1].params, states[-1].params)
+    assert int(states[-1].opt_state.count) == 1
+
+
+@pytest.mark.parametrize("micro_batches", [1, 2])
+def test_grad_fn_is_the_gradient_of_the_same_batch_with_the_same_draws(
+    micro_batches: int, task: Task, batches: list[Any]
+):
+    """SGD on what `grad_fn` returns is SGD."""
+
+    def noisy(params: Any, rest: Any, batch: Any, key: Any, step: Any) -> Any:
+        value, aux = loss(params, rest, batch, key, step)
+        return value * (1 + jax.random.uniform(key)), aux
+
+    def update(updates: Any, state: Any, params: Any = None, *, grad_fn: Any) -> Any:
+        return jax.tree.map(lambda g: -RATE * g, grad_fn(params)), state
+
+    task = task._replace(loss=noisy)
+    asking = optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+    found, metrics = train(task, batches, asking, micro_batches=micro_batches)
+    wanted, once = train(task, batches, micro_batches=micro_batches)
+    close(found[-1].params, wanted[-1].params)
+    assert all(line["gradients"] == 2 for line in metrics)
+    assert not any("gradients" in line for line in once)
+
+
+def test_a_gradient_that_nobody_asks_for_is_not_traced(task: Task, batches: list[Any]):
+    traced = []
+
+    def counted(*arguments: Any) -> Any:
+        traced.append(None)
+        return loss(*arguments)
+
+    train(task._replace(loss=counted), batches[:1])
+    assert len(traced) == 1
