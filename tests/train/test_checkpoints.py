@@ -26,7 +26,11 @@ def state(step: int, size: int = 64) -> State:
     """A state without training: every array follows from the step."""
     values = jnp.arange(size, dtype=jnp.float32) * step
     return State(
-        step=jnp.int32(step), params={"w": values}, rest={}, opt_state=(None, {"w": -values})
+        step=jnp.int32(step),
+        skipped=jnp.int32(0),
+        params={"w": values},
+        rest={},
+        opt_state=(None, {"w": -values}),
     )
 
 
