@@ -1,4 +1,4 @@
-"""Texts of TFDS datasets that were prepared before, read at random without TensorFlow."""
+"""TFDS datasets that were prepared before, read at random without TensorFlow; their texts."""
 
 import os
 from collections.abc import Iterator
@@ -12,12 +12,13 @@ INFO = "dataset_info.json"
 _AT_ONCE = 256  # examples read by one call
 
 
-def open_dataset(dataset: str, folder: Path | None) -> Any:
+def open_dataset(dataset: str, folder: Path | None, *, option: str = "--data.path") -> Any:
     """Finds a prepared dataset on disk; the code that prepared it is not needed.
 
     Args:
         dataset: NAME, NAME/CONFIG or NAME/CONFIG/VERSION; of several versions the newest.
         folder: TFDS's data_dir; None: $TFDS_DATA_DIR, else ~/tensorflow_datasets.
+        option: what chooses the folder, for messages.
 
     Returns:
         The TFDS builder.
@@ -29,11 +30,12 @@ def open_dataset(dataset: str, folder: Path | None) -> Any:
     root = (Path(home) if folder is None else folder).expanduser()
     where = root / dataset.replace(":", "/")
     found = [where] if (where / INFO).is_file() else _versions(where)
-    require(bool(found), f"{where} holds no prepared dataset; {_how_to_prepare(dataset, root)}")
+    remedy = _how_to_prepare(dataset, root, option)
+    require(bool(found), f"{where} holds no prepared dataset; {remedy}")
     configs = sorted({str(version.parent.relative_to(root)) for version in found})
     require(
         len(configs) == 1,
-        f"data.dataset={dataset} has several configurations: name one of {', '.join(configs)}",
+        f"dataset {dataset} has several configurations: name one of {', '.join(configs)}",
     )
     import tensorflow_datasets as tfds  # takes two seconds
 
@@ -45,8 +47,7 @@ def open_dataset(dataset: str, folder: Path | None) -> Any:
     format_ = getattr(builder.info.file_format, "value", None)
     require(
         format_ == "array_record",
-        f"{newest} is in the format {format_}, which has no random access; "
-        f"{_how_to_prepare(dataset, root)}",
+        f"{newest} is in the format {format_}, which has no random access; {remedy}",
     )
     return builder
 
@@ -113,10 +114,10 @@ def _version(folder: Path) -> tuple[int, ...]:
     return tuple(int(number) for number in folder.name.split(".") if number.isdecimal())
 
 
-def _how_to_prepare(dataset: str, root: Path) -> str:
+def _how_to_prepare(dataset: str, root: Path, option: str) -> str:
     """The command that prepares a dataset."""
     return (
         'prepare it once, TensorFlow installed: python -c "import tensorflow_datasets as tfds; '
         f"tfds.builder('{dataset}', data_dir='{root}', file_format='array_record')"
-        '.download_and_prepare()", or choose another folder with --data.path'
+        f'.download_and_prepare()", or choose another folder with {option}'
     )

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from train.data.pictures import Entry, Trouble, check_image
+from train.data.prepared import open_dataset
 from train.data.voc import Scan, clip_box
 from train.errors import BadInput, one_line, require
 
@@ -61,12 +62,9 @@ def scan_tfds(name: str, split: str) -> Scan:
 
 def _open(name: str, split: str) -> tuple[Any, Any]:
     """The data source with images left encoded, and what TFDS knows about the data set."""
-    import tensorflow_datasets as tfds  # takes a second: only where it is asked for
+    builder = open_dataset(name, None, option="$TFDS_DATA_DIR")
+    import tensorflow_datasets as tfds  # imported by now; takes two seconds where it is not used
 
-    try:
-        builder: Any = tfds.builder(name, file_format="array_record")
-    except Exception as error:  # TFDS raises many kinds, for unknown names too
-        raise BadInput(f"tfds:{name} cannot be used: {one_line(error)}") from error
     features: dict[str, Any] = dict(builder.info.features.items())
     objects = features.get("objects")
     require(
@@ -74,16 +72,10 @@ def _open(name: str, split: str) -> tuple[Any, Any]:
         f"tfds:{name} is no detection data set: its features need image, objects/bbox and "
         f"objects/label, and are {', '.join(features)}",
     )
-    require(
-        bool(builder.info.splits),
-        f"tfds:{name} is not prepared in {builder.data_dir}; do it once, with TensorFlow: uv run "
-        '--with tensorflow-cpu python -c "import tensorflow_datasets as t; '
-        f"t.builder('{name}', file_format='array_record').download_and_prepare()\"",
-    )
     try:
         decoders = {"image": tfds.decode.SkipDecoding()}
         return builder.as_data_source(split=split, decoders=decoders), builder.info
-    except Exception as error:
+    except (ValueError, AssertionError) as error:
         known = ", ".join(builder.info.splits)
         raise BadInput(
             f"tfds:{name} has no split {split!r}; it has {known} ({one_line(error)})"

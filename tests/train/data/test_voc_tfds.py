@@ -68,17 +68,17 @@ def right_of(boxes: list[tuple[int, int, int, int]]) -> int:
 
 
 @pytest.fixture(scope="module")
-def builder(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
-    """The prepared builder."""
-    made = Tiny(data_dir=tmp_path_factory.mktemp("tfds"), file_format="array_record")
-    made.download_and_prepare()
-    return made
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the data set is prepared."""
+    folder = tmp_path_factory.mktemp("tfds")
+    Tiny(data_dir=folder, file_format="array_record").download_and_prepare()
+    return folder
 
 
 @pytest.fixture
-def prepared(builder: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`tfds.builder("tiny")` is that builder."""
-    monkeypatch.setattr(tfds, "builder", lambda *_, **__: builder)
+def prepared(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That folder is where TFDS looks."""
+    monkeypatch.setenv("TFDS_DATA_DIR", str(home))
 
 
 @pytest.mark.usefixtures("prepared")
@@ -115,18 +115,30 @@ def test_an_unknown_split_is_named_with_those_there_are():
 
 
 def test_what_is_not_prepared_says_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    real = tfds.builder
-    monkeypatch.setattr(tfds, "builder", lambda *a, **k: real(*a, data_dir=tmp_path, **k))
-    with pytest.raises(BadInput, match=r"voc/2007 is not prepared in .*tmp.*uv run --with") as got:
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    with pytest.raises(BadInput, match="voc/2007 holds no prepared dataset; prepare it") as got:
         scan_tfds("voc/2007", "train")
-    assert "t.builder('voc/2007', file_format='array_record').download_and_prepare()" in str(
-        got.value
-    )
-    assert "\n" not in str(got.value)
-    with pytest.raises(BadInput, match="tfds:nothing_like_it cannot be used"):
-        scan_tfds("nothing_like_it", "train")
-    with pytest.raises(BadInput, match="tfds:cifar10 is no detection data set"):
-        scan_tfds("cifar10", "train")
+    said = str(got.value)
+    assert f"tfds.builder('voc/2007', data_dir='{tmp_path}', file_format='array_record')" in said
+    assert said.endswith("or choose another folder with $TFDS_DATA_DIR")
+    assert "\n" not in said
+
+
+def test_other_data_sets_are_refused_by_their_features(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    class Plain(Tiny):
+        def _info(self) -> Any:
+            text = tfds.features.FeaturesDict({"text": tfds.features.Text()})
+            return tfds.core.DatasetInfo(builder=self, features=text)
+
+        def _generate_examples(self) -> Any:
+            yield 0, {"text": "none"}
+
+    Plain(data_dir=tmp_path, file_format="array_record").download_and_prepare()
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    with pytest.raises(BadInput, match=r"tfds:plain is no detection data set.*and are text"):
+        scan_tfds("plain", "train")
 
 
 def test_a_place_of_tfds_needs_a_split():
