@@ -49,6 +49,7 @@ def run(config: Config, *, quiet: bool = False) -> Result:
         steps=config.steps,
         matrices=task.matrices,
         shardings=parameter_shardings(task, mesh),
+        split=task.split,
     )
     known = run_directory.check_same_run(config, task.data)
     finished = run_directory.read_result(config.directory) if known else None

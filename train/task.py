@@ -38,6 +38,8 @@ class Task(NamedTuple):
     loss_unit: str  # "nats/byte"
     data: dict[str, int | str]  # sizes and checksum, to tell whether the data changed
     files: Mapping[str, str] = MappingProxyType({})  # name -> text, for the run directory
+    # Regular expression on a path -> sizes along the output axis of the matrices side by side there
+    split: Mapping[str, Sequence[int]] = MappingProxyType({})
     best: tuple[str, Literal["min", "max"]] = ("loss", "min")  # which evaluation is the best one
     workers: int = 0  # processes that make batches ahead of time; 0: threads of this one
     # Decay at step 1.0, 2.0, ... of an average of params and rest, evaluated and finished with

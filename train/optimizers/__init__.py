@@ -1,6 +1,7 @@
 """The optimizers that `--optimizer` takes: their typed options, and how each is built."""
 
 import math
+from types import MappingProxyType
 from typing import Any
 
 import optax
@@ -10,7 +11,7 @@ from train.errors import BadInput
 from train.optimizers.baselines import SGDM, AdamW, Lion, Shampoo
 from train.optimizers.muon import MiMuon, Muon, MuSGD
 from train.optimizers.muon_mvr import MuonMVR1, MuonMVR2
-from train.optimizers.options import Optimizer
+from train.optimizers.options import Optimizer, Split
 from train.optimizers.spectral import SpectralAdam, SpectralSGD
 
 __all__ = [
@@ -65,7 +66,12 @@ def warmup_cosine(peak: float, *, options: Optimizer, steps: int) -> optax.Sched
 
 
 def make_optimizer(
-    options: Optimizer, *, steps: int, matrices: Matrices, shardings: Shardings = None
+    options: Optimizer,
+    *,
+    steps: int,
+    matrices: Matrices,
+    shardings: Shardings = None,
+    split: Split = MappingProxyType({}),
 ) -> tuple[optax.GradientTransformationExtraArgs, optax.Schedule]:
     """Builds clipping and optimizer, and the schedule of its learning rate.
 
@@ -75,6 +81,8 @@ def make_optimizer(
         matrices: the model's dimension numbers, as `mimuon_jax.partition` takes them.
         shardings: of the parameters; None: learned from the arrays. Under Auto mesh axes only an
             optimizer that is told them knows while tracing where matrices travel.
+        split: sizes of the matrices that one parameter holds side by side, by a regular expression
+            on its path.
 
     Returns:
         The transformation, which takes extra arguments such as `grad_fn`, and the learning rate as
@@ -88,7 +96,7 @@ def make_optimizer(
         return warmup_cosine(peak, options=options, steps=steps)
 
     try:
-        inner = options.transformation(scheduled, matrices, shardings)
+        inner = options.transformation(scheduled, matrices, shardings, split)
     except ValueError as error:
         raise BadInput(f"optimizer: {error}") from error
     if options.clip_norm < math.inf:

@@ -10,7 +10,7 @@ import optax
 from mimuon_jax import sgdm, shampoo
 from mimuon_jax.matrices import roles
 from mimuon_jax.types import Matrices, Shardings
-from train.optimizers.options import Optimizer, Scheduled
+from train.optimizers.options import Optimizer, Scheduled, Split
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class AdamW(Optimizer):
     """Decoupled weight decay of the matrices; a step shrinks them by learning rate times this."""
 
     def transformation(
-        self, scheduled: Scheduled, matrices: Matrices, shardings: Shardings
+        self, scheduled: Scheduled, matrices: Matrices, shardings: Shardings, split: Split
     ) -> optax.GradientTransformation:
         """`optax.adamw` with these options."""
         mask = functools.partial(_is_matrix, matrices=matrices)
@@ -57,7 +57,7 @@ class Lion(Optimizer):
     """Decoupled weight decay of the matrices; a step shrinks them by learning rate times this."""
 
     def transformation(
-        self, scheduled: Scheduled, matrices: Matrices, shardings: Shardings
+        self, scheduled: Scheduled, matrices: Matrices, shardings: Shardings, split: Split
     ) -> optax.GradientTransformation:
         """`optax.lion` with these options."""
         mask = functools.partial(_is_matrix, matrices=matrices)
@@ -82,7 +82,7 @@ class SGDM(Optimizer):
     """Decoupled weight decay of all parameters; a step shrinks them by learning rate times this."""
 
     def transformation(
-        self, scheduled: Scheduled, matrices: Matrices, shardings: Shardings
+        self, scheduled: Scheduled, matrices: Matrices, shardings: Shardings, split: Split
     ) -> optax.GradientTransformation:
         """`mimuon_jax.sgdm` with these options."""
         return sgdm(scheduled(self.learning_rate), **self.keywords(scheduled))
@@ -117,7 +117,7 @@ class Shampoo(Optimizer):
     """Peak learning rate of Adam, for vectors and embeddings; None: 0.015 * learning_rate."""
 
     def transformation(
-        self, scheduled: Scheduled, matrices: Matrices, shardings: Shardings
+        self, scheduled: Scheduled, matrices: Matrices, shardings: Shardings, split: Split
     ) -> optax.GradientTransformation:
         """`mimuon_jax.shampoo` with these options."""
         grafts = {None: None, "adam": optax.scale_by_adam(), "sgd": optax.identity()}

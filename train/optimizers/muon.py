@@ -7,7 +7,7 @@ import optax
 
 from mimuon_jax import mimuon, muon, musgd
 from mimuon_jax.types import Matrices, Shardings
-from train.optimizers.options import Gain, Optimizer, Orthogonalizer, Scheduled
+from train.optimizers.options import Gain, Optimizer, Orthogonalizer, Scheduled, Split
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ class Muon(Optimizer):
     """Peak learning rate of Adam, for vectors and embeddings; None: 0.015 * learning_rate."""
 
     def transformation(
-        self, scheduled: Scheduled, matrices: Matrices, shardings: Shardings
+        self, scheduled: Scheduled, matrices: Matrices, shardings: Shardings, split: Split
     ) -> optax.GradientTransformation:
         """`mimuon_jax.muon` with these options."""
         rate = scheduled(self.learning_rate)
@@ -80,7 +80,7 @@ class MiMuon(Optimizer):
     """Peak learning rate of Adam, for vectors and embeddings; None: 0.015 * learning_rate."""
 
     def transformation(
-        self, scheduled: Scheduled, matrices: Matrices, shardings: Shardings
+        self, scheduled: Scheduled, matrices: Matrices, shardings: Shardings, split: Split
     ) -> optax.GradientTransformation:
         """`mimuon_jax.mimuon` with these options."""
         rate = scheduled(self.learning_rate)
@@ -125,7 +125,7 @@ class MuSGD(Optimizer):
     """Peak learning rate of the SGD part of vectors and embeddings; None: learning_rate."""
 
     def transformation(
-        self, scheduled: Scheduled, matrices: Matrices, shardings: Shardings
+        self, scheduled: Scheduled, matrices: Matrices, shardings: Shardings, split: Split
     ) -> optax.GradientTransformation:
         """`mimuon_jax.musgd` with these options."""
         rate = scheduled(self.learning_rate)

@@ -6,7 +6,7 @@ import optax
 
 from mimuon_jax import muon_mvr1, muon_mvr2
 from mimuon_jax.types import Matrices, Shardings
-from train.optimizers.options import Gain, Optimizer, Orthogonalizer, Scheduled
+from train.optimizers.options import Gain, Optimizer, Orthogonalizer, Scheduled, Split
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class MuonMVR1(Optimizer):
     """Peak learning rate of Adam, for vectors and embeddings; None: 0.015 * learning_rate."""
 
     def transformation(
-        self, scheduled: Scheduled, matrices: Matrices, shardings: Shardings
+        self, scheduled: Scheduled, matrices: Matrices, shardings: Shardings, split: Split
     ) -> optax.GradientTransformation:
         """`mimuon_jax.muon_mvr1` with these options."""
         rate = scheduled(self.learning_rate)
@@ -60,7 +60,7 @@ class MuonMVR2(MuonMVR1):
     same batch's gradient at the previous weights."""
 
     def transformation(
-        self, scheduled: Scheduled, matrices: Matrices, shardings: Shardings
+        self, scheduled: Scheduled, matrices: Matrices, shardings: Shardings, split: Split
     ) -> optax.GradientTransformation:
         """`mimuon_jax.muon_mvr2` with these options; its `update` needs `grad_fn`."""
         rate = scheduled(self.learning_rate)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -11,6 +11,8 @@ import optax
 from mimuon_jax.types import Matrices, Shardings
 from train.errors import require
 
+#: Regular expression on a path -> sizes along the output axis.
+Split: TypeAlias = Mapping[str, Sequence[int]]
 #: A peak learning rate to its schedule over the run.
 Scheduled: TypeAlias = Callable[[float], optax.Schedule]
 
@@ -50,7 +52,7 @@ class Optimizer:
             )
 
     def transformation(
-        self, scheduled: Scheduled, matrices: Matrices, shardings: Shardings
+        self, scheduled: Scheduled, matrices: Matrices, shardings: Shardings, split: Split
     ) -> optax.GradientTransformation:
         """Builds the optimizer.
 
@@ -58,6 +60,8 @@ class Optimizer:
             scheduled: turns a peak into its warm-up and cosine schedule.
             matrices: dimension numbers of the parameters.
             shardings: how the parameters lie on a mesh; None if the optimizer has to find out.
+            split: sizes of the matrices that one parameter holds side by side; the optimizers of
+                the spectral family take them apart.
         """
         raise TypeError(f"{type(self).__name__} builds no optimizer; use one of OPTIMIZERS")
 

@@ -7,7 +7,7 @@ import optax
 
 from mimuon_jax import spectral_adam, spectral_sgd
 from mimuon_jax.types import Matrices, Shardings
-from train.optimizers.options import Gain, Optimizer, Orthogonalizer, Scheduled
+from train.optimizers.options import Gain, Optimizer, Orthogonalizer, Scheduled, Split
 
 Method: TypeAlias = Orthogonalizer | Literal["coupled_newton"]
 
@@ -45,13 +45,12 @@ class SpectralSGD(Optimizer):
     learning_rate."""
 
     def transformation(
-        self, scheduled: Scheduled, matrices: Matrices, shardings: Shardings
+        self, scheduled: Scheduled, matrices: Matrices, shardings: Shardings, split: Split
     ) -> optax.GradientTransformation:
         """`mimuon_jax.spectral_sgd` with these options."""
         rate = scheduled(self.learning_rate)
-        return spectral_sgd(
-            rate, **self.keywords(scheduled), matrices=matrices, shardings=shardings
-        )
+        keywords = self.keywords(scheduled)
+        return spectral_sgd(rate, **keywords, matrices=matrices, shardings=shardings, split=split)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,10 +89,9 @@ class SpectralAdam(Optimizer):
     learning_rate."""
 
     def transformation(
-        self, scheduled: Scheduled, matrices: Matrices, shardings: Shardings
+        self, scheduled: Scheduled, matrices: Matrices, shardings: Shardings, split: Split
     ) -> optax.GradientTransformation:
         """`mimuon_jax.spectral_adam` with these options."""
         rate = scheduled(self.learning_rate)
-        return spectral_adam(
-            rate, **self.keywords(scheduled), matrices=matrices, shardings=shardings
-        )
+        keywords = self.keywords(scheduled)
+        return spectral_adam(rate, **keywords, matrices=matrices, shardings=shardings, split=split)
