@@ -1,5 +1,6 @@
 """Qwen3 dense decoder: configuration, training forward pass, sampling, published weights."""
 
+from models.params import matrix_dimension_numbers
 from models.qwen3.config import Qwen3Config, qwen3_0_6b, qwen3_1_7b, qwen3_4b, qwen3_8b, tiny
 from models.qwen3.hugging_face import (
     config_from_hugging_face,
@@ -8,8 +9,8 @@ from models.qwen3.hugging_face import (
     save,
 )
 from models.qwen3.modeling import Qwen3
-from models.qwen3.params import matrix_dimension_numbers, parameter_count
-from models.qwen3.sampling import Cache, decode_step, prefill, sample
+from models.qwen3.params import parameter_count
+from models.sampling import Cache, decode_step, prefill, sample
 
 __all__ = [
     "Cache",

@@ -27,19 +27,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import AxisType, PartitionSpec
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
-from models.cross_entropy import logits
+from models.decoder import Attend, Block, Decoder, Hidden, Implementation, check_attention, rows
 from models.qwen3.config import Qwen3Config
 
-Hidden = Float[Array, "B T D"]
-Queries = Float[Array, "B T N H"]
-Keys = Float[Array, "B S K H"]
 Rotation = tuple[Float[Array, "#B T 1 H/2"], Float[Array, "#B T 1 H/2"]]
-Attend = Callable[[Queries, Keys, Keys], tuple[Queries, Any]]
-Remat = Callable[[Callable], Callable]
 
 
 class Attention(nnx.Module):
@@ -95,7 +89,7 @@ class Layer(nnx.Module):
         return x + self.mlp(self.mlp_norm(x)), extra
 
 
-class Qwen3(nnx.Module):
+class Qwen3(Decoder):
     """Qwen3 dense decoder: tokens to next-token logits.
 
     `logits_t = W^T norm(x_L[t])`, `x_0 = E[token]`, `x_{l+1} = layer_l(x_l)`, where `layer_l` sees
@@ -107,6 +101,12 @@ class Qwen3(nnx.Module):
         dtype: of matrix products and attention, e.g. `jnp.bfloat16`. Norms, rotation, softmax and
             logits are float32 whatever it is.
         param_dtype: of the stored parameters.
+        attention: how attention is computed in training: "cudnn" is a flash kernel for half
+            precision on NVIDIA GPUs; "xla" works everywhere and holds `[B, N, T, T]` scores of one
+            layer. None: jax's choice.
+
+    Raises:
+        ValueError: an unknown `attention`.
 
     Source: Qwen3 Technical Report (arXiv 2505.09388), section 2.
 
@@ -124,9 +124,11 @@ class Qwen3(nnx.Module):
         rngs: nnx.Rngs,
         dtype: DTypeLike = jnp.float32,
         param_dtype: DTypeLike = jnp.float32,
+        attention: Implementation | None = None,
     ) -> None:
         self.config = config
         self.dtype = jnp.dtype(dtype)
+        self.attention = check_attention(attention)
         normal = nnx.initializers.normal(config.initializer_range)
         stored: dict[str, Any] = {"param_dtype": jnp.dtype(param_dtype)}
         linear = functools.partial(
@@ -153,84 +155,26 @@ class Qwen3(nnx.Module):
         head = None if tied else linear(config.hidden_size, config.vocab_size, rngs=rngs)
         self.lm_head: nnx.Linear | None = head
 
-    def __call__(
-        self,
-        tokens: Int[Array, "B T"],
-        *,
-        segment_ids: Int[Array, "B T"] | None = None,
-        positions: Int[Array, "#B T"] | None = None,
-        remat: Remat | None = None,
-    ) -> Float[Array, "B T V"]:
-        """Next-token logits at every position: `logits(hidden_states(tokens))`.
-
-        Args:
-            tokens: integers in `[0, V)`. Checked where their values are known, which is outside
-                of `jit`; inside, a token of V or more gives NaN.
-            segment_ids: document of each token, for several documents in one row; a token sees
-                earlier tokens of the same id only. None: the row is one document.
-            positions: position of each token for the rotary embedding, in tokens. None: 0 to
-                T - 1, also for packed rows, since attention depends on differences only.
-            remat: wraps the function of one layer to trade time for memory, for instance
-                `functools.partial(jax.checkpoint, prevent_cse=False)`, with a `policy` if wanted.
-                None keeps every activation.
-
-        Returns:
-            Float32 logits.
-
-        Raises:
-            ValueError: tokens are not a `[B, T]` array of integers in `[0, V)`, or `segment_ids`
-                or `positions` do not fit them.
-        """
-        return self.logits(
-            self.hidden_states(tokens, segment_ids=segment_ids, positions=positions, remat=remat)
-        )
-
-    def hidden_states(
-        self,
-        tokens: Int[Array, "B T"],
-        *,
-        segment_ids: Int[Array, "B T"] | None = None,
-        positions: Int[Array, "#B T"] | None = None,
-        remat: Remat | None = None,
-    ) -> Hidden:
-        """Output of the final norm in `dtype`; with `head`, the operands of `cross_entropy`.
-
-        Arguments and errors are those of `__call__`.
-        """
-        check_tokens(tokens, self.config.vocab_size)
-        if positions is None:
-            positions = jnp.arange(tokens.shape[1])[None, :]
-        _check_fit("positions", positions, tokens.shape, (1, tokens.shape[1]))
-        rotation = rotary(positions, self.config)
-        mask = None
-        if segment_ids is not None:
-            _check_fit("segment_ids", segment_ids, tokens.shape)
-            mask = segment_ids[:, None, :, None] == segment_ids[:, None, None, :]
-
-        def attend(query: Queries, key: Keys, value: Keys) -> tuple[Queries, None]:
-            return dot_product_attention(query, key, value, mask=mask, is_causal=True), None
-
-        def body(x: Hidden, layer: Layer) -> tuple[Hidden, None]:
-            return layer(x, rotation, attend)
-
-        x, _ = jax.lax.scan(remat(body) if remat else body, self.embeddings(tokens), self.layers)
-        return self.final_norm(x).astype(self.dtype)
-
-    def embeddings(self, tokens: Int[Array, "B T"]) -> Hidden:
-        """Rows of the embedding in `dtype`, sharded along B and T as the tokens are."""
-        sharding = jax.typeof(tokens).sharding
-        explicit = AxisType.Explicit in sharding.mesh.axis_types
-        spec = PartitionSpec(*sharding.spec, None) if explicit else None
-        return self.embed(tokens, out_sharding=spec).astype(self.dtype)
-
     @property
     def head(self) -> Float[Array, "D V"]:
         """Kernel of the output head, which is the embedding transposed if tied."""
         return self.embed.embedding[...].T if self.lm_head is None else self.lm_head.kernel[...]
 
-    def logits(self, hidden: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:
-        """Float32 logits of hidden states: one product with the head in `dtype`."""
-        return logits(hidden, self.head)
+    def embeddings(self, tokens: Int[Array, "B T"], positions: Int[Array, "#B T"]) -> Hidden:
+        """Rows of the embedding in `dtype`."""
+        del positions  # they turn queries and keys
+        return rows(self.embed, tokens).astype(self.dtype)
+
+    def block(self, positions: Int[Array, "#B T"]) -> Block:
+        """The function of one layer at these positions."""
+        rotation = rotary(positions, self.config)
+        return lambda layer, x, attend: layer(x, rotation, attend)
+
+    def cache_shape(self, batch: int, capacity: int) -> tuple[int, int, int, int, int]:
+        """`[L, B, S, K, H]` of the keys, and of the values, of this many tokens."""
+        config = self.config
+        heads = config.num_key_value_heads, config.head_dim
+        return (config.num_hidden_layers, batch, capacity, *heads)
 
 
 def rotary(positions: Int[Array, "#B T"], config: Qwen3Config) -> Rotation:
@@ -246,44 +190,3 @@ def rotate(x: Float[Array, "B T heads H"], rotation: Rotation) -> Float[Array, "
     cosine, sine = rotation
     first, second = jnp.split(x, 2, axis=-1)
     return jnp.concatenate([first * cosine - second * sine, second * cosine + first * sine], -1)
-
-
-def dot_product_attention(
-    query: Queries,
-    key: Keys,
-    value: Keys,
-    *,
-    mask: Bool[Array, "#B 1 T S"] | None = None,
-    is_causal: bool = False,
-) -> Queries:
-    """`softmax(q k^T / sqrt(H)) v` over the visible positions, each key head shared by N/K."""
-    # jax's function mixes bfloat16 with float32 inside, which strict promotion would refuse.
-    with jax.numpy_dtype_promotion("standard"):
-        return jax.nn.dot_product_attention(query, key, value, mask=mask, is_causal=is_causal)
-
-
-def check_tokens(tokens: Int[Array, "B T"], vocab_size: int) -> None:
-    """Refuses what is no `[B, T]` array of integers in `[0, V)`; traced values are not known."""
-    if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer) or not tokens.size:
-        raise ValueError(
-            f"tokens are {tokens.dtype}{list(tokens.shape)}; use integers [batch, time] with at "
-            f"least one row and one column (tokens[None, :] for a single sequence)"
-        )
-    try:
-        low, high = int(tokens.min()), int(tokens.max())
-    except jax.errors.ConcretizationTypeError:
-        return
-    if low < 0 or high >= vocab_size:
-        raise ValueError(
-            f"tokens range from {low} to {high}, but vocab_size={vocab_size} allows 0 to "
-            f"{vocab_size - 1}; use the tokenizer of this model, or a larger vocab_size"
-        )
-
-
-def _check_fit(name: str, array: Int[Array, "#B T"], *shapes: tuple[int, ...]) -> None:
-    """Refuses what is no integer array of one of these shapes."""
-    if array.shape not in shapes or not jnp.issubdtype(array.dtype, jnp.integer):
-        raise ValueError(
-            f"{name} are {array.dtype}{list(array.shape)}; use integers of shape "
-            f"{' or '.join(str(list(shape)) for shape in shapes)}, like the tokens"
-        )

@@ -1,26 +1,24 @@
-"""Incremental decoding of Qwen3: a cache of keys and values, one token a step.
+"""Incremental decoding: a cache of keys and values, one token a step.
 
-Axes as in `modeling.py`; S is the capacity of the cache in tokens. Under Auto mesh axes anything
+Axes as in `decoder.py`; S is the capacity of the cache in tokens. Under Auto mesh axes anything
 may be sharded; under Explicit ones tokens are replicated, and so are all heads.
 """
 
 import functools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from models.qwen3.modeling import (
+from models.decoder import (
+    Decoder,
     Hidden,
     Keys,
-    Layer,
     Queries,
-    Qwen3,
     check_tokens,
     dot_product_attention,
-    rotary,
 )
 
 
@@ -33,7 +31,7 @@ class Cache(NamedTuple):
 
 
 def prefill(
-    model: Qwen3, tokens: Int[Array, "B T"], *, capacity: int
+    model: Decoder, tokens: Int[Array, "B T"], *, capacity: int
 ) -> tuple[Float[Array, "B V"], Cache]:
     """Reads a prompt in one pass: logits of the token after it, and the cache to go on from.
 
@@ -47,11 +45,12 @@ def prefill(
         Float32 logits at the last position, and a cache of length T.
 
     Raises:
-        ValueError: `capacity` is below T, or the tokens are not `[B, T]` integers in `[0, V)`.
+        ValueError: `capacity` is below T or above the positions that the model has, or the tokens
+            are not `[B, T]` integers in `[0, V)`.
 
     Example:
         >>> from flax import nnx
-        >>> from models.qwen3 import tiny
+        >>> from models.qwen3 import Qwen3, tiny
         >>> model = Qwen3(tiny(), rngs=nnx.Rngs(0))
         >>> logits, cache = prefill(model, jnp.array([[72, 105]]), capacity=4)
         >>> logits.shape, int(cache.length)
@@ -63,20 +62,14 @@ def prefill(
             f"capacity={capacity} cannot hold a prompt of {tokens.shape[1]} tokens; use at least "
             f"{tokens.shape[1]} plus the number of tokens to decode"
         )
-    config = model.config
-    shape = (
-        config.num_hidden_layers,
-        tokens.shape[0],
-        capacity,
-        config.num_key_value_heads,
-        config.head_dim,
-    )
+    model.check_length(capacity)
+    shape = model.cache_shape(tokens.shape[0], capacity)
     empty = Cache(jnp.zeros(shape, model.dtype), jnp.zeros(shape, model.dtype), jnp.int32(0))
     return _advance(model, tokens, empty)
 
 
 def decode_step(
-    model: Qwen3, tokens: Int[Array, "B"], cache: Cache
+    model: Decoder, tokens: Int[Array, "B"], cache: Cache
 ) -> tuple[Float[Array, "B V"], Cache]:
     """Reads one more token a sequence: logits of the one after it, and the longer cache.
 
@@ -96,7 +89,7 @@ def decode_step(
 
     Example:
         >>> from flax import nnx
-        >>> from models.qwen3 import tiny
+        >>> from models.qwen3 import Qwen3, tiny
         >>> model = Qwen3(tiny(), rngs=nnx.Rngs(0))
         >>> _, cache = prefill(model, jnp.array([[72, 105]]), capacity=4)
         >>> _, cache = decode_step(model, jnp.array([33]), cache)
@@ -123,7 +116,7 @@ def decode_step(
 
 
 def sample(
-    model: Qwen3,
+    model: Decoder,
     prompt: Int[Array, "B T"],
     steps: int,
     key: PRNGKeyArray,
@@ -148,14 +141,15 @@ def sample(
         The new tokens, without the prompt.
 
     Raises:
-        ValueError: the prompt is not `[B, T]` integers in `[0, V)`, `steps` is below 1,
-            `temperature` is negative or not finite, or `top_k` is not in `[1, V]`.
+        ValueError: the prompt is not `[B, T]` integers in `[0, V)`, `steps` is below 1 or more than
+            the model has positions for, `temperature` is negative or not finite, or `top_k` is not
+            in `[1, V]`.
 
     Source: Gumbel-max trick, Maddison, Tarlow, Minka (arXiv 1411.0030), section 2.
 
     Example:
         >>> from flax import nnx
-        >>> from models.qwen3 import tiny
+        >>> from models.qwen3 import Qwen3, tiny
         >>> model = Qwen3(tiny(), rngs=nnx.Rngs(0))
         >>> sample(model, jnp.array([[72, 105]]), 3, jax.random.key(0), temperature=0.0).shape
         (1, 3)
@@ -177,7 +171,7 @@ def sample(
 
 @functools.partial(jax.jit, static_argnames=("steps", "top_k"))
 def _sample(
-    model: Qwen3,
+    model: Decoder,
     prompt: Int[Array, "B T"],
     temperature: Float[Array, ""],
     key: PRNGKeyArray,
@@ -211,15 +205,15 @@ def _sample(
 
 @jax.jit
 def _advance(
-    model: Qwen3, tokens: Int[Array, "B T"], cache: Cache
+    model: Decoder, tokens: Int[Array, "B T"], cache: Cache
 ) -> tuple[Float[Array, "B V"], Cache]:
     """Reads T tokens behind the cache's; logits at the last of them, and the longer cache."""
     positions = cache.length + jnp.arange(tokens.shape[1])
     visible = jnp.arange(cache.keys.shape[2])[None, :] <= positions[:, None]
-    rotation = rotary(positions[None, :], model.config)
+    block = model.block(positions[None, :])
 
     def body(
-        carry: tuple[Hidden, Array, Array], indexed: tuple[Int[Array, ""], Layer]
+        carry: tuple[Hidden, Array, Array], indexed: tuple[Int[Array, ""], Any]
     ) -> tuple[tuple[Hidden, Array, Array], None]:
         x, *stores = carry
         index, layer = indexed
@@ -234,11 +228,11 @@ def _advance(
             key, value = (jax.lax.dynamic_index_in_dim(f, index, keepdims=False) for f in filled)
             return dot_product_attention(query, key, value, mask=visible[None, None]), filled
 
-        x, stores = layer(x, rotation, attend)
+        x, stores = block(layer, x, attend)
         return (x, *stores), None
 
-    layers = (jnp.arange(model.config.num_hidden_layers), model.layers)
-    carry = (model.embeddings(tokens), cache.keys, cache.values)
+    layers = (jnp.arange(cache.keys.shape[0]), model.layers)
+    carry = (model.embeddings(tokens, positions[None, :]), cache.keys, cache.values)
     (x, keys, values), _ = jax.lax.scan(body, carry, layers)
     logits = model.logits(model.final_norm(x[:, -1]).astype(model.dtype))
     return logits, Cache(keys, values, cache.length + tokens.shape[1])
