@@ -59,7 +59,7 @@ def cross_entropy(
         weights: of each position; 0 leaves it out. None: all 1. If all are 0, so is the loss.
         chunk_size: positions of each sequence whose logits exist at a time: 1 needs the least
             memory and the most time, T takes all at once. None: as many as 512 MiB of logits on
-            each device hold, where the devices are those of `jax.set_mesh`, or one.
+            each device of the mesh hold.
 
     Returns:
         A float32 scalar.
@@ -76,7 +76,7 @@ def cross_entropy(
     weights = jnp.ones_like(targets) if weights is None else weights
     _check(hidden, kernel, targets, weights, chunk_size)
     weights = jax.lax.stop_gradient(weights.astype(jnp.float32))
-    size = chunk_size or _usual_chunk_size(len(targets), kernel.shape[1])
+    size = chunk_size or _usual_chunk_size(hidden, kernel)
     mean: Any = functools.partial(_mean, count=-(-targets.shape[1] // size))
     # Under Explicit axes the layout of sums over a spread axis would have to be said here.
     if AxisType.Explicit in jax.typeof(hidden).sharding.mesh.axis_types:
@@ -108,10 +108,11 @@ def next_token_weights(
     return same.astype(jnp.float32)
 
 
-def _usual_chunk_size(batch: int, vocabulary: int) -> int:
-    """Positions whose logits fit into `CHUNK_LOGITS` on each device of the ambient mesh."""
-    devices = max(jax.sharding.get_abstract_mesh().size, 1)  # an empty mesh has size 0
-    return max(CHUNK_LOGITS * devices // (batch * vocabulary), 1)
+def _usual_chunk_size(hidden: Float[Array, "B T D"], kernel: Float[Array, "D V"]) -> int:
+    """Positions whose logits fit into `CHUNK_LOGITS` on each device of the mesh."""
+    meshes = jax.typeof(hidden).sharding.mesh, jax.sharding.get_abstract_mesh()
+    devices = max(1, *(mesh.size for mesh in meshes))  # without a mesh the size is 0
+    return max(CHUNK_LOGITS * devices // (len(hidden) * kernel.shape[1]), 1)
 
 
 def _mean(

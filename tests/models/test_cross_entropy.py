@@ -96,13 +96,18 @@ def test_no_array_is_as_large_as_all_logits(inputs):
 def test_the_usual_chunk_fits_its_budget_on_each_device(inputs, monkeypatch):
     monkeypatch.setattr(models.cross_entropy, "CHUNK_LOGITS", BATCH * VOCABULARY)
 
-    def chunks():
-        text = str(jax.make_jaxpr(lambda *x: cross_entropy(*x[:3], weights=x[3]))(*inputs))
-        return int(re.findall(r"length=(\d+)", text)[0])
+    def chunks(hidden, kernel, targets, weights):
+        def loss(hidden):
+            return cross_entropy(jnp.tanh(hidden), kernel, targets, weights=weights)
 
-    assert chunks() == TIME
-    with jax.set_mesh(jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))):
-        assert chunks() == 3
+        return int(re.findall(r"length=(\d+)", str(jax.jit(loss).trace(hidden).jaxpr))[0])
+
+    assert chunks(*inputs) == TIME
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
+    hidden = jax.device_put(inputs[0], NamedSharding(mesh, P("data")))
+    assert chunks(hidden, *inputs[1:]) == 3
+    with jax.set_mesh(mesh):
+        assert chunks(*inputs) == 3
 
 
 def test_half_precision_has_half_operands_and_single_sums(inputs):
