@@ -6,11 +6,10 @@ detections a picture, and sizes in pixels of the original picture.
 
 import contextlib
 import io
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 NAMES = (
     "AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large",
@@ -19,43 +18,49 @@ NAMES = (
 
 
 def coco_numbers(
-    detections: Sequence[Float[np.ndarray, "K 6"]],
-    objects: Sequence[Float[np.ndarray, "M 4"]],
-    labels: Sequence[Int[np.ndarray, " M"]],
+    detections: Float[np.ndarray, "N K 6"],
+    boxes: Float[np.ndarray, "N M 4"],
+    labels: Int[np.ndarray, "N M"],
+    valid: Bool[np.ndarray, "N M"],
     *,
+    scale: Float[np.ndarray, "N 2"],
     classes: int,
     most: int = 100,
 ) -> dict[str, float]:
-    """Average precision and recall of pictures, by pycocotools.
+    """Average precision and recall, by pycocotools; the arrays are those of `matching.match`.
 
     Args:
-        detections: of every picture: corners in pixels of the original picture, score, class.
-        objects: corners of every picture's objects, likewise.
+        detections: corners, score, class. Rows of score 0 fill.
+        boxes: corners of the objects, in the same frame.
         labels: their classes.
+        valid: False for rows that fill.
+        scale: pixels of the frame a pixel of the original picture, along x and y.
         classes: number of classes.
         most: detections of a class a picture that count, the most confident ones.
 
     Returns:
         The numbers by name; -1 where no object is of such a size.
     """
-    from pycocotools.coco import COCO  # here, for training without evaluation needs none of it
+    from pycocotools.coco import COCO  # here: a third of a second that training does not need
     from pycocotools.cocoeval import COCOeval
 
-    rows = [(i, *x) for i, found in enumerate(detections) for x in np.asarray(found, float)]
+    zoom = np.tile(scale, 2)  # shifts of a frame change neither overlaps nor areas
     truth, found = COCO(), COCO()
-    annotations = []
-    for i, (boxes, kinds) in enumerate(zip(objects, labels, strict=True)):
-        for box, kind in zip(np.asarray(boxes, float), kinds, strict=True):
-            annotations.append(_annotation(len(annotations) + 1, i, box, int(kind)))
+    annotations = [
+        _annotation(i, box / zoom[i], kind)
+        for i in range(len(boxes))
+        for box, kind in zip(boxes[i, valid[i]], labels[i, valid[i]], strict=True)
+    ]
     results = [
-        {**_annotation(n + 1, i, np.array(box), int(kind)), "score": score}
-        for n, (i, *box, score, kind) in enumerate(rows)
+        _annotation(i, row[:4] / zoom[i], row[5]) | {"score": float(row[4])}
+        for i, rows in enumerate(detections)
+        for row in rows[rows[:, 4] > 0]
     ]
     for dataset, content in ((truth, annotations), (found, results)):
         everything: Any = {
-            "images": [{"id": i} for i in range(len(objects))],
+            "images": [{"id": i} for i in range(len(boxes))],
             "categories": [{"id": kind} for kind in range(classes)],
-            "annotations": content,
+            "annotations": [{"id": n, **x} for n, x in enumerate(content, start=1)],
         }
         dataset.dataset = everything
     with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
@@ -69,14 +74,13 @@ def coco_numbers(
     return dict(zip(NAMES, map(float, evaluator.stats), strict=True))
 
 
-def _annotation(number: int, picture: int, box: np.ndarray, kind: int) -> dict[str, Any]:
+def _annotation(picture: int, box: Float[np.ndarray, "4"], kind: float) -> dict[str, Any]:
     """A box as the evaluator has it: corner and size, which it wants not to be negative."""
-    width, height = np.maximum(box[2:] - box[:2], 0)
+    width, height = np.maximum(box[2:] - box[:2], 0).tolist()
     return {
-        "id": number,
         "image_id": picture,
-        "category_id": kind,
-        "bbox": [box[0], box[1], width, height],
+        "category_id": int(kind),
+        "bbox": [*box[:2].tolist(), width, height],
         "area": width * height,
         "iscrowd": 0,
     }

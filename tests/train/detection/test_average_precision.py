@@ -85,13 +85,9 @@ def test_the_two_rules_of_matching_differ_on_the_draws(drawn):
 
 def test_with_steps_it_is_the_precision_of_the_coco_evaluator(drawn):
     detections, boxes, labels, valid = drawn
-    pictures = range(PICTURES)
-    expected = coco_numbers(
-        [found[found[:, 4] > 0.001] for found in detections],
-        [boxes[i, valid[i]] for i in pictures],
-        [labels[i, valid[i]] for i in pictures],
-        classes=CLASSES,
-    )
+    counted = np.where(detections[..., 4:5] > 0.001, detections, 0)
+    scale = np.tile([2.0, 0.5], (PICTURES, 1))  # of the areas alone
+    expected = coco_numbers(counted, boxes, labels, valid, scale=scale, classes=CLASSES)
     matches = match(*drawn, classes=CLASSES)
     found = evaluate(matches, area=steps)
     assert found.summary()["map50_95"] == pytest.approx(expected["AP"], abs=1e-9)
@@ -107,6 +103,17 @@ def test_with_steps_it_is_the_precision_of_the_coco_evaluator(drawn):
     linear = evaluate(matches).average_precision
     assert (np.abs(linear - found.average_precision) < 0.5 / found.objects[:, None] + 0.02).all()
     assert np.abs(linear - found.average_precision).max() > 1e-4
+
+
+def test_the_coco_evaluator_is_told_sizes_in_pixels_of_the_original_picture():
+    box = np.array([[[0.0, 0, 40, 40]]])
+    found = np.concatenate([box, [[[0.9, 0]]]], -1)
+    for scale, size in (((4, 1), "small"), ((1, 1), "medium"), ((0.1, 1), "large")):
+        numbers = coco_numbers(
+            found, box, np.array([[0]]), np.array([[True]]), scale=np.array([scale]), classes=1
+        )
+        assert numbers["AP"] == numbers[f"AP_{size}"] == pytest.approx(1)
+        assert sum(numbers[f"AP_{other}"] == -1 for other in ("small", "medium", "large")) == 2
 
 
 def test_average_precision_by_hand():
