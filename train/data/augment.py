@@ -73,10 +73,9 @@ def augmented(
     """Makes one training picture.
 
     A mosaic is a canvas of twice the size with four pictures that touch its random centre with a
-    corner each, the given one above left, the others drawn from all; otherwise the canvas is the
-    picture. A picture's longer side is `size` there. Then a canvas point `p` goes to
-    `gain (p - middle) + shift`; colours are varied; left and right may be exchanged. Scales and
-    shifts are composed first, so that every picture is resampled once.
+    corner each, the given one above left, the others drawn from all; else the canvas is the picture.
+    Longer sides are `size` there. Then a canvas point `p` goes to `gain (p - middle) + shift`,
+    composed first so that a picture is resampled once; colours are varied, sides exchanged.
 
     Args:
         pictures: the training part.
@@ -87,23 +86,17 @@ def augmented(
         rng: of everything random.
 
     Returns:
-        The picture (RGB), its objects' boxes (left, top, right, bottom, in pixels, clipped to it),
-        and their labels.
+        The picture (RGB), its boxes (left, top, right, bottom, in pixels), and their labels.
     """
-    zoom, shift = augmentation.zoom, augmentation.shift
     joined = mosaic and rng.random() < augmentation.mosaic
     chosen = [index, *rng.integers(0, len(pictures), 3).tolist()] if joined else [index]
-    needed = math.ceil(size * (1 + zoom))  # the most pixels that a longer side is drawn with
-    loaded = [pictures.load(i, needed) for i in chosen]
+    most = math.ceil(size * (1 + augmentation.zoom))  # pixels that a longer side is drawn with
+    loaded = [pictures.load(i, most) for i in chosen]
+    placements = [whole(loaded[0], size)]
     if joined:
         centre = rng.integers(size // 2, size * 3 // 2, 2, endpoint=True).tolist()
         placements = around(loaded, centre, size)
-    else:
-        placements = [whole(loaded[0], size)]
-    gain = rng.uniform(1 - zoom, 1 + zoom)
-    target = rng.uniform(0.5 - shift, 0.5 + shift, 2) * size
-    middle = np.asarray(placements[0].window[2:]) / 2
-    offset = tuple((target - gain * middle).tolist())
+    gain, offset = _zoom_and_shift(augmentation, placements[0].window, size, rng)
     canvas = Image.new("RGB", (size, size), GRAY)
     boxes, labels = [], []
     for picture, placement in zip(loaded, placements, strict=True):
@@ -117,6 +110,19 @@ def augmented(
         canvas = canvas.transpose(Image.Transpose.FLIP_LEFT_RIGHT)  # a third of NumPy's time
         joint[:, [0, 2]] = size - joint[:, [2, 0]]
     return np.asarray(canvas), joint, np.concatenate(labels)
+
+
+def _zoom_and_shift(
+    augmentation: Augmentation,
+    window: tuple[float, float, float, float],
+    size: int,
+    rng: np.random.Generator,
+) -> tuple[float, tuple[float, float]]:
+    """Gain and offset that take the middle of a canvas to near the middle of the result."""
+    zoom, shift = augmentation.zoom, augmentation.shift
+    gain = rng.uniform(1 - zoom, 1 + zoom)
+    x, y = (rng.uniform(0.5 - shift, 0.5 + shift, 2) * size).tolist()
+    return gain, (x - gain * window[2] / 2, y - gain * window[3] / 2)
 
 
 def whole(picture: Picture, size: int) -> Placement:
