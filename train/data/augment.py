@@ -73,7 +73,7 @@ def augmented(
     """Makes one training picture.
 
     A mosaic is a canvas of twice the size with four pictures that touch its random centre with a
-    corner each, the given one above left, the others drawn from all; else the canvas is the picture.
+    corner each, the given one above left, the others drawn from all; else the canvas is that one.
     Longer sides are `size` there. Then a canvas point `p` goes to `gain (p - middle) + shift`,
     composed first so that a picture is resampled once; colours are varied, sides exchanged.
 
