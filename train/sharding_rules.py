@@ -14,6 +14,7 @@ import jax
 from jax import P
 from jax.sharding import Mesh, NamedSharding
 
+from models.gpt2 import GPT2Config
 from models.qwen3 import Qwen3Config
 from train.mesh import BATCH_AXES, Rules
 from train.rules import first_match, path_of
@@ -37,6 +38,28 @@ def qwen3(config: Qwen3Config) -> Rules:
         ("layers/.*/(output|down)/kernel", P(None, "tensor", "fsdp")),
         (".*norm/scale", P()),
     ]
+
+
+def gpt2() -> Rules:
+    """Rules for GPT-2: heads, the inside of the MLP and the vocabulary over `tensor`.
+
+    Example:
+        >>> gpt2()[0]
+        ('embed/embedding', P('tensor', 'fsdp'))
+    """
+    return [
+        ("embed/embedding", P("tensor", "fsdp")),
+        ("position_embed/embedding", P(None, "fsdp")),
+        ("layers/.*/(query_key_value|up)/kernel", P(None, "fsdp", "tensor")),
+        ("layers/.*/(output|down)/kernel", P(None, "tensor", "fsdp")),
+        ("layers/.*/(query_key_value|up)/bias", P(None, "tensor")),
+        (".*/(bias|scale)", P()),
+    ]
+
+
+def decoder(config: Qwen3Config | GPT2Config) -> Rules:
+    """Rules for the decoder of an architecture."""
+    return gpt2() if isinstance(config, GPT2Config) else qwen3(config)
 
 
 def as_used(params: dict[str, Any], rules: Rules, mesh: Mesh) -> dict[str, Any]:

@@ -13,14 +13,17 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from jax import P
 
+from models import gpt2
 from models.qwen3 import Qwen3
 from train import cli, loop
+from train.config import from_json, to_json
 from train.data.text import TextData
 from train.data.tokenizers import load_tokenizer, train_bpe
 from train.errors import BadInput
 from train.loop import run
-from train.mesh import make_mesh
+from train.mesh import make_mesh, tree_shardings
 from train.metrics import read_metrics
 from train.task import split_batch
 from train.tasks.language_model import LanguageModel, Sample, sample_text
@@ -173,3 +176,25 @@ def test_a_run_on_packed_subwords_goes_on_bit_for_bit(
     learned = next((tmp_path / "moved").glob("bpe-*/tokenizer.json")).read_text()
     for name in ("whole", "parts"):
         assert (tmp_path / name / "tokenizer.json").read_text() == learned
+
+
+def test_gpt_2_is_trained_with_its_fused_matrices_named(small: Make, tmp_path: Path):
+    model = dataclasses.replace(gpt2.tiny(), n_embd=16, n_layer=2, n_head=2, n_positions=32)
+    config = dataclasses.replace(small(tmp_path), model=model)
+    assert from_json(LanguageModel, to_json(config)) == config
+    task = config.task(make_mesh("data=1"))
+    assert task.split == {"query_key_value/kernel": (16, 16, 16)}
+    params, rest = jax.jit(task.init)(jax.random.key(0))
+    layout = tree_shardings(params, task.sharding_rules, make_mesh("fsdp=2,tensor=2"))
+    assert layout["layers"]["mlp"]["up"]["kernel"].spec == P(None, "fsdp", "tensor")
+    loss, _ = jax.jit(task.loss)(params, rest, task.batches[0], jax.random.key(0), jnp.int32(0))
+    assert loss == pytest.approx(math.log(256), abs=0.1)
+
+
+def test_rows_longer_than_a_model_has_positions_are_refused(small: Make, tmp_path: Path):
+    config = dataclasses.replace(small(tmp_path), model=gpt2.tiny())
+    with pytest.raises(BadInput, match=r"sequence_length=300 is more than the 256 positions"):
+        dataclasses.replace(config, data=dataclasses.replace(config.data, sequence_length=300))
+    long = dataclasses.replace(config, sample=Sample(length=255))
+    with pytest.raises(BadInput, match=r"the prompt are 260 tokens, more than the 256 positions"):
+        long.task(make_mesh("data=1"))

@@ -29,3 +29,10 @@ def test_the_paper_s_settings_are_those_of_the_paper():
     }  # fmt: skip
     rates = {name: optimizers[name].learning_rate for name in ("muon", "musgd", "mimuon")}
     assert rates == {"muon": 0.02, "musgd": 0.015, "mimuon": 0.02}
+
+
+def test_the_spectral_paper_s_settings_are_those_of_the_paper():
+    preset = presets.load("gpt2_124m_openwebtext")
+    adam, sgd = preset.OPTIMIZERS["spectral_adam"], preset.OPTIMIZERS["spectral_sgd"]
+    assert (adam.learning_rate, adam.p, adam.auxiliary_learning_rate) == (1e-2, 0.5, 3e-4)
+    assert (sgd.learning_rate, sgd.p, sgd.auxiliary_learning_rate) == (7e-3, 0, 3e-4)

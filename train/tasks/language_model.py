@@ -1,4 +1,4 @@
-"""Language modelling: a Qwen3-style decoder on text, as bytes or as the tokens of a vocabulary."""
+"""Language modelling: a decoder on text, as bytes or as the tokens of a vocabulary."""
 
 import dataclasses
 import functools
@@ -11,12 +11,17 @@ from typing import Any, Literal, Self
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tyro
 from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Integer, PRNGKeyArray
 
 from models.cross_entropy import cross_entropy
-from models.qwen3 import Qwen3, Qwen3Config, matrix_dimension_numbers, sample, tiny
+from models.decoder import Decoder
+from models.gpt2 import GPT2, GPT2Config, fused_matrices
+from models.params import matrix_dimension_numbers
+from models.qwen3 import Qwen3, Qwen3Config, tiny
+from models.sampling import sample
 from train import sharding_rules
 from train.config import Config
 from train.data.language import LanguageData, load
@@ -62,7 +67,8 @@ class LanguageModel(Config):
     """A language model; losses are in nats a token (a byte, if tokens are bytes)."""
 
     data: TextData = field(default_factory=TextData)
-    model: Qwen3Config = field(default_factory=tiny)
+    # Which of the two is up to the preset; options change its fields.
+    model: tyro.conf.AvoidSubcommands[Qwen3Config | GPT2Config] = field(default_factory=tiny)
     sample: Sample = field(default_factory=Sample)
 
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
@@ -78,6 +84,16 @@ class LanguageModel(Config):
             f"model.vocab_size={self.model.vocab_size} must be {BYTES}: tokens are bytes; "
             "--data.tokenizer bpe learns a larger vocabulary",
         )
+        require(
+            self.data.sequence_length <= self.positions,
+            f"data.sequence_length={self.data.sequence_length} is more than the {self.positions} "
+            "positions of the model; shorten it, or use a larger --model.n-positions",
+        )
+
+    @property
+    def positions(self) -> float:
+        """Most tokens that the model takes in a row."""
+        return self.model.n_positions if isinstance(self.model, GPT2Config) else math.inf
 
     def reopened(self, directory: Path) -> Self:
         """The configuration of a run that is in a directory now, with the tokenizer in there."""
@@ -86,9 +102,9 @@ class LanguageModel(Config):
             data = dataclasses.replace(data, tokenizer=str(tokenizer))
         return dataclasses.replace(self, run_dir=directory, data=data)
 
-    def architecture(self) -> tuple[nnx.GraphDef[Qwen3], Callable[[PRNGKeyArray], Any]]:
+    def architecture(self) -> tuple[nnx.GraphDef[Decoder], Callable[[PRNGKeyArray], Any]]:
         """The model without its numbers, and the function that draws them: `params` and `rest`."""
-        make = functools.partial(Qwen3, self.model, dtype=jnp.dtype(self.compute_dtype))
+        make = functools.partial(_decoder, self.model, jnp.dtype(self.compute_dtype))
         graph, _, _ = nnx.split(nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0))), nnx.Param, ...)
 
         def init(key: PRNGKeyArray) -> tuple[Tree, Tree]:
@@ -100,8 +116,14 @@ class LanguageModel(Config):
     def task(self, mesh: Mesh) -> Task:
         """Reads the text and builds the model's functions."""
         data = load(self.data, vocab_size=self.model.vocab_size)
+        written = 1 + len(data.tokenizer.encode(self.sample.prompt)) + self.sample.length
+        require(
+            written <= self.positions,
+            f"sample.length={self.sample.length} and the prompt are {written} tokens, more than "
+            f"the {self.positions} positions of the model; shorten them",
+        )
         graph, init = self.architecture()
-        rules = sharding_rules.qwen3(self.model)
+        rules = sharding_rules.decoder(self.model)
         remat = functools.partial(jax.checkpoint, prevent_cse=False) if self.remat else None
         layer_by_layer = sharding_rules.layer_by_layer(rules, mesh, remat)
 
@@ -137,11 +159,12 @@ class LanguageModel(Config):
             unit=f"{unit}s",
             loss_unit=f"nats/{unit}",
             data=data.identity,
+            split=fused_matrices(self.model) if isinstance(self.model, GPT2Config) else {},
             files={} if tokenizer_json is None else {TOKENIZER_FILE: tokenizer_json},
         )
 
 
-def sample_text(model: Qwen3, tokenizer: Tokenizer, options: Sample, *, seed: int) -> str:
+def sample_text(model: Decoder, tokenizer: Tokenizer, options: Sample, *, seed: int) -> str:
     """The prompt and what the model adds; bytes that are no UTF-8 become replacement signs."""
     start = [] if tokenizer.end_of_text is None else [tokenizer.end_of_text]
     prompt = tokenizer.encode(options.prompt)
@@ -183,6 +206,13 @@ def text_metrics(loss: float, counts: Counts) -> dict[str, float]:
         "bits_per_byte": loss * counts.tokens / counts.bytes / math.log(2),
         "word_perplexity": perplexity(loss * counts.tokens / counts.words),
     }
+
+
+def _decoder(config: Qwen3Config | GPT2Config, dtype: jnp.dtype, *, rngs: nnx.Rngs) -> Decoder:
+    """The model of an architecture."""
+    if isinstance(config, GPT2Config):
+        return GPT2(config, rngs=rngs, dtype=dtype)
+    return Qwen3(config, rngs=rngs, dtype=dtype)
 
 
 def _tokens(batch: Tree) -> tuple[Integer[Array, "B T+1"], dict[str, Any]]:
