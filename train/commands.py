@@ -1,11 +1,11 @@
-"""What is done with a trained run: `python -m train evaluate RUN_DIR`, `... sample RUN_DIR`."""
+"""What is done with a trained run: `python -m train evaluate|sample|predict RUN_DIR`."""
 
 import dataclasses
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import jax
 import tyro
@@ -18,10 +18,12 @@ from train import run_directory
 from train.average import first_average, like
 from train.checkpoints import Best, Which, load_model
 from train.data.tokenizers import Bytes, load_tokenizer
+from train.detection.predict import predict as predict_images
 from train.errors import BadInput, one_line, require
 from train.mesh import Rules, check_batch_size, make_mesh, tree_shardings
 from train.options import PROGRAM, parse_options
 from train.task import Tree
+from train.tasks.detection import Detection
 from train.tasks.language_model import LanguageModel, Sample, sample_text
 
 Checkpoint = Annotated[
@@ -50,6 +52,25 @@ class SampleOptions(Sample):
     """Another seed is another text, unless temperature is 0."""
 
     checkpoint: Checkpoint = "best"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictOptions:
+    """What is shown, where, and by which checkpoint."""
+
+    output: Path | None = None
+    """Folder for drawn images and detections.jsonl (None: RUN_DIR/predict)."""
+
+    confidence: float = 0.25
+    """Detections of a lower score are left out; 0 .. 1."""
+
+    head: Literal["one_to_one", "one_to_many"] = "one_to_one"
+    """The one-to-one head, or the one-to-many head with non-maximum suppression."""
+
+    checkpoint: Checkpoint = "best"
+
+    def __post_init__(self) -> None:
+        require(0 <= self.confidence <= 1, f"confidence={self.confidence} must lie in 0 .. 1")
 
 
 def evaluate(arguments: Sequence[str]) -> None:
@@ -112,8 +133,45 @@ def sample(arguments: Sequence[str]) -> None:
     print(sample_text(nnx.merge(graph, *model), tokenizer, options, seed=options.seed))
 
 
+def predict(arguments: Sequence[str]) -> None:
+    """Draws what a run's detector finds in an image, or in all images of a folder."""
+    directory, words = _run_directory("predict", arguments)
+    given = bool(words) and not words[0].startswith("-")
+    if not {"-h", "--help"} & set(words):
+        require(given, f"name an image or a folder: {PROGRAM} predict {directory} PATH [options]")
+    config = run_directory.read_config(directory)
+    if not isinstance(config, Detection):
+        raise BadInput(f"{directory} is a run of {type(config).__name__}, which finds no objects")
+    options = parse_options(
+        PredictOptions(),
+        words[given:],
+        program=f"{PROGRAM} predict {directory} PATH",
+        description=one_line(predict.__doc__),
+    )
+    if options is None:
+        return
+    names = config.names(directory)
+    graph, init = config.model.functions(len(names))
+    layout = _layout(
+        init, [(".*", P())], make_mesh("data=1", devices=jax.local_devices()[:1]), averaged=True
+    )
+    _, *model = _load(directory, layout, which=options.checkpoint, best=("fitness", "max"))
+    predict_images(
+        config.finder(nnx.merge(graph, *model), options.head),
+        Path(words[0]),
+        options.output or directory / "predict",
+        names=names,
+        side=config.data.size,
+        confidence=options.confidence,
+    )
+
+
 # `train.cli` calls these by name, with the words that follow it.
-COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {"evaluate": evaluate, "sample": sample}
+COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
+    "evaluate": evaluate,
+    "sample": sample,
+    "predict": predict,
+}
 
 
 def _run_directory(command: str, arguments: Sequence[str]) -> tuple[Path, Sequence[str]]:

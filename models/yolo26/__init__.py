@@ -6,15 +6,16 @@ from models.yolo26.heads import Raw
 from models.yolo26.inference import Detections, end_to_end, non_maximum_suppression, predictions
 from models.yolo26.modeling import YOLO26, Outputs
 from models.yolo26.params import (
+    LEARNING_RATE_FACTORS,
     decayed,
     from_torch,
-    learning_rate_factors,
     matrix_dimension_numbers,
     parameter_count,
     to_torch,
 )
 
 __all__ = [
+    "LEARNING_RATE_FACTORS",
     "SCALES",
     "YOLO26",
     "Detections",
@@ -25,7 +26,6 @@ __all__ = [
     "end_to_end",
     "fold",
     "from_torch",
-    "learning_rate_factors",
     "matrix_dimension_numbers",
     "non_maximum_suppression",
     "parameter_count",

@@ -181,8 +181,8 @@ class Attention(nnx.Module):
 class AttentionBlock(nnx.Module):
     """`x + attention(x)`, then `x + contract(expand(x))` with twice the channels between."""
 
-    def __init__(self, channels: int, conv: Conv) -> None:
-        self.attention = Attention(channels, max(channels // 64, 1), conv)
+    def __init__(self, channels: int, heads: int, conv: Conv) -> None:
+        self.attention = Attention(channels, heads, conv)
         self.expand = conv(channels, 2 * channels)
         self.contract = conv(2 * channels, channels, activation=False)
 
@@ -192,12 +192,17 @@ class AttentionBlock(nnx.Module):
         return x + self.contract(self.expand(x, training), training)
 
 
+def heads_of(channels: int) -> int:
+    """Attention heads of 64 channels each, at least one."""
+    return max(channels // 64, 1)
+
+
 class BottleneckAttention(nnx.Module):
     """A bottleneck, then an attention block."""
 
     def __init__(self, channels: int, conv: Conv) -> None:
         self.bottleneck = Bottleneck(channels, channels // 2, conv)
-        self.attend = AttentionBlock(channels, conv)
+        self.attend = AttentionBlock(channels, heads_of(channels), conv)
 
     def __call__(self, x: Map, training: bool) -> Map:
         """Applies the block."""
@@ -260,7 +265,7 @@ class C2PSA(nnx.Module):
     def __init__(self, channels: int, blocks: int, conv: Conv) -> None:
         half = channels // 2
         self.split = conv(channels, 2 * half)
-        self.blocks = nnx.List([AttentionBlock(half, conv) for _ in range(blocks)])
+        self.blocks = nnx.List([AttentionBlock(half, heads_of(half), conv) for _ in range(blocks)])
         self.merge = conv(2 * half, channels)
 
     def __call__(self, x: Map, training: bool) -> Map:

@@ -26,7 +26,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from models.yolo26.blocks import C2PSA, SPPF, C3k2, Conv, ConvNorm, Identity, Map, Upsample
 from models.yolo26.boxes import STRIDES
 from models.yolo26.config import YOLO26Config
-from models.yolo26.heads import Head, Raw
+from models.yolo26.heads import Head
 
 HEADS = ("one_to_many", "one_to_one")
 SOURCES = {12: (11, 6), 15: (14, 4), 18: (17, 13), 21: (20, 10)}  # all others read the layer before
@@ -34,10 +34,10 @@ LEVELS = (16, 19, 22)  # the layers that the heads read
 
 
 class Outputs(NamedTuple):
-    """What the heads say; None for a head that the model was built without."""
+    """What the heads say: `Raw`, or None for a head that the model was built without."""
 
-    one_to_many: Raw | None  # several cells an object; needs non-maximum suppression
-    one_to_one: Raw | None  # one cell an object
+    one_to_many: Any  # several cells an object; needs non-maximum suppression
+    one_to_one: Any  # one cell an object
 
 
 class YOLO26(nnx.Module):

@@ -16,7 +16,8 @@ from models.yolo26.modeling import YOLO26
 Tree = Any
 Flat = dict[str, jax.Array]
 
-CLASS_TOWER_FACTOR = 3.0  # of the learning rate
+# Ordered (regular expression on a path, factor of the learning rate); 1 where none matches.
+LEARNING_RATE_FACTORS = ((r"one_to_(many|one)/classes/.*", 3.0),)
 
 # Our names, from the left, and what they are called in a PyTorch state dict.
 TORCH_NAMES = {
@@ -93,24 +94,6 @@ def matrix_dimension_numbers(params: Tree, *, depthwise: bool = False) -> Tree:
 def is_depthwise(kernel: Any) -> bool:
     """Whether it is the kernel of a depthwise convolution, `[kh, kw, 1, channels]`."""
     return len(kernel.shape) == 4 and kernel.shape[2] == 1
-
-
-def learning_rate_factors(params: Tree) -> Tree:
-    """Factor of the learning rate for each parameter: 3 in the class towers, else 1.
-
-    Args:
-        params: as for `matrix_dimension_numbers`; only paths are read.
-
-    Returns:
-        A tree of floats of the same structure.
-
-    Example:
-        >>> learning_rate_factors({"one_to_one": {"boxes": 0, "classes": 0}})
-        {'one_to_one': {'boxes': 1.0, 'classes': 3.0}}
-    """
-    return jax.tree_util.tree_map_with_path(
-        lambda path, _: CLASS_TOWER_FACTOR if "classes" in _names(path) else 1.0, params
-    )
 
 
 def decayed(params: Tree) -> Tree:

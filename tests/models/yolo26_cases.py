@@ -78,6 +78,12 @@ def named(outputs):
     return {name: x.transpose(0, 2, 1) for name, x in zip(names, arrays, strict=True)}
 
 
+def rows(found):
+    """Detections [B, K, 6]: corners, score, class."""
+    columns = [x[..., None] for x in (found.scores, found.classes)]
+    return np.concatenate([found.boxes, *columns], -1)
+
+
 def relative_error(actual, expected):
     """Largest error over largest magnitude."""
     expected = np.asarray(expected, np.float64)

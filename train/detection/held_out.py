@@ -1,0 +1,199 @@
+"""Evaluation of a detector on held-out pictures: losses, mAP, tables, curves, drawings."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import P
+from jax.sharding import Mesh, NamedSharding
+from jaxtyping import Array, Float, Int32
+from PIL import Image
+
+from models.yolo26 import Detections, Outputs, Raw, end_to_end, non_maximum_suppression
+from models.yolo26.assignment import Targets
+from models.yolo26.boxes import corners
+from models.yolo26.loss import detection_loss
+from train.data.detection import evaluation_batches
+from train.data.pictures import Pictures
+from train.detection.average_precision import Evaluation, evaluate
+from train.detection.drawing import draw_detections
+from train.detection.matching import Matches, join, match
+from train.detection.report import class_table, draw_curves
+from train.mesh import batch_sharding
+from train.task import Tree, split_batch
+
+CONFIDENCE = 0.001  # detections of a score at or below it do not count
+NOTHING = -100.0  # a logit that adds nothing to the loss
+
+Detect = Callable[[Tree, Tree, Tree], Outputs]  # params, rest, batch -> raw outputs
+Metrics = dict[str, Float[Array, ""]]
+
+
+class Judged(NamedTuple):
+    """What a batch's detections are judged by; on all devices."""
+
+    rows: Float[Array, "B K 6"]  # corners in pixels, score, class
+    targets: Targets
+    pictures: Int32[Array, "B"]  # which they are; -1 for filling
+    losses: Metrics
+
+
+def pixels(batch: Tree) -> Float[Array, "B S S 3"]:
+    """Images as the model takes them."""
+    return batch["image"].astype(jnp.float32) / 255.0
+
+
+def batch_targets(batch: Tree) -> Targets:
+    """Objects as the loss takes them: corners in pixels."""
+    side = batch["image"].shape[1]
+    return Targets(corners(batch["boxes"] * side), batch["labels"], batch["valid"])
+
+
+def named_terms(terms: Metrics) -> Metrics:
+    """The terms of the one-to-one head, and their sum as the `loss` of records and curves.
+
+    What is minimized weighs both heads, by weights that change during a run; this is comparable.
+    """
+    return {"loss": sum(terms.values(), jnp.zeros(())), **terms}
+
+
+class HeldOut:
+    """Held-out pictures, and how good a detector is on them.
+
+    Args:
+        detect: the model.
+        pictures: the held-out part.
+        side: of the network's input, in pixels.
+        batch_size: pictures a batch.
+        max_detections: objects an image, at most.
+        mesh: where the model runs.
+    """
+
+    def __init__(
+        self,
+        detect: Detect,
+        pictures: Pictures,
+        *,
+        side: int,
+        batch_size: int,
+        max_detections: int,
+        mesh: Mesh,
+    ) -> None:
+        self.names, self.mesh, self.batch_size = pictures.names, mesh, batch_size
+        self.batches: grain.MapDataset = evaluation_batches(
+            pictures, size=side, batch_size=batch_size
+        )
+        size = (side, side)
+
+        def judged(params: Tree, rest: Tree, batch: Tree, suppress: bool) -> Judged:
+            many, one = detect(params, rest, batch)
+            found = (
+                non_maximum_suppression(many, size, max_detections=max_detections)
+                if suppress
+                else end_to_end(one, size, max_detections=max_detections)
+            )
+            filling = batch["index"][:, None, None] < 0
+            many, one = (Raw(d, jnp.where(filling, NOTHING, x)) for d, x in (many, one))
+            targets = batch_targets(batch)
+            _, terms = detection_loss(many, one, targets, size=size, weight=0.0)
+            return Judged(rows(found), targets, batch["index"], named_terms(terms))
+
+        self._judged = jax.jit(
+            judged, static_argnames="suppress", out_shardings=NamedSharding(mesh, P())
+        )
+
+    def metrics(self, params: Tree, rest: Tree) -> dict[str, float]:
+        """Losses (means over the pictures), and precision, recall, mAP of the one-to-one head."""
+        evaluation, losses = self._evaluate(params, rest, suppress=False)
+        return losses | evaluation.summary()
+
+    def report(self, params: Tree, rest: Tree, directory: Path, *, pictures: int) -> str:
+        """Judges both heads; writes tables, curves, and the first pictures with what was found.
+
+        Args:
+            params: of the model.
+            rest: its running statistics.
+            directory: of the run.
+            pictures: how many to draw.
+
+        Returns:
+            The table of the one-to-one head, and a line on the other.
+        """
+        one, _ = self._evaluate(params, rest, suppress=False)
+        many, _ = self._evaluate(params, rest, suppress=True)
+        table = class_table(one, self.names)
+        other = class_table(many, self.names)
+        text = f"one-to-one head\n{table}\n\none-to-many head, non-maximum suppression\n{other}\n"
+        if jax.process_index() == 0:
+            (directory / "average_precision.txt").write_text(text)
+            draw_curves(one, self.names, directory / "precision_recall.png")
+        self._draw(params, rest, directory / "predictions", pictures)
+        map50, map50_95 = (many.summary()[name] for name in ("map50", "map50_95"))
+        return (
+            f"{table}\none-to-many head with non-maximum suppression: AP50 {map50:.3f}, "
+            f"AP50-95 {map50_95:.3f}"
+        )
+
+    def _evaluate(
+        self, params: Tree, rest: Tree, *, suppress: bool
+    ) -> tuple[Evaluation, dict[str, float]]:
+        """Passes all pictures through the model."""
+        matches: list[Matches] = []
+        losses: list[dict[str, float]] = []
+        weights: list[int] = []
+        for _, found in self._passes(params, rest, suppress=suppress):
+            real = found.pictures >= 0
+            boxes, labels, valid = found.targets
+            matches.append(
+                match(
+                    found.rows[real],
+                    boxes[real],
+                    labels[real],
+                    valid[real],
+                    classes=len(self.names),
+                    confidence=CONFIDENCE,
+                )
+            )
+            losses.append(found.losses)
+            weights.append(int(real.sum()))
+        means = {
+            name: float(np.average([x[name] for x in losses], weights=weights))
+            for name in losses[0]
+        }
+        return evaluate(join(matches)), means
+
+    def _passes(self, params: Tree, rest: Tree, *, suppress: bool) -> Iterator[tuple[Tree, Any]]:
+        """This process's part of every batch, and `Judged` of all of it, on the host."""
+        for batch in self.batches.to_iter_dataset():
+            spread = split_batch(batch, batch_sharding(self.mesh))
+            yield batch, jax.device_get(self._judged(params, rest, spread, suppress=suppress))
+
+    def _draw(self, params: Tree, rest: Tree, directory: Path, count: int) -> None:
+        """Draws detections onto the first pictures, as the network sees them: each process its own.
+
+        All processes pass the same batches through the model, as they have to.
+        """
+        directory.mkdir(exist_ok=True)
+        passes = self._passes(params, rest, suppress=False)
+        for batch, found in itertools.islice(passes, -(-count // self.batch_size)):
+            row_of = {int(number): row for row, number in enumerate(found.pictures)}
+            for image, number in zip(batch["image"], batch["index"].tolist(), strict=True):
+                if not 0 <= number < count:
+                    continue
+                row = row_of[number]
+                objects = found.targets.boxes[row][found.targets.valid[row]]
+                drawn = draw_detections(
+                    Image.fromarray(image), found.rows[row], self.names, objects=objects
+                )
+                drawn.save(directory / f"{number:05d}.png")
+
+
+def rows(found: Detections) -> Float[Array, "B K 6"]:
+    """Detections as rows of corners, score and class."""
+    columns = (found.scores, found.classes.astype(jnp.float32))
+    return jnp.concatenate([found.boxes, *(x[:, :, None] for x in columns)], -1)

@@ -1,0 +1,93 @@
+"""A trained detector on images of any kind: what is in them, drawn and as numbers."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image
+
+from train.data.geometry import draw, letterboxed
+from train.data.pictures import GRAY, Picture, Trouble, decode, report
+from train.detection.drawing import draw_detections
+from train.errors import require
+
+# A network input [S, S, 3] to detections: corners in pixels of the input, score, class.
+Find = Callable[[UInt8[np.ndarray, "S S 3"]], Float[np.ndarray, "K 6"]]
+
+SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+
+
+def predict(
+    find: Find,
+    place: Path,
+    output: Path,
+    *,
+    names: Sequence[str],
+    side: int,
+    confidence: float,
+) -> None:
+    """Draws what is found in an image, or in all images of a folder.
+
+    Args:
+        find: the detector.
+        place: an image, or a folder of images.
+        output: folder for a PNG an image, and `detections.jsonl`: an object a line, of the image's
+            name and `objects`, each with `class`, `score` and `box` (corners in pixels of the
+            image). A line is printed for each image.
+        names: of the classes, by label.
+        side: of the detector's square input, in pixels.
+        confidence: detections of a lower score are left out.
+
+    Raises:
+        BadInput: no such file or folder, or no image in it that can be read.
+    """
+    paths = _images(place)
+    trouble: list[Trouble] = []
+    lines: list[str] = []
+    output.mkdir(parents=True, exist_ok=True)
+    for path in paths:
+        try:
+            image = decode(path.read_bytes())
+        except Exception as error:  # decoders raise anything
+            trouble.append((f"cannot be read ({error}), skipped", path.name))
+            continue
+        rows = _detections(find, image, side)
+        rows = rows[rows[:, 4] >= confidence]
+        draw_detections(image, rows, names, confidence=confidence).save(output / f"{path.name}.png")
+        objects = [
+            {"class": names[int(kind)], "score": score, "box": box}
+            for *box, score, kind in rows.tolist()
+        ]
+        lines.append(json.dumps({"image": path.name, "objects": objects}))
+        counts = Counter(str(x["class"]) for x in objects)
+        found = ", ".join(f"{count} {name}" for name, count in counts.items()) or "nothing"
+        print(f"{path.name}: {found}")
+    report(trouble, str(place))
+    require(bool(lines), f"{place} has no image that can be read")
+    (output / "detections.jsonl").write_text("\n".join(lines) + "\n")
+    print(f"{len(lines)} images drawn in {output}")
+
+
+def _images(place: Path) -> list[Path]:
+    """The image, or the images of the folder in the order of their names."""
+    require(place.exists(), f"{place} is neither an image nor a folder of images")
+    if place.is_file():
+        return [place]
+    found = sorted(path for path in place.iterdir() if path.suffix.lower() in SUFFIXES)
+    require(bool(found), f"{place} has no image; known are {' '.join(sorted(SUFFIXES))}")
+    return found
+
+
+def _detections(find: Find, image: Image.Image, side: int) -> Float[np.ndarray, "K 6"]:
+    """Detections in pixels of the image, clipped to it, by falling score."""
+    no_boxes, no_labels = np.zeros((0, 4), np.float32), np.zeros(0, np.int32)
+    canvas = Image.new("RGB", (side, side), GRAY)
+    placement = letterboxed(image.size, side)
+    draw(canvas, Picture(image, image.size, no_boxes, no_labels), placement)
+    rows = find(np.asarray(canvas)).astype(float)
+    scale, offset = np.tile(placement.scale, 2), np.tile(placement.offset, 2)
+    rows[:, :4] = ((rows[:, :4] - offset) / scale).clip(0, np.tile(image.size, 2))
+    return rows

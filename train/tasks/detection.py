@@ -1,0 +1,201 @@
+"""Object detection: a YOLO26-style detector on VOC-layout folders, TFDS, or scenes of digits."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import P
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int32, PRNGKeyArray
+
+from models.yolo26 import (
+    LEARNING_RATE_FACTORS,
+    YOLO26,
+    Outputs,
+    end_to_end,
+    fold,
+    matrix_dimension_numbers,
+    non_maximum_suppression,
+    scaled,
+)
+from models.yolo26.loss import detection_loss, one_to_many_weight
+from train.config import Config
+from train.data.detection import DetectionData, read_pictures, training_batches
+from train.detection.held_out import HeldOut, batch_targets, named_terms, pixels, rows
+from train.detection.predict import Find
+from train.errors import require
+from train.task import Task, Tree
+
+# Data parallel: weights are replicated, gradients summed.
+SHARDING_RULES = [(".*", P())]
+
+NAMES_FILE = "names.txt"  # in the run directory: the classes, one a line
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detector:
+    """Size and arithmetic of the model."""
+
+    scale: Literal["n", "s", "m", "l", "x"] = "n"
+    """Published scale: 2.6, 10.0, 21.9, 26.3 or 59.0 million parameters with 80 classes."""
+
+    width: float | None = None
+    """Factor of the channels, for models below the published ones (None: that of the scale; n has
+    0.25)."""
+
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of convolutions and attention; parameters, norms and losses are float32 whatever it is."""
+
+    depthwise_matrices: bool = False
+    """Depthwise kernels are matrices of 9 rows to the optimizer, as in the published recipe; else
+    they go to its auxiliary part."""
+
+    def __post_init__(self) -> None:
+        require(
+            self.width is None or 0 < self.width <= 4,
+            f"model.width={self.width} must lie in 0 .. 4, 0 excluded; scale x has 1.5",
+        )
+
+    def functions(
+        self, num_classes: int
+    ) -> tuple[nnx.GraphDef[YOLO26], Callable[[PRNGKeyArray], tuple[Tree, Tree]]]:
+        """The model without its numbers, and the function that draws them: `params` and `rest`."""
+        config = scaled(self.scale, num_classes)
+        if self.width is not None:
+            config = dataclasses.replace(config, width=self.width)
+        make = functools.partial(YOLO26, config, dtype=jnp.dtype(self.dtype))
+        graph, _, _ = nnx.split(nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0))), nnx.Param, ...)
+
+        def init(key: PRNGKeyArray) -> tuple[Tree, Tree]:
+            _, params, rest = nnx.split(make(rngs=nnx.Rngs(key)), nnx.Param, ...)
+            return nnx.to_pure_dict(params), nnx.to_pure_dict(rest)
+
+        return graph, init
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detection(Config):
+    """An object detector; `box`, `cls` and `dfl` are those of the one-to-one head, with gains."""
+
+    data: DetectionData = field(default_factory=DetectionData)
+    model: Detector = field(default_factory=Detector)
+
+    small_side: Literal[8, 16] = 16
+    """Sides of objects below it, in pixels, are searched as if they had 16; earlier releases: 8."""
+
+    average_ramp: float = 2000.0
+    """Evaluated is an average of the weights over the steps; its decay at step t is
+    0.9999 (1 - exp(-t / average_ramp))."""
+
+    max_detections: int = 300
+    """Objects found in an image at most."""
+
+    workers: int = 0
+    """Processes that make batches ahead of time; 0: threads of this one."""
+
+    pictures: int = 12
+    """Held-out images that are drawn at the end of a run."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            0 < self.average_ramp < math.inf,
+            f"average_ramp={self.average_ramp} must be a finite number of steps > 0",
+        )
+        for name, least in (("max_detections", 1), ("workers", 0), ("pictures", 0)):
+            value = getattr(self, name)
+            require(value >= least, f"{name}={value} must be at least {least}")
+
+    def names(self, directory: Path) -> list[str]:
+        """The classes of a run that is in a directory.
+
+        Raises:
+            BadInput: the directory does not say.
+        """
+        path = directory / NAMES_FILE
+        require(path.exists(), f"{path} is missing; the same training command writes it again")
+        return path.read_text().splitlines()
+
+    def finder(self, model: YOLO26, head: Literal["one_to_one", "one_to_many"]) -> Find:
+        """A function from a network input to what a trained model finds in it."""
+        graph, state = nnx.split(fold(model, head=head))
+        size = (self.data.size, self.data.size)
+        chosen = end_to_end if head == "one_to_one" else non_maximum_suppression
+
+        @jax.jit
+        def found(state: Tree, batch: Tree) -> Float[Array, "1 K 6"]:
+            raw = getattr(nnx.merge(graph, state)(pixels(batch)), head)
+            return rows(chosen(raw, size, max_detections=self.max_detections))
+
+        return lambda image: np.asarray(found(state, {"image": image[None]}))[0]
+
+    def task(self, mesh: Mesh) -> Task:
+        """Opens the pictures and builds the model's functions."""
+        training, held_out = read_pictures(self.data, seed=self.seed)
+        graph, init = self.model.functions(len(training.names))
+        size = (self.data.size, self.data.size)
+        epochs = -(-self.steps * self.batch_size // len(training))
+
+        def loss(
+            params: Tree, rest: Tree, batch: Tree, key: PRNGKeyArray, step: Int32[Array, ""]
+        ) -> tuple[Float[Array, ""], tuple[Tree, dict[str, Float[Array, ""]]]]:
+            del key  # nothing is drawn: augmentation is the data's
+            model = nnx.merge(graph, params, rest)
+            many, one = model(pixels(batch), training=True)
+            objective, terms = detection_loss(
+                many,
+                one,
+                batch_targets(batch),
+                size=size,
+                weight=one_to_many_weight(step * self.batch_size // len(training), epochs),
+                small=float(self.small_side),
+            )
+            rest = nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
+            return objective, (rest, named_terms(terms) | {"objective": objective})
+
+        def detect(params: Tree, rest: Tree, batch: Tree) -> Outputs:
+            return nnx.merge(graph, params, rest)(pixels(batch))
+
+        evaluation = HeldOut(
+            detect,
+            held_out,
+            side=self.data.size,
+            batch_size=self.batch_size,
+            max_detections=self.max_detections,
+            mesh=mesh,
+        )
+        return Task(
+            init=init,
+            loss=loss,
+            batches=training_batches(
+                training,
+                self.data,
+                batch_size=self.batch_size,
+                steps=self.steps,
+                seed=self.seed,
+            ),
+            evaluate=evaluation.metrics,
+            finish=functools.partial(evaluation.report, pictures=self.pictures),
+            matrices=functools.partial(
+                matrix_dimension_numbers, depthwise=self.model.depthwise_matrices
+            ),
+            sharding_rules=SHARDING_RULES,
+            items_a_step=self.batch_size,
+            unit="images",
+            loss_unit="",
+            data={"training_" + k: v for k, v in training.fingerprint().items()}
+            | {"held_out_" + k: v for k, v in held_out.fingerprint().items()},
+            files={NAMES_FILE: "\n".join(training.names) + "\n"},
+            best=("fitness", "max"),
+            workers=self.workers,
+            average=lambda t: 0.9999 * (1 - jnp.exp(-t / self.average_ramp)),
+            rate_factors=LEARNING_RATE_FACTORS,
+        )
