@@ -177,7 +177,7 @@ def test_a_mistake_is_one_line(
 @pytest.mark.parametrize(
     ("words", "shown"),
     [
-        ("--help", ["evaluate ", "sample ", "evaluate|sample RUN_DIR"]),
+        ("--help", ["evaluate ", "sample ", "evaluate|sample|predict RUN_DIR"]),
         ("evaluate --help", ["RUN_DIR --help lists the options"]),
         ("evaluate RUN --help", ["--data.validation", "--mesh", "--checkpoint {best,newest}"]),
         ("sample RUN --help", ["--prompt", "--temperature", "--seed"]),

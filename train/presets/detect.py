@@ -1,4 +1,7 @@
-"""A small YOLO26-style detector on scenes of handwritten digits, made on the fly."""
+"""A small YOLO26-style detector on scenes of handwritten digits, made on the fly.
+
+Command: python -m train detect
+"""
 
 from train.data.augment import Augmentation
 from train.data.detection import DetectionData
@@ -28,15 +31,15 @@ OPTIMIZERS = {
 
 CONFIG = Detection(
     preset="detect",
-    steps=600,
+    steps=1500,
     batch_size=16,
-    evaluate_every=100,
-    average_ramp=100.0,
+    evaluate_every=250,
+    average_ramp=300.0,
     optimizer=OPTIMIZERS["mimuon"],
     data=DetectionData(
         size=96,
         max_objects=24,
-        scenes=2000,
+        scenes=6000,
         held_out_scenes=200,
         augmentation=Augmentation(mirror=0.0, mosaic=0.0),
     ),
