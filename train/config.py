@@ -21,7 +21,15 @@ if TYPE_CHECKING:
 
 # Fields that may change between two calls on one run directory: they move no number of the run.
 MAY_CHANGE = frozenset(
-    {"run_dir", "mesh", "mesh_axes", "checkpoint_every", "keep_checkpoints", "data.cache"}
+    {
+        "run_dir",
+        "mesh",
+        "mesh_axes",
+        "checkpoint_every",
+        "keep_checkpoints",
+        "profile",
+        "data.cache",
+    }
 )
 
 
@@ -54,6 +62,9 @@ class Config:
 
     seed: int = 0
     """Seed of initial weights, data order and sampling."""
+
+    profile: bool = False
+    """Write a JAX trace of three steps into the run directory, for TensorBoard's profile page."""
 
     micro_batches: int = 1
     """Parts that a batch is divided into; their gradients are averaged one after another, so that

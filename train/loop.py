@@ -13,6 +13,7 @@ from train.checkpoints import Checkpoints
 from train.config import Config
 from train.curves import draw_loss
 from train.errors import Interrupted
+from train.gates import draw_gates
 from train.interruption import Interruption
 from train.mesh import automatic, batch_sharding, check_batch_size, make_mesh
 from train.metrics import read_metrics
@@ -78,7 +79,7 @@ def run(config: Config, *, quiet: bool = False) -> Result:
             state = _restore(config, checkpoints, state, reporter)
             done = int(state.step)
             with (
-                Record(config, task, reporter, step=done) as record,
+                Record(config, task, reporter, step=done, devices=mesh.size) as record,
                 contextlib.closing(_batches(task.batches, done, task.workers)) as made,
             ):
                 batches = (split_batch(batch, batch_sharding(mesh)) for batch in made)
@@ -163,6 +164,8 @@ def _finish(config: Config, task: Task, state: State, reporter: Reporter) -> Res
     files = run_directory.files(config.directory)
     title = f"{config.preset}, {type(config.optimizer).__name__}, seed {config.seed}"
     draw_loss(files.metrics, files.curve, title=title, loss_unit=task.loss_unit)
+    if files.gates.exists():
+        draw_gates(files.gates, files.gates_picture, title=title)
     reporter.line(task.finish(*evaluated(state), config.directory))
     lines = read_metrics(files.metrics)
     evaluations = {line["step"]: line for line in lines if line["split"] == "validation"}

@@ -59,19 +59,21 @@ class Reporter:
         else:
             print(f"warning: {text}", file=sys.stderr, flush=True)
 
-    def step(self, step: int, metrics: dict[str, float], *, rate: float) -> None:
+    def step(self, step: int, metrics: dict[str, float], *, rate: float, mfu: float | None) -> None:
         """Shows a training step.
 
         Args:
             step: steps done.
             metrics: `loss`; with a gate `gate_rate`; `skipped` steps in a row.
             rate: throughput, in units a second.
+            mfu: share of the devices' peak that the model's products come to, where it is known.
         """
         parts = [f"loss {metrics['loss']:.3f} {self._loss_unit}"]
         skipped = int(metrics.get("skipped", 0))
         parts += [f"skipped {skipped} {'steps' if skipped > 1 else 'step'}"] if skipped else []
         parts += [f"gate {metrics['gate_rate']:.0%}"] if "gate_rate" in metrics else []
         parts += [f"{rate:,.0f} {self._unit}/s"]
+        parts += [f"MFU {mfu:.0%}"] if mfu is not None else []
         text = ", ".join(parts)
         if self._live:
             if self._task is None:

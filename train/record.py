@@ -1,5 +1,6 @@
-"""What is written down about a run: the metrics file, and what the reporter shows."""
+"""What is written down about a run while it trains, and what the reporter shows."""
 
+import contextlib
 import math
 import time
 from typing import Any, Self
@@ -9,23 +10,36 @@ import jax
 from train import run_directory
 from train.config import Config
 from train.errors import TrainingStopped
+from train.flops import model_flops, peak_flops
+from train.gates import GateLog
 from train.metrics import MetricsFile
 from train.progress import Reporter
 from train.task import Task
+from train.tensorboard import TensorBoard
+from train.trace import Trace
 
 
 class Record:
-    """What is written down about a run: the metrics file, and what the reporter shows.
+    """What is written down about a run: metrics, gates, a trace; and what the reporter shows.
 
     A step's numbers are fetched when the next step has been dispatched, so that the device does
     not wait for the host.
     """
 
-    def __init__(self, config: Config, task: Task, reporter: Reporter, *, step: int) -> None:
-        """Opens the metrics file of a run that goes on from a step."""
+    def __init__(
+        self, config: Config, task: Task, reporter: Reporter, *, step: int, devices: int
+    ) -> None:
+        """Opens the files of a run that goes on from a step, on so many devices."""
         self._config, self._items, self._reporter = config, task.items_a_step, reporter
         self._unit = task.unit
-        self._file = MetricsFile(run_directory.files(config.directory).metrics, step=step)
+        files = run_directory.files(config.directory)
+        self._file = MetricsFile(files.metrics, step=step)
+        self._board = TensorBoard(files.tensorboard, step=step)
+        self._gates = GateLog(files.gates, step=step)
+        self._trace = Trace(files.tensorboard if config.profile else None, step=step)
+        peak = peak_flops(jax.devices()[0].device_kind)
+        # Seconds that a step would take if the devices did nothing but the model's products.
+        self._ideal_seconds = None if peak is None else model_flops(task) / (peak * devices)
         self._pending: tuple[int, dict[str, Any]] | None = None
         self._started = self._last = time.monotonic()
         self._seconds_a_step: float | None = None
@@ -34,6 +48,7 @@ class Record:
     def train(self, step: int, values: dict[str, Any]) -> None:
         """Takes the metrics of a step, still on the device, and writes those of the one before."""
         self.flush()
+        self._trace.step(step, values)
         self._pending = step, values
 
     def flush(self) -> None:
@@ -41,13 +56,18 @@ class Record:
         if self._pending is None:
             return
         (step, values), self._pending = self._pending, None
-        metrics = {name: float(value) for name, value in jax.device_get(values).items()}
+        numbers = jax.device_get(values)
+        gates = numbers.pop("gates", None)
+        if gates is not None:
+            self._gates.write(gates)
+        metrics = {name: float(value) for name, value in numbers.items()}
         self.stuck = metrics["skipped"] >= self._config.skipped_at_most
-        rate = self._items / self._step_seconds()
-        seconds = time.monotonic() - self._started
-        wall = {"seconds": seconds, f"{self._unit}_per_second": rate}
-        self._file.write(step, "train", metrics, **wall)
-        self._reporter.step(step, metrics, rate=rate)
+        seconds = self._step_seconds()
+        wall = {f"{self._unit}_per_second": self._items / seconds}
+        if self._ideal_seconds is not None:
+            wall["mfu"] = self._ideal_seconds / seconds
+        self._write(step, "train", metrics, **wall)
+        self._reporter.step(step, metrics, rate=self._items / seconds, mfu=wall.get("mfu"))
 
     def validation(self, step: int, metrics: dict[str, float]) -> None:
         """Writes the result of an evaluation.
@@ -61,7 +81,7 @@ class Record:
                 f"{' and '.join(wrong)} in the evaluation at step {step} of {self._config.steps}; "
                 f"{self._remedy()}"
             )
-        self._file.write(step, "validation", metrics, seconds=time.monotonic() - self._started)
+        self._write(step, "validation", metrics)
         self._reporter.validation(step, metrics["loss"])
         self._last = time.monotonic()
 
@@ -84,6 +104,14 @@ class Record:
     def sync(self) -> None:
         """Returns when everything is on disk; a checkpoint may then follow."""
         self._file.sync()
+        self._board.sync()
+        self._gates.sync()
+
+    def _write(self, step: int, split: str, metrics: dict[str, float], **wall: float) -> None:
+        """Writes a line and the points of it."""
+        seconds = time.monotonic() - self._started
+        self._file.write(step, split, metrics, seconds=seconds, **wall)
+        self._board.write(step, split, metrics | wall)
 
     def _step_seconds(self) -> float:
         """Mean seconds a step, the newest weighing a tenth; the first, with compilation, apart."""
@@ -100,4 +128,6 @@ class Record:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        with contextlib.ExitStack() as stack:  # closes the others too if one cannot be closed
+            for opened in (self._file, self._board, self._gates, self._trace):
+                stack.callback(opened.close)

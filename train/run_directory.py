@@ -41,7 +41,10 @@ class Files(NamedTuple):
     config: Path
     environment: Path
     metrics: Path
+    tensorboard: Path
     curve: Path
+    gates: Path  # bits; their names are beside it
+    gates_picture: Path
     result: Path
     checkpoints: Path
 
@@ -52,7 +55,10 @@ def files(directory: Path) -> Files:
         config=directory / "config.json",
         environment=directory / "environment.jsonl",
         metrics=directory / "metrics.jsonl",
+        tensorboard=directory / "tensorboard",
         curve=directory / "loss.png",
+        gates=directory / "gates.bits",
+        gates_picture=directory / "gates.png",
         result=directory / "result.json",
         checkpoints=directory / "checkpoints",
     )

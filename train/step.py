@@ -10,7 +10,7 @@ from jax import P
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Int32, PRNGKeyArray
 
-from mimuon_jax.diagnostics import gate_rate, has_gate
+from mimuon_jax.diagnostics import gate_decisions, gate_rate, has_gate
 from train.average import first_average, like, next_average
 from train.gradients import BatchGradient, batch_gradient
 from train.mesh import following_shardings, on_automatic_axes, tree_shardings
@@ -101,7 +101,7 @@ def train_step(
         The state after `t + 1` steps, and scalars: `loss`, `gradient_norm` (before clipping),
         `learning_rate`, `skipped` (steps in a row that changed nothing, up to this one), and where
         they apply `gate_rate`, `gradients` (evaluated in this step, if more than one) and the
-        task's own.
+        task's own; beside them `gates`, which matrices the gate was open for.
     """
     key = jax.random.fold_in(_keys(seed)[1], state.step)
     evaluations = 0
@@ -144,7 +144,7 @@ def train_step(
         "gradient_norm": norm,
         "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
         "skipped": new.skipped,
-        **({"gate_rate": gate_rate(opt_state)} if has_gate(opt_state) else {}),
+        **(_gates(opt_state) if has_gate(opt_state) else {}),
         **({"gradients": jnp.int32(evaluations)} if evaluations > 1 else {}),
         **metrics,
     }
@@ -178,6 +178,11 @@ def jit_step(
 
     layout = jax.tree.map(lambda x: x.sharding, state)
     return jax.jit(step, donate_argnums=0, out_shardings=(layout, None))
+
+
+def _gates(opt_state: optax.OptState) -> dict[str, Any]:
+    """What the optimizer's gate decided."""
+    return {"gate_rate": gate_rate(opt_state), "gates": gate_decisions(opt_state)}
 
 
 def _scaled(updates: Tree, rules: Sequence[tuple[str, float]]) -> Tree:

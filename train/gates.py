@@ -1,0 +1,112 @@
+"""Which matrices an optimizer's gate was open for: a row of bits a step, and a picture of them."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from train.files import write_atomically
+
+_COLUMNS = 600  # of the picture; more steps share one
+
+
+class GateLog:
+    """Appends the decisions of a step, one bit a matrix; a resumed run has each step once.
+
+    `gates.bits` has a row of whole bytes a step, `gates.json` the names of its bits.
+    """
+
+    def __init__(self, path: Path, *, step: int) -> None:
+        """Prepares the file; it is made with the first decisions, so never without a gate.
+
+        Args:
+            path: `gates.bits` in the run directory.
+            step: the step that the run goes on from: rows after it are dropped.
+        """
+        self._path, self._step, self._file = path, step, None
+
+    def write(self, decisions: Mapping[str, np.ndarray]) -> None:
+        """Appends the row of the next step.
+
+        Args:
+            decisions: path to bool `[*batch]`, as from `mimuon_jax.diagnostics.gate_decisions`.
+        """
+        row = np.packbits(np.concatenate([np.ravel(x) for x in decisions.values()]))
+        if self._file is None:
+            write_atomically(_names_path(self._path), json.dumps(_names(decisions)))
+            self._file = self._path.open("ab")
+            self._file.truncate(self._step * row.size)
+        self._file.write(row.tobytes())
+
+    def sync(self) -> None:
+        """Returns when all rows are on disk."""
+        if self._file is not None:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Closes the file."""
+        if self._file is not None:
+            self._file.close()
+
+
+def read_gates(path: Path) -> tuple[list[str], np.ndarray]:
+    """Names of the matrices, and bool `[steps, matrices]`: where the gate was open."""
+    names = json.loads(_names_path(path).read_text())
+    width = -(-len(names) // 8)
+    rows = np.frombuffer(path.read_bytes(), np.uint8)
+    rows = rows[: rows.size // width * width].reshape(-1, width)
+    return names, np.unpackbits(rows, axis=1, count=len(names)).astype(bool)
+
+
+def draw_gates(path: Path, picture_path: Path, *, title: str) -> None:
+    """Draws how often the gate of every matrix was open, against steps.
+
+    Args:
+        path: `gates.bits`.
+        picture_path: where the PNG goes.
+        title: above the picture.
+    """
+    from matplotlib.figure import Figure  # not pyplot: no window system, no global state
+
+    names, is_open = read_gates(path)
+    rates = _binned(is_open, _COLUMNS)
+    figure = Figure(figsize=(9, max(2.5, 1.5 + 0.13 * len(names))), layout="constrained")
+    axes = figure.add_subplot()
+    image = axes.imshow(
+        rates.T,
+        aspect="auto",
+        interpolation="nearest",
+        vmin=0,
+        vmax=1,
+        cmap="viridis",
+        extent=(0.5, len(is_open) + 0.5, len(names) - 0.5, -0.5),
+    )
+    axes.set(xlabel="optimizer step", title=title)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set_yticks(range(len(names)), names, fontsize=6)
+    figure.colorbar(image, ax=axes, label="share of steps with an open gate")
+    figure.savefig(picture_path, dpi=150)
+
+
+def _binned(is_open: np.ndarray, columns: int) -> np.ndarray:
+    """Means over equal stretches of steps, `[at most columns, matrices]`."""
+    edges = np.linspace(0, len(is_open), min(columns, len(is_open)) + 1).astype(int)
+    sums = np.add.reduceat(is_open.astype(np.float64), edges[:-1], axis=0)
+    return sums / np.diff(edges)[:, None]
+
+
+def _names(decisions: Mapping[str, np.ndarray]) -> list[str]:
+    """A name a matrix: its path, and its place in a stack of layers."""
+    return [
+        path + "".join(f"[{i}]" for i in index)
+        for path, x in decisions.items()
+        for index in np.ndindex(np.shape(x))
+    ]
+
+
+def _names_path(path: Path) -> Path:
+    """Where the names of the bits are."""
+    return path.with_suffix(".json")
