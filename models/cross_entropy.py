@@ -6,6 +6,8 @@ At 16 sequences of 1024 tokens and a vocabulary of 151,936 the logits of one ste
 float32, and their gradient is as much again. Here the time axis is cut into chunks, one after the
 other, and the gradient of a chunk is taken while its logits are there: three products with the head
 a token, as many as without chunks. The batch is not cut, so that one spread over devices stays so.
+Temporary memory of that step of Qwen3-0.6B in bfloat16, layers computed again in the backward pass,
+as XLA plans it for one CPU: 10.2 GiB, against 23.4 GiB with all logits.
 """
 
 import functools

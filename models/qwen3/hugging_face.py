@@ -10,7 +10,7 @@ from jax.typing import DTypeLike
 
 from models.qwen3.config import Qwen3Config
 from models.qwen3.modeling import Qwen3
-from models.weights import Tree, Weight, read, read_json, write
+from models.weights import Tree, Weight, check_float, read, read_json, write
 
 LAYER = "model.layers.{layer}."
 TABLE = (
@@ -91,6 +91,7 @@ def load(
         >>> load(folder, dtype="bfloat16").config == tiny()
         True
     """
+    check_float(param_dtype)
     config = config_from_hugging_face(read_json(Path(folder) / "config.json"))
     model = nnx.eval_shape(
         lambda: Qwen3(config, rngs=nnx.Rngs(0), dtype=dtype, param_dtype=param_dtype or jnp.float32)

@@ -12,7 +12,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-import models.weights
+import models.weights.writing
 from models.qwen3 import config_from_hugging_face, config_to_hugging_face, load, qwen3_0_6b, save
 from tests.models.qwen3_cases import GOLDEN, NAMES, build, forward, golden, relative_error
 
@@ -122,6 +122,10 @@ def test_a_dtype_changes_when_asked_to_and_only_then(tmp_path):
     rounded = jax.tree.map(lambda x: x.astype(jnp.bfloat16).astype(jnp.float32), params(single))
     jax.tree.map(np.testing.assert_array_equal, params(widened), rounded)
     assert load(tmp_path / "half", dtype="bfloat16").dtype == jnp.bfloat16
+    with pytest.raises(ValueError, match="cannot be cast to int32; use a float, or None"):
+        load(tmp_path / "half", param_dtype="int32")
+    with pytest.raises(ValueError, match="cannot be cast to int8"):
+        save(single, tmp_path / "integers", dtype="int8")
 
 
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit], ids=lambda t: t.name)
@@ -156,6 +160,18 @@ def test_every_device_reads_its_own_part(tmp_path, axis_type, monkeypatch):
     ):
         assert leaf.sharding == sharding
     assert {np.prod(part) / np.prod(shape) for shape, part in parts if len(shape) == 3} == {1 / 4}
+
+
+def test_a_layout_has_a_sharding_for_every_parameter(tmp_path):
+    folder = put(tmp_path / "in", TIED)
+    alone = jax.sharding.SingleDeviceSharding(jax.devices()[3])
+
+    def incomplete(params):
+        tree = jax.tree.map(lambda _: alone, params)
+        return tree | {"embed": {"embedding": PartitionSpec("fsdp")}, "head": alone}
+
+    with pytest.raises(ValueError, match=r"or one too many: embed/embedding, head; return a tree"):
+        load(folder, shardings=incomplete)
 
 
 def test_a_tied_head_may_be_stored_twice_if_it_is_the_same(tmp_path):
@@ -229,7 +245,7 @@ def test_an_export_is_complete_or_not_there(tmp_path, monkeypatch):
     def full(*arguments, **settings):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(models.weights, "save_file", full)
+    monkeypatch.setattr(models.weights.writing, "save_file", full)
     with pytest.raises(OSError, match="no space"):
         save(model, tmp_path / "deep" / "out")
     assert list((tmp_path / "deep").iterdir()) == []

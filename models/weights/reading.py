@@ -1,0 +1,185 @@
+"""Reading: nothing but what a device needs, and every name accounted for."""
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Sharding, SingleDeviceSharding
+from jax.typing import DTypeLike
+from jaxtyping import Array
+from safetensors import SafetensorError, safe_open
+
+from models.weights.table import (
+    INDEX,
+    SINGLE,
+    Tree,
+    Weight,
+    check_float,
+    flat,
+    path_name,
+    read_json,
+)
+
+Tensors = Mapping[str, Any]  # what `safe_open` gives to be sliced: nothing is read before
+
+DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+
+def read(
+    folder: Path | str,
+    table: Sequence[Weight],
+    like: Tree,
+    *,
+    dtype: DTypeLike | None = None,
+    shardings: Callable[[Tree], Tree] | None = None,
+    copies: Mapping[str, str] | None = None,
+) -> Tree:
+    """Reads parameters from a folder of safetensors, each device's part alone.
+
+    Args:
+        folder: where `model.safetensors` or `model.safetensors.index.json` lies.
+        table: which tensors make which parameter; rows of parameters that `like` lacks are idle.
+        like: nested dicts of `jax.ShapeDtypeStruct`, of which the shapes count.
+        dtype: to cast to. None: as in the folder.
+        shardings: from `like` to a tree of `jax.sharding.Sharding`. None: all on one device.
+        copies: tensors that the folder may have beside, `{name: of which it is a copy}`.
+
+    Returns:
+        Arrays in the structure of `like`. Beside them no more is held than the part of one of them
+        that goes to one device, and one layer of it.
+
+    Raises:
+        ValueError: the folder is incomplete or damaged, tensors are missing or left over or have
+            another shape (all of them are named), a dtype is no float or differs among layers, or
+            `shardings` leaves a parameter out.
+    """
+    check_float(dtype)
+    alone = SingleDeviceSharding(jax.local_devices()[0])
+    layout = jax.tree.map(lambda _: alone, like) if shardings is None else shardings(like)
+    _check_layout(layout, like)
+    rows = {weight.path: weight for weight in table}
+    with contextlib.ExitStack() as stack:
+        tensors = _open(Path(folder), stack)
+        _check(folder, tensors, table, dict(flat(like)), copies or {})
+
+        def parameter(path: tuple, leaf: jax.ShapeDtypeStruct, sharding: Sharding) -> Array:
+            part = _reader(rows[path_name(path)], tensors, leaf.shape, dtype)
+            # Finished one by one, so that the host holds the source of one of them only.
+            array = jax.make_array_from_callback(leaf.shape, sharding, part)
+            return jax.block_until_ready(array)
+
+        return jax.tree_util.tree_map_with_path(parameter, like, layout)
+
+
+def _open(folder: Path, stack: contextlib.ExitStack) -> dict[str, Any]:
+    """Every tensor of the folder by name."""
+    if (folder / SINGLE).exists():
+        files = [SINGLE]
+    elif (folder / INDEX).exists():
+        files = sorted(set(read_json(folder / INDEX)["weight_map"].values()))
+    else:
+        raise ValueError(
+            f"{folder} has neither {SINGLE} nor {INDEX}; use a folder that this program or the "
+            f"`save_pretrained` of transformers wrote"
+        )
+    missing = [file for file in files if not (folder / file).exists()]
+    if missing:
+        raise ValueError(f"{folder} lacks {', '.join(missing)}, which {INDEX} lists")
+    tensors = {}
+    for file in files:
+        try:
+            handle = stack.enter_context(safe_open(folder / file, framework="np"))
+        except SafetensorError as error:
+            raise ValueError(f"{folder / file} is damaged or cut short: {error}") from None
+        tensors |= {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118
+    return tensors
+
+
+def _check(
+    folder: Path | str,
+    tensors: Tensors,
+    table: Sequence[Weight],
+    like: Mapping[str, Any],
+    copies: Mapping[str, str],
+) -> None:
+    """Refuses a folder whose tensors are not those of the table, naming every one that differs."""
+    expected = {}
+    for weight in table:
+        if weight.path in like:
+            shape = like[weight.path].shape
+            one = shape[1:] if weight.stacked else shape
+            one = one[::-1] if weight.transposed else one
+            expected |= {name: list(one) for name in weight.names(shape)}
+    beside = tensors.keys() - expected.keys()
+    copied = {
+        name for name in beside & copies.keys() if _equal(tensors[name], tensors.get(copies[name]))
+    }
+    problems = [f"{name} is missing" for name in expected if name not in tensors]
+    problems += [f"{name} has no parameter" for name in sorted(beside - copies.keys())]
+    problems += [
+        f"{name} is no copy of {copies[name]}" for name in sorted(beside & copies.keys() - copied)
+    ]
+    problems += [
+        f"{name} is {tensors[name].get_shape()} and should be {shape}"
+        for name, shape in expected.items()
+        if name in tensors and tensors[name].get_shape() != shape
+    ]
+    if problems:
+        raise ValueError(
+            f"the weights in {folder} are not those of this configuration: {'; '.join(problems)}"
+        )
+
+
+def _check_layout(layout: Tree, like: Tree) -> None:
+    """Refuses a layout that has not one sharding for each parameter."""
+    given = {name: leaf for name, leaf in flat(layout) if isinstance(leaf, Sharding)}
+    expected = dict(flat(like))
+    wrong = [*(expected.keys() - given.keys()), *(given.keys() - expected.keys())]
+    if wrong:
+        raise ValueError(
+            f"the shardings have no jax.sharding.Sharding at, or one too many: "
+            f"{', '.join(sorted(wrong))}; return a tree like the parameters"
+        )
+
+
+def _equal(one: Any, other: Any, rows: int = 4096) -> bool:
+    """Whether two tensors of a folder are the same, a few rows at a time."""
+    if other is None or one.get_shape() != other.get_shape():
+        return False
+    end = one.get_shape()[0]
+    pieces = (slice(start, min(start + rows, end)) for start in range(0, end, rows))
+    return all(np.array_equal(one[piece], other[piece]) for piece in pieces)
+
+
+def _reader(
+    weight: Weight, tensors: Tensors, shape: tuple[int, ...], dtype: DTypeLike | None
+) -> Callable[[Any], np.ndarray]:
+    """A function from a part of a parameter, as slices, to its values."""
+    names = weight.names(shape)
+    kinds = {tensors[name].get_dtype() for name in names}
+    if not kinds <= DTYPES.keys() or (dtype is None and len(kinds) > 1):
+        raise ValueError(
+            f"{weight.name} is stored as {', '.join(sorted(kinds))}; one of {', '.join(DTYPES)} "
+            f"can be read, several if they are cast to a dtype"
+        )
+    target = jnp.dtype(DTYPES[min(kinds)] if dtype is None else dtype)
+
+    def tensor(name: str, index: tuple[slice, ...]) -> np.ndarray:
+        part = tensors[name][index[::-1] if weight.transposed else index]
+        return (part.T if weight.transposed else part).astype(target, copy=False)
+
+    def part(index: tuple[slice, ...]) -> np.ndarray:
+        if not weight.stacked:
+            return tensor(names[0], index)
+        chosen = names[index[0]]
+        sizes = [len(range(*s.indices(n))) for s, n in zip(index[1:], shape[1:], strict=True)]
+        stack = np.empty((len(chosen), *sizes), target)
+        for row, name in enumerate(chosen):
+            stack[row] = tensor(name, index[1:])
+        return stack
+
+    return part
