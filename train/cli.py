@@ -112,7 +112,8 @@ def _overview() -> str:
     """What `python -m train --help` prints."""
     lines = [
         f"usage: {PROGRAM} PRESET [--optimizer NAME] [options]",
-        f"       {PROGRAM} {'|'.join(COMMANDS)} RUN_DIR [options]",
+        f"       {PROGRAM} evaluate|sample|predict RUN_DIR [options]",
+        f"       {PROGRAM} compare EXPERIMENT [options]",
     ]
     modules = {name: presets.load(name) for name in presets.names()}
     for title, known in (("presets", modules), ("commands", COMMANDS)):
@@ -123,8 +124,8 @@ def _overview() -> str:
 
 
 def _command_help(name: str) -> str:
-    """What `python -m train COMMAND --help` prints; with a run directory it lists the options."""
-    usage = f"{PROGRAM} {name} RUN_DIR"
+    """What `python -m train COMMAND --help` prints; with its subject it lists the options."""
+    usage = f"{PROGRAM} {name} {'EXPERIMENT' if name == 'compare' else 'RUN_DIR'}"
     about = one_line(COMMANDS[name].__doc__)
     return f"usage: {usage} [options]\n\n{about}\n\n{usage} --help lists the options"
 

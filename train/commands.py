@@ -1,4 +1,4 @@
-"""What is done with a trained run: `python -m train evaluate|sample|predict RUN_DIR`."""
+"""All but training: `python -m train evaluate|sample|predict RUN_DIR`, `compare EXPERIMENT`."""
 
 import dataclasses
 import sys
@@ -17,6 +17,7 @@ from jaxtyping import PRNGKeyArray
 from train import run_directory
 from train.average import first_average, like
 from train.checkpoints import Best, Which, load_model
+from train.compare import compare
 from train.data.tokenizers import Bytes, load_tokenizer
 from train.detection.predict import predict as predict_images
 from train.errors import BadInput, one_line, require
@@ -171,6 +172,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "evaluate": evaluate,
     "sample": sample,
     "predict": predict,
+    "compare": compare,
 }
 
 

@@ -1,0 +1,259 @@
+"""Comparisons: what is tried and trained, what is kept, and that reports say what was measured."""
+
+import csv
+import dataclasses
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from models.classifier import ResNetConfig
+from train import cli, compare, experiments
+from train.errors import BadInput
+from train.experiments import comparison, runs
+from train.experiments.comparison import Column, Comparison, Curve
+from train.experiments.runs import Outcome, Run
+from train.experiments.sweep import candidates, parse_sweep
+from train.optimizers import OPTIMIZERS, AdamW, Muon, MuonMVR2
+from train.report import Picture, Report, Table, write_report
+from train.tasks.classification import Classification
+
+CONFIG = Classification(
+    preset="tiny",
+    steps=4,
+    batch_size=8,
+    evaluate_every=2,
+    mesh="data=1",
+    model=ResNetConfig(channels=1, width=4, blocks=(1,)),
+)
+TWO = Comparison(
+    title="two",
+    config=CONFIG,
+    optimizers={"muon": Muon(learning_rate=0.02), "adamw": AdamW(learning_rate=0.01)},
+    columns=(Column("validation loss", "validation", "loss"),),
+    curves=(Curve("validation loss", "validation", "loss"),),
+    paper={"muon": 4.141},
+)
+
+
+def losses(run: Run) -> float:
+    """The final loss of a pretended run: best at 0.04 for muon, at 0.01 for adamw."""
+    rate = run.config.optimizer.learning_rate
+    return abs(rate - {"muon": 0.04, "adamw": 0.01}[run.label]) + 1 + 0.1 * run.seed
+
+
+@pytest.fixture
+def pretended(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
+    """Runs that are not trained; those of muon above 0.05 stop."""
+    seen: list[Run] = []
+
+    def train(planned: Run, say: Callable[[str], None]) -> Outcome:
+        del say
+        seen.append(planned)
+        values = [2.0 + planned.seed, losses(planned)]
+        lines = [
+            {"step": 2 * i, "loss": value, "wall": {"seconds": float(i)}}
+            for i, value in enumerate(values)
+        ]
+        stopped = planned.label == "muon" and planned.config.optimizer.learning_rate > 0.05
+        return Outcome(planned, lines, lines, "loss is nan" if stopped else None)
+
+    monkeypatch.setattr(comparison, "train", train)
+    monkeypatch.setattr(comparison, "step_memory", lambda run: 1.5)
+    monkeypatch.setattr(comparison, "clear", lambda: None)
+    return seen
+
+
+def report(directory: Path, **options: Any) -> Report:
+    """The report of a pretended comparison."""
+    options = {"seeds": (0, 1, 2), "sweep": "learning_rate=x1,x2,x3"} | options
+    return TWO.run(directory, say=lambda line: None, **options)
+
+
+def test_every_optimizer_has_the_same_tries_and_its_best_has_all_seeds(
+    pretended: list[Run], tmp_path: Path
+):
+    report(tmp_path)
+    tried = {
+        label: [(r.setting, r.seed) for r in pretended if r.label == label]
+        for label in ("muon", "adamw")
+    }
+    assert tried["muon"] == [
+        ("", 0),
+        ("learning_rate=0.04", 0),
+        ("learning_rate=0.06", 0),
+        ("learning_rate=0.04", 1),
+        ("learning_rate=0.04", 2),
+    ]
+    assert [seed for setting, seed in tried["adamw"] if setting == ""] == [0, 1, 2]
+    assert len(tried["adamw"]) == len(tried["muon"])
+    assert len({r.directory for r in pretended}) == len(pretended)
+
+
+def test_the_report_says_what_the_runs_did(pretended: list[Run], tmp_path: Path):
+    results, tried = report(tmp_path).tables
+    muon, adamw = results.rows
+    assert muon[:3] == ["muon", "learning_rate=0.04", "1.1000 ± 0.1000"]
+    assert adamw[:3] == ["adamw", "its own", "1.1000 ± 0.1000"]
+    assert muon[-1] == 4.141
+    assert adamw[-1] is None
+    stopped = [row for row in tried.rows if "stopped" in row]
+    assert [row[1] for row in stopped] == ["learning_rate=0.06"]  # failures stay in
+    assert [row[1] for row in tried.rows if row[-1] == "chosen"] == [
+        "learning_rate=0.04",
+        "its own",
+    ]
+    assert (tmp_path / "curve-1.png").stat().st_size > 1000
+
+
+def test_without_a_sweep_every_optimizer_has_its_own_setting(pretended: list[Run], tmp_path: Path):
+    assert len(report(tmp_path, sweep="none", seeds=(0, 1)).tables) == 1
+    assert [(r.label, r.setting, r.seed) for r in pretended] == [
+        ("muon", "", 0),
+        ("muon", "", 1),
+        ("adamw", "", 0),
+        ("adamw", "", 1),
+    ]
+
+
+def test_runs_that_do_not_start_alike_are_no_comparison(
+    pretended: list[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    inner = comparison.train
+
+    def train(planned: Run, say: Any) -> Outcome:
+        outcome = inner(planned, say)
+        outcome.validation[0]["loss"] += 1e-3 * (planned.label == "muon")
+        return outcome
+
+    monkeypatch.setattr(comparison, "train", train)
+    with pytest.raises(BadInput, match="start from different losses"):
+        report(tmp_path)
+
+
+def test_two_gradients_a_step_count_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    seen = []
+    monkeypatch.setattr(comparison, "band", lambda axes, x, *rest, **more: seen.append(list(x)))
+    lines = [{"step": step, "loss": 1.0} for step in (1, 2)]
+    chosen = {
+        name: [Outcome(Run(name, "", 0, dataclasses.replace(CONFIG, optimizer=o)), lines, [], None)]
+        for name, o in (("muon", Muon()), ("muon_mvr2", MuonMVR2()))
+    }
+    for per in ("step", "gradient"):
+        comparison._draw(Curve("loss", "train", "loss", per=per), chosen, tmp_path / "x.png")
+    assert seen == [[1, 2], [1, 2], [1, 2], [2, 4]]
+
+
+def test_step_times_are_between_steps_of_one_start():
+    seconds = [0.0, 1.0, 1.5, 0.2, 0.8]  # started again after the third
+    lines = [{"step": i, "wall": {"seconds": s}} for i, s in enumerate(seconds)]
+    outcome = Outcome(Run("", "", 0, CONFIG), lines, [], None)
+    assert outcome.step_seconds() == pytest.approx(0.6)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "learning_rate", "learning_rate=", "=1", "learning_rate=1,x2", "p=a", "p=1,1"]
+)
+def test_a_sweep_that_is_no_list_is_refused(text: str):
+    with pytest.raises(BadInput, match="--sweep"):
+        parse_sweep(text)
+
+
+def test_sweeps_need_an_option_that_is_a_number():
+    for text in ("threshold=1", "auxiliary_learning_rate=x2"):
+        with pytest.raises(BadInput, match="--sweep"):
+            candidates(Muon(), parse_sweep(text))
+    settings = candidates(Muon(), parse_sweep("momentum=0.5,0.95"))
+    assert [o.momentum for o in settings.values()] == [0.5, 0.95]
+    assert list(settings) == ["momentum=0.5", ""]
+
+
+def test_the_page_needs_no_other_file(tmp_path: Path):
+    (tmp_path / "a.png").write_bytes(b"\x89PNG picture")
+    table = Table("t", "<losses>", ["optimizer", "loss"], [["muon", 0.123456789], ["sgd", None]])
+    page = write_report(
+        Report("A & B", ["text"], [table], [Picture(tmp_path / "a.png", "p")], [("seeds", "0, 1")]),
+        tmp_path,
+    ).read_text()
+    assert not re.findall(r"(?:src|href)=\"(?!data:)", page)
+    assert "http" not in page
+    assert "data:image/png;base64,iVBORyBwaWN0dXJl" in page
+    assert "A &amp; B" in page
+    assert "&lt;losses&gt;" in page
+    rows = list(csv.reader((tmp_path / "t.csv").read_text().splitlines()))
+    assert rows == [["optimizer", "loss"], ["muon", "0.123456789"], ["sgd", ""]]
+    assert "| muon      | 0.1235 |" in (tmp_path / "report.md").read_text()
+
+
+def test_every_experiment_has_both_scales_and_known_optimizers():
+    assert {"gate", "mvr", "spectral", "stability", "table2", "table3"} == set(experiments.names())
+    for name in experiments.names():
+        module = experiments.load(name)
+        assert list(module.SCALES) == ["small", "paper"]
+        for scale in module.SCALES.values():
+            inner = getattr(scale, "comparison", scale)
+            for optimizer in getattr(inner, "optimizers", {}).values():
+                assert type(optimizer) in OPTIMIZERS.values()
+
+
+MISTAKES = {
+    "compare": "name an experiment first: python -m train compare gate|mvr|",
+    "compare table9": "experiment 'table9' is unknown (did you mean table",
+    "compare mvr --seeds 0": "seeds=0 must be at least 1",
+    "compare mvr --scale large": "invalid choice 'large'",
+    "compare mvr --sweep rate=1": "has no option 'rate'",
+    "compare mvr --validation x": "the task's data has no validation",
+    "compare stability --sweep p=1": "leave --sweep out",
+    "compare stability --data x": "leave path out",
+}
+
+
+@pytest.mark.parametrize("command", MISTAKES)
+def test_a_mistake_is_one_line(
+    command: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(command.split()) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert MISTAKES[command] in error
+
+
+@pytest.mark.slow
+def test_a_comparison_resumes_keeps_what_ended_and_reports_failures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    module = experiments.load("mvr")
+    small = dataclasses.replace(
+        module.SCALES["small"],
+        config=dataclasses.replace(CONFIG, optimizer=Muon()),
+        optimizers={"muon_mvr2": MuonMVR2(), "adamw": AdamW()},
+        sweep=None,
+    )
+    monkeypatch.setitem(module.SCALES, "small", small)
+    options = compare.Compare(seeds=2, run_dir=tmp_path / "mvr")
+    started, inner = [], runs.run
+
+    def interrupt(config: Any, **keywords: Any) -> Any:
+        started.append(config.directory)
+        if len(started) == 3:
+            raise KeyboardInterrupt
+        return inner(config, **keywords)
+
+    monkeypatch.setattr(runs, "run", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        compare.run_experiment("mvr", options)
+    page = compare.run_experiment("mvr", options)
+    text = page.with_name("report.md").read_text()
+    assert "| muon_mvr2 " in text
+    assert "2 of 2" in text
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("metrics.jsonl")}
+    assert len(before) == 4
+    compare.run_experiment("mvr", options)
+    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("metrics.jsonl")}
+    assert page.read_text().count("data:image/png") == len(small.curves)

@@ -1,0 +1,154 @@
+"""The runs of a comparison: trained once, read again, and what they cost."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from train import run_directory
+from train.config import Config
+from train.errors import TrainingStopped
+from train.files import write_atomically
+from train.loop import run
+from train.mesh import automatic, batch_sharding, make_mesh
+from train.metrics import read_metrics
+from train.optimizers import make_optimizer
+from train.step import State, jit_step, make_state, parameter_shardings
+from train.task import Task, Tree, split_batch
+
+STOPPED = "stopped.txt"  # in the folder of a run that could not go on: why
+
+
+class Run(NamedTuple):
+    """One training run: an optimizer with one setting and one seed."""
+
+    label: str  # of the optimizer in the comparison
+    setting: str  # `field=value`, or '' for the optimizer's own
+    seed: int
+    config: Config
+
+    @property
+    def directory(self) -> Path:
+        """Where it is kept."""
+        return self.config.directory
+
+
+class Outcome(NamedTuple):
+    """What came of a run; metrics in the order of the steps."""
+
+    run: Run
+    train: list[dict[str, Any]]
+    validation: list[dict[str, Any]]
+    stopped: str | None  # why it could not go on
+
+    def final(self, split: str, metric: str) -> float:
+        """The last value of a metric; of training the mean over the last tenth of the run.
+
+        NaN if there is none, or the run stopped.
+        """
+        lines = self.validation[-1:] if split == "validation" else self.train
+        tail = lines[-max(len(lines) // 10, 1) :]
+        values = [line[metric] for line in tail if metric in line]
+        return float(np.mean(values)) if values and not self.stopped else float("nan")
+
+    def series(self, split: str, metric: str) -> tuple[np.ndarray, np.ndarray]:
+        """Steps and values of a metric."""
+        lines = self.validation if split == "validation" else self.train
+        pairs = [(line["step"], line[metric]) for line in lines if metric in line]
+        steps, values = zip(*pairs, strict=True) if pairs else ((), ())
+        return np.asarray(steps), np.asarray(values, np.float64)
+
+    def step_seconds(self) -> float:
+        """Median time from one step to the next, in seconds; NaN of a single step."""
+        found = [
+            after["wall"]["seconds"] - before["wall"]["seconds"]
+            for before, after in zip(self.train, self.train[1:], strict=False)
+            if after["step"] == before["step"] + 1
+        ]
+        return float(np.median([x for x in found if x > 0] or [np.nan]))
+
+
+def train(planned: Run, say: Callable[[str], None]) -> Outcome:
+    """Trains a run, goes on with it, or reads it if it has ended before.
+
+    A run that stops by itself (its loss is no number) is an outcome like any other.
+    """
+    directory = planned.directory
+    reason = directory / STOPPED
+    if not reason.exists():
+        try:
+            result = run(planned.config, quiet=True)
+            said = f"{result.best_metric} {result.best_value:.4f} at step {result.best_step}"
+            say(f"{directory}: {'best ' if result.trained else 'kept, best '}{said}")
+        except TrainingStopped as error:
+            write_atomically(reason, f"{error}\n")
+            say(f"{directory}: stopped")
+    stopped = reason.read_text().strip() if reason.exists() else None
+    lines = read_metrics(run_directory.files(directory).metrics)
+    split = {s: [line for line in lines if line["split"] == s] for s in ("train", "validation")}
+    return Outcome(planned, split["train"], split["validation"], stopped)
+
+
+def step_memory(planned: Run) -> float:
+    """Memory of a compiled step, in MiB a device: arguments, results and temporaries, by XLA.
+
+    Unlike a peak of the process it does not depend on what else ran before. Kept in a file.
+    """
+    path = planned.directory / "memory.json"
+    if path.exists():
+        return json.loads(path.read_text())["step_mebibytes"]
+    parts = assembled(planned.config)
+    step: Any = parts.step
+    usage = step.lower(parts.state, parts.batch(0)).compile().memory_analysis()
+    every = usage.argument_size_in_bytes + usage.output_size_in_bytes + usage.temp_size_in_bytes
+    mebibytes = (every - usage.alias_size_in_bytes) / 2**20
+    write_atomically(path, json.dumps({"step_mebibytes": mebibytes}) + "\n")
+    return mebibytes
+
+
+class Parts(NamedTuple):
+    """What the loop makes of a configuration, for those who step by themselves."""
+
+    task: Task
+    state: State
+    step: Callable[[State, Tree], tuple[State, dict[str, Any]]]
+    batch: Callable[[int], Tree]  # of step k, on the mesh
+
+
+def assembled(config: Config) -> Parts:
+    """Builds task, first state and step of a configuration."""
+    mesh = make_mesh(config.mesh, explicit=config.mesh_axes == "explicit")
+    task = config.task(automatic(mesh))
+    optimizer, schedule = make_optimizer(
+        config.optimizer,
+        steps=config.steps,
+        matrices=task.matrices,
+        shardings=parameter_shardings(task, mesh),
+        split=task.split,
+    )
+    state = make_state(task, optimizer, mesh, config.seed)
+    step = jit_step(
+        state,
+        task=task,
+        optimizer=optimizer,
+        schedule=schedule,
+        seed=config.seed,
+        micro_batches=config.micro_batches,
+    )
+    layout = batch_sharding(mesh)
+    return Parts(task, state, step, lambda k: split_batch(task.batches[k], layout))
+
+
+def environments(directories: list[Path]) -> list[dict[str, Any]]:
+    """What every start of the runs recorded: versions, revision, machine."""
+    paths = [run_directory.files(directory).environment for directory in directories]
+    texts = [path.read_text() for path in paths if path.exists()]
+    return [json.loads(line) for text in texts for line in text.splitlines()]
+
+
+def clear() -> None:
+    """Lets go of compiled programs, which otherwise pile up over many runs."""
+    jax.clear_caches()
