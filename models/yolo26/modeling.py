@@ -56,7 +56,7 @@ class YOLO26(nnx.Module):
     Raises:
         ValueError: `heads` is empty or names an unknown head.
 
-    Source: our specification of the released architecture, scales n to x.
+    Source: YOLO26 as released, scales n to x, from a description of its shapes and formulas.
 
     Example:
         >>> from models.yolo26 import scaled

@@ -110,6 +110,10 @@ class Detection(Config):
             0 < self.average_ramp < math.inf,
             f"average_ramp={self.average_ramp} must be a finite number of steps > 0",
         )
+        require(
+            self.mesh_axes == "auto",
+            f"mesh_axes={self.mesh_axes} does not carry convolutions; use auto",
+        )
         for name, least in (("max_detections", 1), ("workers", 0), ("pictures", 0)):
             value = getattr(self, name)
             require(value >= least, f"{name}={value} must be at least {least}")
