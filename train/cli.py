@@ -112,7 +112,7 @@ def _overview() -> str:
     """What `python -m train --help` prints."""
     lines = [
         f"usage: {PROGRAM} PRESET [--optimizer NAME] [options]",
-        f"       {PROGRAM} evaluate|sample|predict RUN_DIR [options]",
+        f"       {PROGRAM} evaluate|sample|predict|export RUN_DIR [options]",
         f"       {PROGRAM} compare EXPERIMENT [options]",
     ]
     modules = {name: presets.load(name) for name in presets.names()}

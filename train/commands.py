@@ -1,11 +1,12 @@
-"""All but training: `python -m train evaluate|sample|predict RUN_DIR`, `compare EXPERIMENT`."""
+"""All but training: `python -m train evaluate|sample|predict|export RUN_DIR`, `... compare`."""
 
 import dataclasses
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import jax
 import tyro
@@ -14,11 +15,12 @@ from jax import P
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import PRNGKeyArray
 
+from models.qwen3 import Qwen3, Qwen3Config, save
 from train import run_directory
 from train.average import first_average, like
 from train.checkpoints import Best, Which, load_model
 from train.compare import compare
-from train.data.tokenizers import Bytes, load_tokenizer
+from train.data.tokenizers import TOKENIZER_FILE, Bytes, load_tokenizer
 from train.detection.predict import predict as predict_images
 from train.errors import BadInput, one_line, require
 from train.mesh import Rules, check_batch_size, make_mesh, tree_shardings
@@ -72,6 +74,16 @@ class PredictOptions:
 
     def __post_init__(self) -> None:
         require(0 <= self.confidence <= 1, f"confidence={self.confidence} must lie in 0 .. 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """In which type, and by which checkpoint."""
+
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the written weights."""
+
+    checkpoint: Checkpoint = "best"
 
 
 def evaluate(arguments: Sequence[str]) -> None:
@@ -167,11 +179,41 @@ def predict(arguments: Sequence[str]) -> None:
     )
 
 
+def export(arguments: Sequence[str]) -> None:
+    """Writes a run's Qwen3 as a Hugging Face folder, which transformers and --pretrained read."""
+    directory, words = _run_directory("export", arguments)
+    given = bool(words) and not words[0].startswith("-")
+    if not {"-h", "--help"} & set(words):
+        require(given, f"name a folder to be made: {PROGRAM} export {directory} FOLDER [options]")
+    config = run_directory.read_config(directory)
+    if not isinstance(config, LanguageModel) or not isinstance(config.model, Qwen3Config):
+        raise BadInput(f"{directory} is no run of a Qwen3; nothing else can be exported")
+    options = parse_options(
+        ExportOptions(),
+        words[given:],
+        program=f"{PROGRAM} export {directory} FOLDER",
+        description=one_line(export.__doc__),
+    )
+    if options is None:
+        return
+    folder = Path(words[0])
+    require(not folder.exists(), f"{folder} exists; name a folder that does not, or remove it")
+    graph, init = config.architecture()
+    layout = _layout(init, [(".*", P())], make_mesh("data=1", devices=jax.local_devices()[:1]))
+    step, *model = _load(directory, layout, which=options.checkpoint, best=("loss", "min"))
+    save(cast(Qwen3, nnx.merge(graph, *model)), folder, dtype=options.dtype)
+    tokenizer = directory / TOKENIZER_FILE
+    if tokenizer.exists():
+        shutil.copy(tokenizer, folder)
+    print(f"wrote step {step} to {folder}")
+
+
 # `train.cli` calls these by name, with the words that follow it.
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "evaluate": evaluate,
     "sample": sample,
     "predict": predict,
+    "export": export,
     "compare": compare,
 }
 

@@ -64,7 +64,11 @@ def make_state(task: Task, optimizer: optax.GradientTransformation, mesh: Mesh, 
     rest_layout = jax.tree.map(lambda _: everywhere, rest)
     opt_state = jax.eval_shape(optimizer.init, params)
     opt_layout = following_shardings(opt_state, params, layout, mesh)
-    params, rest = jax.jit(task.init, out_shardings=(layout, rest_layout))(key)
+    if task.pretrained is None:
+        params, rest = jax.jit(task.init, out_shardings=(layout, rest_layout))(key)
+    else:
+        params = task.pretrained(layout)
+        rest = jax.jit(lambda key: task.init(key)[1], out_shardings=rest_layout)(key)
     opt_state = jax.jit(optimizer.init, out_shardings=opt_layout)(params)
     step, skipped = jax.device_put((jnp.int32(0), jnp.int32(0)), everywhere)
     average = None

@@ -44,6 +44,8 @@ class Task(NamedTuple):
     workers: int = 0  # processes that make batches ahead of time; 0: threads of this one
     # Decay at step 1.0, 2.0, ... of an average of params and rest, evaluated and finished with
     average: Callable[[Float[Array, ""]], Float[Array, ""]] | None = None
+    # Layout of the parameters -> the parameters to start from, in place of those of `init`
+    pretrained: Callable[[Tree], Tree] | None = None
     # Ordered (regular expression on a path, factor of the learning rate); 1 where none matches
     rate_factors: Sequence[tuple[str, float]] = ()
 

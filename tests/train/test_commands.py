@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import optax
 import pytest
 
 from train import cli, presets, run_directory
@@ -15,8 +16,10 @@ from train.config import Config, from_json, to_json
 from train.data.text import TextData
 from train.errors import BadInput
 from train.loop import run
+from train.mesh import make_mesh
 from train.metrics import read_metrics
 from train.optimizers import OPTIMIZERS
+from train.step import make_state
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +180,7 @@ def test_a_mistake_is_one_line(
 @pytest.mark.parametrize(
     ("words", "shown"),
     [
-        ("--help", ["evaluate ", "sample ", "evaluate|sample|predict RUN_DIR"]),
+        ("--help", ["evaluate ", "sample ", "evaluate|sample|predict|export RUN_DIR"]),
         ("evaluate --help", ["RUN_DIR --help lists the options"]),
         ("evaluate RUN --help", ["--data.validation", "--mesh", "--checkpoint {best,newest}"]),
         ("sample RUN --help", ["--prompt", "--temperature", "--seed"]),
@@ -195,3 +198,36 @@ def test_a_task_that_writes_no_text_says_so(
     monkeypatch.setattr(run_directory, "read_config", lambda _: Config(preset="other"))
     assert cli.main(["sample", str(trained)]) == 2
     assert "is a run of Config, which writes no text" in capsys.readouterr().err
+
+
+def test_what_is_exported_starts_another_run(
+    trained: Path,
+    small: Callable[..., Any],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+):
+    folder = tmp_path / "exported"
+    assert cli.main(["export", str(trained), str(folder), "--checkpoint", "newest"]) == 0
+    assert capsys.readouterr().out == f"wrote step 2 to {folder}\n"
+    names = {"config.json", "model.safetensors", "tokenizer.json"}
+    assert {path.name for path in folder.iterdir()} == names
+    config = run_directory.read_config(trained)
+    config = dataclasses.replace(
+        config.reopened(tmp_path / "run"),
+        data=dataclasses.replace(config.data, tokenizer=str(folder / "tokenizer.json")),
+        pretrained=folder,
+    )
+    mesh = make_mesh("data=1")
+    state = make_state(config.task(mesh), optax.sgd(0.0), mesh, seed=1)
+    loss = config.task(mesh).evaluate(state.params, state.rest)["loss"]
+    assert loss == pytest.approx(evaluations(trained)[2]["loss"], rel=1e-6)
+    other = dataclasses.replace(config, model=dataclasses.replace(config.model, head_dim=10))
+    with pytest.raises(BadInput, match=r"pretrained=.*exported is a model of .*head_dim=8"):
+        make_state(other.task(mesh), optax.sgd(0.0), mesh, seed=1)
+    gone = dataclasses.replace(config, pretrained=tmp_path / "gone")
+    with pytest.raises(BadInput, match=r"pretrained=.*gone cannot be used: .*config.json"):
+        make_state(gone.task(mesh), optax.sgd(0.0), mesh, seed=1)
+    assert cli.main(["export", str(trained), str(folder)]) == 2
+    assert "exported exists; name a folder that does not" in capsys.readouterr().err
+    assert cli.main(["export", str(trained)]) == 2
+    assert "name a folder to be made" in capsys.readouterr().err

@@ -21,6 +21,7 @@ from models.decoder import Decoder
 from models.gpt2 import GPT2, GPT2Config, fused_matrices
 from models.params import matrix_dimension_numbers
 from models.qwen3 import Qwen3, Qwen3Config, tiny
+from models.qwen3 import load as read_qwen3
 from models.sampling import sample
 from train import sharding_rules
 from train.config import Config
@@ -29,7 +30,7 @@ from train.data.text import TextData
 from train.data.tokenizers import TOKENIZER_FILE, Tokenizer
 from train.data.tokens import Counts
 from train.data.windows import evaluation_windows, training_batches
-from train.errors import require
+from train.errors import BadInput, require
 from train.mesh import batch_sharding
 from train.task import Task, Tree, split_batch
 
@@ -77,6 +78,9 @@ class LanguageModel(Config):
     remat: bool = False
     """Compute every layer again in the backward pass: less memory, a third more time."""
 
+    pretrained: Path | None = None
+    """Hugging Face folder of a Qwen3 of this architecture to start from (None: at random)."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
         require(
@@ -88,6 +92,10 @@ class LanguageModel(Config):
             self.data.sequence_length <= self.positions,
             f"data.sequence_length={self.data.sequence_length} is more than the {self.positions} "
             "positions of the model; shorten it, or use a larger --model.n-positions",
+        )
+        require(
+            self.pretrained is None or isinstance(self.model, Qwen3Config),
+            f"pretrained={self.pretrained} is for Qwen3, and the model is a GPT-2",
         )
 
     @property
@@ -112,6 +120,22 @@ class LanguageModel(Config):
             return nnx.to_pure_dict(params), nnx.to_pure_dict(rest)
 
         return graph, init
+
+    def published(self, layout: Tree) -> Tree:
+        """The parameters in the folder `pretrained`, as float32, each device its own part."""
+        try:
+            found = read_qwen3(
+                self.pretrained or "", param_dtype=jnp.float32, shardings=lambda _: layout
+            )
+        except ValueError as error:
+            raise BadInput(f"pretrained={self.pretrained} cannot be used: {error}") from error
+        drawn = {"initializer_range": found.config.initializer_range}  # of no effect here
+        require(
+            found.config == dataclasses.replace(self.model, **drawn),
+            f"pretrained={self.pretrained} is a model of {found.config}, and the run's is "
+            f"{self.model}; use the preset or the --model options of that size",
+        )
+        return nnx.to_pure_dict(nnx.state(found, nnx.Param))
 
     def task(self, mesh: Mesh) -> Task:
         """Reads the text and builds the model's functions."""
@@ -160,6 +184,7 @@ class LanguageModel(Config):
             loss_unit=f"nats/{unit}",
             data=data.identity,
             split=fused_matrices(self.model) if isinstance(self.model, GPT2Config) else {},
+            pretrained=None if self.pretrained is None else self.published,
             files={} if tokenizer_json is None else {TOKENIZER_FILE: tokenizer_json},
         )
 
