@@ -123,7 +123,9 @@ def test_a_checkpoint_that_cannot_be_written_is_one_line(
     saved = opened(tmp_path)
     saved.save(1, state(1), None)
     with pytest.raises(TrainingStopped, match=r"checkpoint of step 1 .*No space left on device"):
-        saved.close()
+        saved.save(2, state(2), None)
+    saved.close()
+    assert opened(tmp_path).restore(state(0)) is None
 
 
 @pytest.mark.parametrize("other", [state(1, size=5), state(1)._replace(params={"v": jnp.ones(64)})])

@@ -87,6 +87,8 @@ def test_a_run_writes_what_it_promises(finished: Result):
         *("step", "split", "loss", "gradient_norm", "learning_rate", "skipped")
     }
     assert (directory / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert list((directory / "tensorboard").glob("events*"))
+    assert not list(directory.glob("gates*"))  # adamw has no gate
     assert len((directory / "sample.txt").read_bytes()) > len("The ")
     assert steps_kept(directory) == [4, 6]
     environment = json.loads((directory / "environment.jsonl").read_text())
@@ -180,6 +182,9 @@ def test_a_gated_optimizer_goes_on_bit_for_bit_and_reports_its_gate(
     monkeypatch.undo()
     run(parts, quiet=True)
     assert numbers(tmp_path / "parts") == numbers(tmp_path / "whole")
+    gates = [(tmp_path / name / "gates.bits").read_bytes() for name in ("parts", "whole")]
+    assert gates[0] == gates[1]
+    assert (tmp_path / "whole" / "gates.png").read_bytes().startswith(b"\x89PNG")
     rates = [line["gate_rate"] for line in numbers(tmp_path / "whole") if line["split"] == "train"]
     assert all(0 <= rate <= 1 for rate in rates)
     assert len(set(rates)) > 1
