@@ -73,7 +73,8 @@ class Checkpoints:
     def restore(self, state: State) -> State | None:
         """Returns the newest intact state, laid out like the given one, or None if there is none.
 
-        Damaged checkpoints that are newer are set aside with a warning.
+        Damaged checkpoints that are newer are set aside with a warning. If there is a state, the
+        buffers of the given one are freed first: going on takes no more memory than beginning.
 
         Raises:
             BadInput: a checkpoint of another model or optimizer than this program builds.
@@ -83,7 +84,10 @@ class Checkpoints:
         step = int(multihost_utils.broadcast_one_to_all(np.int32(-1 if newest is None else newest)))
         if step < 0:
             return None
-        parts = _load(self._directory / str(step), _parts(state))
+        like = _shapes(_parts(state))
+        for array in jax.tree.leaves(state):
+            array.delete()
+        parts = _load(self._directory / str(step), like)
         return state._replace(**parts["model"], **parts["training"])
 
     def save(self, step: int, state: State, metrics: Mapping[str, float] | None) -> None:
@@ -229,16 +233,18 @@ def _parts(state: State) -> dict[str, Any]:
     return {"model": {name: fields.pop(name) for name in _MODEL}, "training": fields}
 
 
-def _load(folder: Path, like: Mapping[str, Any]) -> dict[str, Any]:
-    """Reads the parts of an intact checkpoint, laid out like given arrays or their shapes."""
-    abstract = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
-    )
+def _shapes(tree: Any) -> Any:
+    """Shapes, types and layouts of a tree of arrays."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)
+
+
+def _load(folder: Path, parts: Mapping[str, Any]) -> dict[str, Any]:
+    """Reads parts of an intact checkpoint, laid out like the given shapes."""
     try:
         # One by one: Orbax leaves coroutines that nobody awaits if one of several fails.
         return {
             name: ocp.load_checkpointables(str(folder), {name: part})[name]
-            for name, part in abstract.items()
+            for name, part in parts.items()
         }
     except Exception as error:  # the files are intact, so it is the structure
         raise BadInput(
