@@ -189,6 +189,7 @@ def load_model(
     Raises:
         BadInput: there is no intact checkpoint, or it is one of another model.
     """
+    directory = directory.absolute()  # Orbax takes no other
     steps = _steps(directory) if directory.is_dir() else []
     order = steps[::-1]
     first = best_step(directory, best) if which == "best" and steps else None

@@ -70,6 +70,7 @@ def draw_gates(path: Path, picture_path: Path, *, title: str) -> None:
         title: above the picture.
     """
     from matplotlib.figure import Figure  # not pyplot: no window system, no global state
+    from matplotlib.ticker import MaxNLocator
 
     names, is_open = read_gates(path)
     rates = _binned(is_open, _COLUMNS)
@@ -85,7 +86,7 @@ def draw_gates(path: Path, picture_path: Path, *, title: str) -> None:
         extent=(0.5, len(is_open) + 0.5, len(names) - 0.5, -0.5),
     )
     axes.set(xlabel="optimizer step", title=title)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_yticks(range(len(names)), names, fontsize=6)
     figure.colorbar(image, ax=axes, label="share of steps with an open gate")
     figure.savefig(picture_path, dpi=150)

@@ -287,15 +287,27 @@ def test_a_target_that_cannot_be_shows_as_nan(field, wrong):
     assert np.isnan(loss)
 
 
-def test_a_batch_spread_over_eight_devices_gives_the_same_loss_and_gradients():
+@pytest.mark.parametrize(
+    "axis_type", [AxisType.Auto, pytest.param(AxisType.Explicit, marks=pytest.mark.slow)]
+)
+def test_a_batch_spread_over_eight_devices_is_one_batch(axis_type):
     batches = [drawn_batch(seed, ONE_TO_MANY) for seed in range(3)]
     raw, targets = jax.tree.map(lambda *x: jnp.concatenate(x)[:8], *[b[2:] for b in batches])
-    expected = value_and_gradient(raw, targets, ONE_TO_MANY)
-    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
-    spread = jax.device_put((raw, targets), NamedSharding(mesh, P("data")))
-    program = value_and_gradient.lower(*spread, ONE_TO_MANY).compile()
-    for a, b in zip(jax.tree.leaves(program(*spread)), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(axis_type,))
+    with jax.set_mesh(mesh):
+        spread = jax.device_put((raw, targets), NamedSharding(mesh, P("data")))
+        program = value_and_gradient.lower(*spread, ONE_TO_MANY).compile()
+        (_, found), gradients = program(*spread)
+    cases, decisions = ([x for batch in batches for x in batch[i]][:8] for i in (0, 1))
+    np.testing.assert_allclose(found, oracle.terms(cases, SIZE, decisions)[0], rtol=1e-5)
+    # Gradients are those of batches of three on one device, but for images and divisor.
+    parts = []
+    for _, chosen, *batch in batches:
+        _, part = value_and_gradient(*batch, ONE_TO_MANY)
+        factor = 8 / 3 * oracle.divisor(chosen) / oracle.divisor(decisions)
+        parts.append(jax.tree.map(lambda x, factor=factor: factor * np.asarray(x), part))
+    for got, *expected in zip(gradients, *parts, strict=True):
+        np.testing.assert_allclose(got, np.concatenate(expected)[:8], rtol=1e-5, atol=1e-7)
     # Sums cross devices, and nothing else: no device sees another's images.
     crossing = re.findall(r"= (.*?) (all-\w+|reduce-scatter|collective-\w+)\(", program.as_text())
     assert crossing

@@ -101,7 +101,7 @@ def terms(cases, size, decisions, alphas=None):
     """Box, class and L1 term of a batch, and the `alpha` of every foreground cell."""
     height, width = size
     grid = cells(*size)
-    z = max(sum(sum(d.score.values()) for d in decisions), 1.0)
+    z = divisor(decisions)
     box = cls = l1 = 0.0
     found = {}
     for number, (case, chosen) in enumerate(zip(cases, decisions, strict=True)):
@@ -118,6 +118,11 @@ def terms(cases, size, decisions, alphas=None):
         logits = np.asarray(case.logits, float)
         cls += np.sum(np.logaddexp(0, logits) - logits * expected)
     return np.array([box / z, cls / z, l1 / z]), found
+
+
+def divisor(decisions):
+    """What the sums over a batch are divided by."""
+    return max(sum(sum(chosen.score.values()) for chosen in decisions), 1.0)
 
 
 def _gap(values, chosen):

@@ -127,9 +127,13 @@ def test_evaluate_takes_another_text(
 
 
 def test_sample_writes_again_what_the_run_wrote_without_its_data(
-    trained: Path, moved: Path, capsys: pytest.CaptureFixture[str]
+    trained: Path,
+    moved: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ):
-    assert cli.main(["sample", str(moved), "--checkpoint", "newest"]) == 0
+    monkeypatch.chdir(moved.parent)
+    assert cli.main(["sample", moved.name, "--checkpoint", "newest"]) == 0
     assert capsys.readouterr().out == (trained / "sample.txt").read_text()
     words = ["--prompt", "square", "--length", "3", "--temperature", "1", "--seed"]
     texts = set()

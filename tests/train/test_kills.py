@@ -26,7 +26,7 @@ from train.optimizers import make_optimizer
 from train.step import State, make_state, parameter_shardings
 
 KILLS = int(os.environ.get("MIMUON_KILLS", "3"))
-STEPS = 200 + 100 * KILLS
+STEPS = 100 + 50 * KILLS
 
 pytestmark = pytest.mark.slow
 

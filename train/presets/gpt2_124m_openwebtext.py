@@ -13,8 +13,9 @@ for this model. The vocabulary is filled up from 50257 to a multiple of 128.
 
 Command: python -m train gpt2_124m_openwebtext --optimizer spectral_adam
 Data: OpenWebText as a prepared TFDS dataset `openwebtext` with the feature `text`, in
-    $TFDS_DATA_DIR or --data.path, and tokenizer.json of GPT-2 in data/gpt2 (or --data.tokenizer;
-    "bpe" learns a vocabulary instead).
+    $TFDS_DATA_DIR or --data.path (TFDS itself has none of that name; any prepared text does, with
+    --data.dataset), and tokenizer.json of GPT-2 in data/gpt2 (or --data.tokenizer; "bpe" learns a
+    vocabulary instead).
 Device: a GPU or TPU with 40 GB of memory, or several with --mesh.
 Expect: this preset has not been run here.
 """
