@@ -1,0 +1,94 @@
+# %% [markdown]
+# # One update on a mesh
+#
+# Sharded matrices have to be whole to be orthogonalized. mimuon_jax exchanges them once so that
+# every device has whole matrices, a share of all, and once back; nothing is exchanged while it
+# iterates. Counted here in the compiled program, on eight virtual devices, beside optax's Muon.
+
+# %%
+# Installs what is missing: a release, or the checkout that this notebook lies in.
+import importlib.util
+import pathlib
+import subprocess
+import sys
+
+if importlib.util.find_spec("mimuon_jax") is None:
+    source = ".." if pathlib.Path("../pyproject.toml").exists() else "mimuon-jax"
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", source, "matplotlib"], check=True)
+
+# %%
+import os
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+import jax
+
+jax.config.update("jax_num_cpu_devices", 8)  # before the first array
+
+# %%
+import re
+
+import matplotlib.pyplot as plt
+import numpy as np
+import optax
+from jax import P
+from jax.sharding import AxisType, NamedSharding
+
+from mimuon_jax import muon
+
+LAYERS = 8
+KINDS = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce-scatter")
+
+# %% [markdown]
+# ## Parameters as they are sharded in training
+#
+# Attention and MLP kernels of some layers, split over the eight devices as fully sharded data
+# parallelism does.
+
+# %%
+mesh = jax.make_mesh((8,), ("fsdp",), axis_types=(AxisType.Auto,))
+SHAPES = {"query": (256, 256), "output": (256, 256), "up": (256, 768), "down": (768, 256)}
+placed = {
+    f"layer{i}": {
+        name: jax.ShapeDtypeStruct(shape, "float32", sharding=NamedSharding(mesh, P(None, "fsdp")))
+        for name, shape in SHAPES.items()
+    }
+    for i in range(LAYERS)
+}
+layout = jax.tree.map(lambda leaf: leaf.sharding, placed)
+
+
+def compiled(tx):
+    """One update, compiled for the mesh; nothing runs."""
+    state = jax.eval_shape(tx.init, placed)
+    leaves = {leaf.shape: leaf.sharding for leaf in jax.tree.leaves(placed)}
+    replicated = NamedSharding(mesh, P())
+    state = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=leaves.get(x.shape, replicated)),
+        state,
+    )
+    update = jax.jit(tx.update, out_shardings=(layout, None))
+    return update.lower(placed, state, placed).compile()
+
+
+# %%
+OPTIMIZERS = {
+    "mimuon_jax.muon": muon(0.02, orthogonalizer="jordan", shardings=layout),
+    "optax.contrib.muon": optax.contrib.muon(0.02),
+}
+counts = {}
+for name, tx in OPTIMIZERS.items():
+    text = compiled(tx).as_text()
+    counts[name] = [len(re.findall(rf" {kind}(?:-start)?\(", text)) for kind in KINDS]
+    print(f"{name:20}", dict(zip(KINDS, counts[name])), "together", sum(counts[name]))
+
+# %%
+figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+for i, (name, values) in enumerate(counts.items()):
+    bars = axes.bar(np.arange(len(KINDS)) + 0.4 * i, values, width=0.4, label=name)
+    axes.bar_label(bars)
+axes.set_xticks(np.arange(len(KINDS)) + 0.2, KINDS, rotation=20)
+axes.set(ylabel="collectives in one update", title=f"{LAYERS} layers on 8 devices")
+axes.grid(alpha=0.3, axis="y")
+axes.legend()
+plt.show()
