@@ -25,17 +25,20 @@ def coco_numbers(
     *,
     scale: Float[np.ndarray, "N 2"],
     classes: int,
+    confidence: float = 0.001,
     most: int = 100,
 ) -> dict[str, float]:
     """Average precision and recall, by pycocotools; the arrays are those of `matching.match`.
 
     Args:
-        detections: corners, score, class. Rows of score 0 fill.
+        detections: corners, score, class. Rows of a score that is not above `confidence` do not
+            count.
         boxes: corners of the objects, in the same frame.
         labels: their classes.
         valid: False for rows that fill.
         scale: pixels of the frame a pixel of the original picture, along x and y.
         classes: number of classes.
+        confidence: scores must be above it.
         most: detections of a class a picture that count, the most confident ones.
 
     Returns:
@@ -54,7 +57,7 @@ def coco_numbers(
     results = [
         _annotation(i, row[:4] / zoom[i], row[5]) | {"score": float(row[4])}
         for i, rows in enumerate(detections)
-        for row in rows[rows[:, 4] > 0]
+        for row in rows[rows[:, 4] > confidence]
     ]
     for dataset, content in ((truth, annotations), (found, results)):
         everything: Any = {

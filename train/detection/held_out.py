@@ -1,7 +1,7 @@
 """Evaluation of a detector on held-out pictures: losses, mAP, tables, curves, drawings."""
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,8 +21,9 @@ from models.yolo26.loss import detection_loss
 from train.data.detection import evaluation_batches
 from train.data.pictures import Pictures
 from train.detection.average_precision import Evaluation, evaluate
+from train.detection.coco import coco_numbers
 from train.detection.drawing import draw_detections
-from train.detection.matching import Matches, join, match
+from train.detection.matching import Claim, claim_best_free, join, match
 from train.detection.report import class_table, draw_curves
 from train.mesh import batch_sharding
 from train.task import Tree, split_batch
@@ -35,11 +36,12 @@ Metrics = dict[str, Float[Array, ""]]
 
 
 class Judged(NamedTuple):
-    """What a batch's detections are judged by; on all devices."""
+    """Detections of a batch, and what they are judged by; on all devices."""
 
     rows: Float[Array, "B K 6"]  # corners in pixels, score, class
     targets: Targets
     pictures: Int32[Array, "B"]  # which they are; -1 for filling
+    scale: Float[Array, "B 2"]  # pixels of the input a pixel of the picture
     losses: Metrics
 
 
@@ -72,6 +74,7 @@ class HeldOut:
         batch_size: pictures a batch.
         max_detections: objects an image, at most.
         mesh: where the model runs.
+        claim: which detection gets an object that several overlap.
     """
 
     def __init__(
@@ -83,7 +86,9 @@ class HeldOut:
         batch_size: int,
         max_detections: int,
         mesh: Mesh,
+        claim: Claim = claim_best_free,
     ) -> None:
+        self._claim = claim
         self.names, self.mesh, self.batch_size = pictures.names, mesh, batch_size
         self.batches: grain.MapDataset = evaluation_batches(
             pictures, size=side, batch_size=batch_size
@@ -101,7 +106,7 @@ class HeldOut:
             many, one = (Raw(d, jnp.where(filling, NOTHING, x)) for d, x in (many, one))
             targets = batch_targets(batch)
             _, terms = detection_loss(many, one, targets, size=size, weight=0.0)
-            return Judged(rows(found), targets, batch["index"], named_terms(terms))
+            return Judged(rows(found), targets, batch["index"], batch["scale"], named_terms(terms))
 
         self._judged = jax.jit(
             judged, static_argnames="suppress", out_shardings=NamedSharding(mesh, P())
@@ -109,8 +114,13 @@ class HeldOut:
 
     def metrics(self, params: Tree, rest: Tree) -> dict[str, float]:
         """Losses (means over the pictures), and precision, recall, mAP of the one-to-one head."""
-        evaluation, losses = self._evaluate(params, rest, suppress=False)
-        return losses | evaluation.summary()
+        found = self._found(params, rest, suppress=False)
+        weights = [len(x.pictures) for x in found]
+        means = {
+            name: float(np.average([x.losses[name] for x in found], weights=weights))
+            for name in found[0].losses
+        }
+        return means | self._evaluate(found).summary()
 
     def report(self, params: Tree, rest: Tree, directory: Path, *, pictures: int) -> str:
         """Judges both heads; writes tables, curves, and the first pictures with what was found.
@@ -124,48 +134,54 @@ class HeldOut:
         Returns:
             The table of the one-to-one head, and a line on the other.
         """
-        one, _ = self._evaluate(params, rest, suppress=False)
-        many, _ = self._evaluate(params, rest, suppress=True)
-        table = class_table(one, self.names)
-        other = class_table(many, self.names)
-        text = f"one-to-one head\n{table}\n\none-to-many head, non-maximum suppression\n{other}\n"
+        one, many = (self._found(params, rest, suppress=suppress) for suppress in (False, True))
+        best, other = (self._evaluate(found) for found in (one, many))
+        table = class_table(best, self.names)
         if jax.process_index() == 0:
+            text = (
+                f"one-to-one head\n{table}\n{self._coco(one)}\n\n"
+                "one-to-many head, non-maximum suppression\n"
+                f"{class_table(other, self.names)}\n{self._coco(many)}\n"
+            )
             (directory / "average_precision.txt").write_text(text)
-            draw_curves(one, self.names, directory / "precision_recall.png")
+            draw_curves(best, self.names, directory / "precision_recall.png")
         self._draw(params, rest, directory / "predictions", pictures)
-        map50, map50_95 = (many.summary()[name] for name in ("map50", "map50_95"))
+        map50, map50_95 = (other.summary()[name] for name in ("map50", "map50_95"))
         return (
             f"{table}\none-to-many head with non-maximum suppression: AP50 {map50:.3f}, "
             f"AP50-95 {map50_95:.3f}"
         )
 
-    def _evaluate(
-        self, params: Tree, rest: Tree, *, suppress: bool
-    ) -> tuple[Evaluation, dict[str, float]]:
-        """Passes all pictures through the model."""
-        matches: list[Matches] = []
-        losses: list[dict[str, float]] = []
-        weights: list[int] = []
-        for _, found in self._passes(params, rest, suppress=suppress):
-            real = found.pictures >= 0
-            boxes, labels, valid = found.targets
-            matches.append(
-                match(
-                    found.rows[real],
-                    boxes[real],
-                    labels[real],
-                    valid[real],
-                    classes=len(self.names),
-                    confidence=CONFIDENCE,
-                )
+    def _found(self, params: Tree, rest: Tree, *, suppress: bool) -> list[Any]:
+        """`Judged` of all batches, without the rows that fill, on the host."""
+        found = []
+        for _, judged in self._passes(params, rest, suppress=suppress):
+            real = judged.pictures >= 0
+            arrays = jax.tree.map(lambda x, real=real: x[real], judged._replace(losses={}))
+            found.append(arrays._replace(losses=judged.losses))
+        return found
+
+    def _evaluate(self, found: Sequence[Any]) -> Evaluation:
+        """Average precision of what was found."""
+        classes = len(self.names)
+        return evaluate(
+            join(
+                match(x.rows, *x.targets, classes=classes, confidence=CONFIDENCE, claim=self._claim)
+                for x in found
             )
-            losses.append(found.losses)
-            weights.append(int(real.sum()))
-        means = {
-            name: float(np.average([x[name] for x in losses], weights=weights))
-            for name in losses[0]
-        }
-        return evaluate(join(matches)), means
+        )
+
+    def _coco(self, found: Sequence[Any]) -> str:
+        """A line of what the evaluator of the COCO protocol says of it."""
+        detections, targets, scale = (
+            jax.tree.map(lambda *x: np.concatenate(x), *parts)
+            for parts in zip(*((x.rows, x.targets, x.scale) for x in found), strict=True)
+        )
+        numbers = coco_numbers(
+            detections, *targets, scale=scale, classes=len(self.names), confidence=CONFIDENCE
+        )
+        known = (f"{name} {value:.3f}" for name, value in numbers.items() if value >= 0)
+        return f"by the COCO protocol: {', '.join(known)}"
 
     def _passes(self, params: Tree, rest: Tree, *, suppress: bool) -> Iterator[tuple[Tree, Any]]:
         """This process's part of every batch, and `Judged` of all of it, on the host."""

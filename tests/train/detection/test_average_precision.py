@@ -84,10 +84,8 @@ def test_the_two_rules_of_matching_differ_on_the_draws(drawn):
 
 
 def test_with_steps_it_is_the_precision_of_the_coco_evaluator(drawn):
-    detections, boxes, labels, valid = drawn
-    counted = np.where(detections[..., 4:5] > 0.001, detections, 0)
     scale = np.tile([2.0, 0.5], (PICTURES, 1))  # of the areas alone
-    expected = coco_numbers(counted, boxes, labels, valid, scale=scale, classes=CLASSES)
+    expected = coco_numbers(*drawn, scale=scale, classes=CLASSES)
     matches = match(*drawn, classes=CLASSES)
     found = evaluate(matches, area=steps)
     assert found.summary()["map50_95"] == pytest.approx(expected["AP"], abs=1e-9)

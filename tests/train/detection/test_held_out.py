@@ -1,0 +1,72 @@
+"""Held-out pictures judged with a model that knows the answers, and with one that knows none."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from models.yolo26 import Outputs, Raw
+from models.yolo26.boxes import anchors, corners
+from train.data.digits import DigitScenes
+from train.detection.held_out import HeldOut
+from train.mesh import make_mesh
+
+SIDE, SCENES = 64, 5
+
+
+def oracle(params, rest, batch):
+    """Cell i says what object i is; the one-to-many head has every object twice."""
+    del rest
+    centres, strides = (jnp.asarray(x)[None] for x in anchors(SIDE, SIDE))
+    boxes = corners(batch["boxes"] * SIDE)
+    count, rows = len(centres[0]), boxes.shape[1]
+
+    def head(copies):
+        cell = jnp.arange(count) % rows
+        used = (jnp.arange(count)[None] < copies * rows) & batch["valid"][:, cell]
+        goal = boxes[:, cell]
+        low, high = centres - goal[..., :2], goal[..., 2:] - centres
+        kind = batch["labels"][:, cell, None] == jnp.arange(10)[None, None]
+        logits = jnp.where(used[..., None] & kind, params, -20.0)
+        return Raw(jnp.concatenate([low, high], -1) / strides[..., None], logits)
+
+    return Outputs(head(2), head(1))
+
+
+@pytest.fixture(scope="module")
+def held_out():
+    return HeldOut(
+        oracle,
+        DigitScenes(SCENES, SIDE, held_out=True, seed=0),
+        side=SIDE,
+        batch_size=2,
+        max_detections=30,
+        mesh=make_mesh("data=1"),
+    )
+
+
+def test_the_right_answers_are_perfect_and_filling_changes_nothing(held_out):
+    found = held_out.metrics(jnp.float32(20.0), {})
+    assert [found["map50"], found["fitness"]] == pytest.approx([0.995, 0.995])
+    assert found["precision"] == found["recall"] == 1
+    # Sure of every cell and class; the last batch has a scene and a filling.
+    assert found["loss"] < 1e-3
+
+
+def test_no_answers_are_worth_nothing(held_out):
+    found = held_out.metrics(jnp.float32(-20.0), {})
+    assert found["map50"] == found["fitness"] == 0
+
+
+def test_the_report_has_both_heads_by_both_protocols_and_pictures(held_out, tmp_path):
+    text = held_out.report(jnp.float32(20.0), {}, tmp_path, pictures=3)
+    assert "AP50 0.995, AP50-95 0.995" in text
+    written = (tmp_path / "average_precision.txt").read_text()
+    assert written.count("by the COCO protocol: AP 1.000, AP50 1.000, AP75 1.000") == 2
+    assert sorted(x.name for x in (tmp_path / "predictions").iterdir()) == [
+        f"{i:05d}.png" for i in range(3)
+    ]
+    with Image.open(tmp_path / "predictions" / "00000.png") as drawn:
+        assert drawn.size == (640, 640)
+        assert np.asarray(drawn).std() > 1
+    assert (tmp_path / "precision_recall.png").exists()
