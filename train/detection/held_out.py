@@ -185,7 +185,7 @@ class HeldOut:
 
     def _passes(self, params: Tree, rest: Tree, *, suppress: bool) -> Iterator[tuple[Tree, Any]]:
         """This process's part of every batch, and `Judged` of all of it, on the host."""
-        for batch in self.batches.to_iter_dataset():
+        for batch in self.batches.to_iter_dataset(grain.ReadOptions(4, 4)):
             spread = split_batch(batch, batch_sharding(self.mesh))
             yield batch, jax.device_get(self._judged(params, rest, spread, suppress=suppress))
 

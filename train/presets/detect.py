@@ -1,6 +1,14 @@
 """A small YOLO26-style detector on scenes of handwritten digits, made on the fly.
 
+The demonstration of the detector, end to end, without a download: a model of half the channels of
+scale n, on 6000 scenes composed of scikit-learn's scans, 96 pixels a side; held out are 200 scenes
+of scans that no training scene shows. It reproduces no paper.
+
 Command: python -m train detect
+Device: anything; two CPU cores are enough.
+Time: about 400 CPU seconds with compiling, so four to five minutes on two free cores.
+Expect: mAP50 above 0.75 and mAP50-95 above 0.5 (0.85 and 0.66 with --steps 1500 --average-ramp 300;
+one seed, no search).
 """
 
 from train.data.augment import Augmentation
@@ -31,10 +39,10 @@ OPTIMIZERS = {
 
 CONFIG = Detection(
     preset="detect",
-    steps=1500,
+    steps=1000,
     batch_size=16,
     evaluate_every=250,
-    average_ramp=300.0,
+    average_ramp=200.0,
     optimizer=OPTIMIZERS["mimuon"],
     data=DetectionData(
         size=96,
