@@ -18,7 +18,6 @@ from mimuon_jax.newton_schulz import fast_newton_schulz, newton_schulz
 from models.cross_entropy import cross_entropy
 from models.qwen3 import Qwen3, matrix_dimension_numbers, qwen3_0_6b
 
-
 # Without it 16 sequences of 1024 tokens need 143 GiB on a CPU, with it 30; products run once.
 REMAT = functools.partial(
     jax.checkpoint,
