@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import tyro
 
+from train.distributed import Processes
 from train.errors import BadInput, require
 from train.optimizers import MiMuon, Optimizer
 
@@ -25,6 +26,7 @@ MAY_CHANGE = frozenset(
         "run_dir",
         "mesh",
         "mesh_axes",
+        "processes",
         "checkpoint_every",
         "keep_checkpoints",
         "profile",
@@ -81,6 +83,8 @@ class Config:
     mesh_axes: Literal["auto", "explicit"] = "auto"
     """auto: the compiler lays out what no rule says; explicit: parameters, gradients and optimizer
     state have their layout in their types, so that a change of it is an error."""
+
+    processes: Processes = dataclasses.field(default_factory=Processes)
 
     optimizer: Optimizer = dataclasses.field(default_factory=MiMuon)
 

@@ -2,13 +2,14 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import grain
 import jax
 from absl import flags
 
-from train import run_directory
+from train import distributed, run_directory
 from train.checkpoints import Checkpoints
 from train.config import Config
 from train.curves import draw_loss
@@ -42,6 +43,7 @@ def run(config: Config, *, quiet: bool = False) -> Result:
         BadInput: a configuration that cannot be run here; nothing was written.
         TrainingStopped: losses or gradients stayed infinite or NaN; checkpoints and metrics stay.
     """
+    distributed.join(config.processes)
     mesh = make_mesh(config.mesh, explicit=config.mesh_axes == "explicit")
     check_batch_size(config.batch_size, mesh, config.micro_batches)
     task = config.task(automatic(mesh))
@@ -52,12 +54,9 @@ def run(config: Config, *, quiet: bool = False) -> Result:
         shardings=parameter_shardings(task, mesh),
         split=task.split,
     )
-    known = run_directory.check_same_run(config, task.data)
-    finished = run_directory.read_result(config.directory) if known else None
+    finished = _open_directory(config, task)
     if finished is not None:
         return finished
-    if not known:
-        run_directory.create(config, task.data)
     state = make_state(task, optimizer, mesh, config.seed)
     step = jit_step(
         state,
@@ -67,10 +66,9 @@ def run(config: Config, *, quiet: bool = False) -> Result:
         seed=config.seed,
         micro_batches=config.micro_batches,
     )
+    quiet = quiet or not distributed.leads()
     reporter = Reporter(config.steps, unit=task.unit, loss_unit=task.loss_unit, quiet=quiet)
-    with run_directory.locked(config.directory), reporter:
-        run_directory.record_environment(config.directory)
-        run_directory.write_texts(config.directory, task.files)
+    with _claimed(config, task) as directory, reporter:
         folder = run_directory.files(config.directory).checkpoints
         saved = Checkpoints(
             folder, keep=config.keep_checkpoints, best=task.best, warn=reporter.warn
@@ -79,12 +77,39 @@ def run(config: Config, *, quiet: bool = False) -> Result:
             state = _restore(config, checkpoints, state, reporter)
             done = int(state.step)
             with (
-                Record(config, task, reporter, step=done, devices=mesh.size) as record,
+                Record(config, task, reporter, directory, step=done, devices=mesh.size) as record,
                 contextlib.closing(_batches(task.batches, done, task.workers)) as made,
             ):
                 batches = (split_batch(batch, batch_sharding(mesh)) for batch in made)
                 state = _fit(config, task, step, state, batches, record, checkpoints)
-        return _finish(config, task, state, reporter)
+        return _finish(config, task, state, reporter, directory)
+
+
+def _open_directory(config: Config, task: Task) -> Result | None:
+    """Makes the run directory unless it is there; returns what came of a run that has finished."""
+    known = distributed.together(lambda: run_directory.check_same_run(config, task.data))
+    finished = run_directory.read_result(config.directory) if known else None
+    distributed.require_shared(f"run_dir={config.directory}", known + (finished is not None))
+    if not known:
+        distributed.first_alone(lambda: run_directory.create(config, task.data))
+    return finished
+
+
+@contextlib.contextmanager
+def _claimed(config: Config, task: Task) -> Iterator[Path]:
+    """Holds the run directory, and writes down there what is started.
+
+    It is the folder to write to on process 0; the others get one that nobody keeps.
+    """
+    with contextlib.ExitStack() as held:
+
+        def claim() -> None:
+            held.enter_context(run_directory.locked(config.directory))
+            run_directory.record_environment(config.directory)
+            run_directory.write_texts(config.directory, task.files)
+
+        distributed.first_alone(claim)
+        yield held.enter_context(distributed.own_directory(config.directory))
 
 
 def _restore(config: Config, checkpoints: Checkpoints, state: State, reporter: Reporter) -> State:
@@ -161,14 +186,20 @@ def _checkpoint_due(config: Config, done: int) -> bool:
     return done == config.steps or done % every == 0
 
 
-def _finish(config: Config, task: Task, state: State, reporter: Reporter) -> Result:
+def _finish(
+    config: Config, task: Task, state: State, reporter: Reporter, directory: Path
+) -> Result:
     """Draws the curve, writes the samples and, last of all, the result."""
     files = run_directory.files(config.directory)
     title = f"{config.preset}, {type(config.optimizer).__name__}, seed {config.seed}"
-    draw_loss(files.metrics, files.curve, title=title, loss_unit=task.loss_unit)
-    if files.gates.exists():
-        draw_gates(files.gates, files.gates_picture, title=title)
-    reporter.line(task.finish(*evaluated(state), config.directory))
+    reporter.line(task.finish(*evaluated(state), directory))
+
+    def draw() -> None:
+        draw_loss(files.metrics, files.curve, title=title, loss_unit=task.loss_unit)
+        if files.gates.exists():
+            draw_gates(files.gates, files.gates_picture, title=title)
+
+    distributed.first_alone(draw)
     lines = read_metrics(files.metrics)
     evaluations = {line["step"]: line for line in lines if line["split"] == "validation"}
     name, direction = task.best
@@ -184,7 +215,7 @@ def _finish(config: Config, task: Task, state: State, reporter: Reporter) -> Res
         best_step=best,
         trained=True,
     )
-    run_directory.write_result(result)
+    distributed.first_alone(lambda: run_directory.write_result(result))
     reporter.line(
         f"{config.directory}: validation loss {result.initial_validation_loss:.4f} -> "
         f"{result.validation_loss:.4f} {task.loss_unit} (best {name} {result.best_value:.4f} "

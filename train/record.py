@@ -3,6 +3,7 @@
 import contextlib
 import math
 import time
+from pathlib import Path
 from typing import Any, Self
 
 import jax
@@ -27,12 +28,19 @@ class Record:
     """
 
     def __init__(
-        self, config: Config, task: Task, reporter: Reporter, *, step: int, devices: int
+        self,
+        config: Config,
+        task: Task,
+        reporter: Reporter,
+        directory: Path,
+        *,
+        step: int,
+        devices: int,
     ) -> None:
         """Opens the files of a run that goes on from a step, on so many devices."""
         self._config, self._items, self._reporter = config, task.items_a_step, reporter
         self._unit = task.unit
-        files = run_directory.files(config.directory)
+        files = run_directory.files(directory)
         self._file = MetricsFile(files.metrics, step=step)
         self._board = TensorBoard(files.tensorboard, step=step)
         self._gates = GateLog(files.gates, step=step)

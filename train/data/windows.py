@@ -7,6 +7,7 @@ import grain
 import jax
 import numpy as np
 
+from train.distributed import own_batches
 from train.errors import require
 
 
@@ -108,8 +109,7 @@ def training_batches(windows: Examples, *, batch_size: int, seed: int) -> grain.
     """
     source: Any = windows
     ordered = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
-    mine = ordered[jax.process_index() :: jax.process_count()]
-    return mine.batch(batch_size // jax.process_count(), drop_remainder=True)
+    return own_batches(ordered, batch_size)
 
 
 def evaluation_windows(windows: Examples, limit: int | None) -> Any:

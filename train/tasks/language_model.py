@@ -30,6 +30,7 @@ from train.data.text import TextData
 from train.data.tokenizers import TOKENIZER_FILE, Tokenizer
 from train.data.tokens import Counts
 from train.data.windows import evaluation_windows, training_batches
+from train.distributed import own_rows
 from train.errors import BadInput, require
 from train.mesh import batch_sharding
 from train.task import Task, Tree, split_batch
@@ -265,10 +266,10 @@ def _evaluation(
     rows = jax.tree.map(lambda x: np.pad(x, [(0, filled), (0, 0)]), windows)
     weights = np.zeros((count + filled, data.held_out.length), np.float32)
     weights[:count] = 1
-    process = slice(jax.process_index(), None, jax.process_count())
+    mine = own_rows(batch_size)
     batches = [
         split_batch(
-            jax.tree.map(lambda x, i=i: x[i : i + batch_size][process], (rows, weights)),
+            jax.tree.map(lambda x, i=i: x[i : i + batch_size][mine], (rows, weights)),
             batch_sharding(mesh),
         )
         for i in range(0, count + filled, batch_size)
