@@ -31,12 +31,17 @@ def main() -> None:
     share.add_argument("--rounds", type=int, default=5)
     gpu = commands.add_parser("gpu", help="tests, times and shares on a GPU, under 8 minutes")
     gpu.add_argument("--rounds", type=int, default=5)
-    for command in (counts, time, share, gpu):
+    memory = commands.add_parser("memory", help="peak of a training step on 8 virtual devices")
+    memory.add_argument("--layers", type=int, help="fewer layers than the model has")
+    memory.add_argument("--vocabulary", type=int, help="fewer tokens than the model has")
+    memory.add_argument("--batch", type=int, default=16, help="sequences")
+    memory.add_argument("--length", type=int, default=1024, help="tokens a sequence")
+    for command in (counts, time, share, gpu, memory):
         command.add_argument("--json", type=Path, help="file to write")
     arguments = parser.parse_args()
     if arguments.command == "gpu" and (failed := run_tests()):
         sys.exit(failed)
-    if arguments.command == "counts":
+    if arguments.command in ("counts", "memory"):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_SCHEDULER}"
     _measure(arguments)
 
@@ -53,6 +58,12 @@ def _measure(arguments: argparse.Namespace) -> None:
         from benchmarks.counts import rows
 
         found = rows(arguments.model, arguments.layers, arguments.dtype, not arguments.no_peer)
+    elif arguments.command == "memory":
+        jax.config.update("jax_platforms", "cpu")
+        jax.config.update("jax_num_cpu_devices", 8)
+        from benchmarks.memory import rows
+
+        found = rows(arguments.layers, arguments.vocabulary, arguments.batch, arguments.length)
     elif arguments.command == "time":
         from benchmarks.time import rows
 

@@ -45,8 +45,36 @@ def parameter_shardings(task: Task, mesh: Mesh) -> Tree:
     return tree_shardings(params, task.sharding_rules, mesh)
 
 
+def abstract_state(task: Task, optimizer: optax.GradientTransformation, mesh: Mesh) -> State:
+    """The state as shapes and layouts: parameters by the task's rules, their optimizer alike.
+
+    Enough to compile a step for devices that do not have the memory, or do not exist.
+    """
+    params, rest = jax.eval_shape(task.init, jax.random.key(0))
+    everywhere: Any = NamedSharding(mesh, P())
+    layout = parameter_shardings(task, mesh)
+    opt_state = jax.eval_shape(optimizer.init, params)
+    average = None if task.average is None else jax.eval_shape(first_average, (params, rest))
+    count: Any = jax.ShapeDtypeStruct((), jnp.int32)
+    shapes = State(count, count, params, rest, opt_state, average)
+    rest_layout = jax.tree.map(lambda _: everywhere, rest)
+    layouts = State(
+        everywhere,
+        everywhere,
+        layout,
+        rest_layout,
+        following_shardings(opt_state, params, layout, mesh),
+        None if average is None else (layout, rest_layout),
+    )
+    return jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        shapes,
+        layouts,
+    )
+
+
 def make_state(task: Task, optimizer: optax.GradientTransformation, mesh: Mesh, seed: int) -> State:
-    """Initial state, laid out on the mesh: parameters by the task's rules, their optimizer alike.
+    """Initial state, laid out on the mesh.
 
     Args:
         task: gives initial parameters and sharding rules.
@@ -57,23 +85,18 @@ def make_state(task: Task, optimizer: optax.GradientTransformation, mesh: Mesh, 
     Returns:
         The state before the first step.
     """
+    like = jax.tree.map(lambda x: x.sharding, abstract_state(task, optimizer, mesh))
     key, _ = _keys(seed)
-    params, rest = jax.eval_shape(task.init, key)
-    everywhere = NamedSharding(mesh, P())
-    layout = parameter_shardings(task, mesh)
-    rest_layout = jax.tree.map(lambda _: everywhere, rest)
-    opt_state = jax.eval_shape(optimizer.init, params)
-    opt_layout = following_shardings(opt_state, params, layout, mesh)
     if task.pretrained is None:
-        params, rest = jax.jit(task.init, out_shardings=(layout, rest_layout))(key)
+        params, rest = jax.jit(task.init, out_shardings=(like.params, like.rest))(key)
     else:
-        params = task.pretrained(layout)
-        rest = jax.jit(lambda key: task.init(key)[1], out_shardings=rest_layout)(key)
-    opt_state = jax.jit(optimizer.init, out_shardings=opt_layout)(params)
-    step, skipped = jax.device_put((jnp.int32(0), jnp.int32(0)), everywhere)
+        params = task.pretrained(like.params)
+        rest = jax.jit(lambda key: task.init(key)[1], out_shardings=like.rest)(key)
+    opt_state = jax.jit(optimizer.init, out_shardings=like.opt_state)(params)
+    step, skipped = jax.device_put((jnp.int32(0), jnp.int32(0)), like.step)
     average = None
     if task.average is not None:
-        average = jax.jit(first_average, out_shardings=(layout, rest_layout))((params, rest))
+        average = jax.jit(first_average, out_shardings=like.average)((params, rest))
     return State(step, skipped, params, rest, opt_state, average)
 
 

@@ -65,7 +65,7 @@ def start(run_dir: Path, text: Path, repository: Path, devices: int, *options: s
 
 
 def ended(process: Any) -> str:
-    out, errors = process.communicate(timeout=300)
+    out, errors = process.communicate(timeout=600)
     assert process.returncode == 0, errors
     return out
 
@@ -101,7 +101,7 @@ def test_two_processes_of_four_devices_train_as_one_of_eight(
         path.rename(tmp_path / path.name)
     with run_directory.locked(tmp_path / "two"):  # an error of process 0 ends the other too
         for index, process in enumerate(start_two(tmp_path / "two", text_file, repository)):
-            _, errors = process.communicate(timeout=300)
+            _, errors = process.communicate(timeout=600)
             assert process.returncode == 2, errors
             assert "another process is training in" in errors
             assert ("process 0: " in errors) == (index == 1)
