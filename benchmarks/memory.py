@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import grain
 import jax
@@ -48,7 +48,7 @@ def rows(layers: int | None, vocabulary: int | None, batch: int, length: int) ->
             shardings=parameter_shardings(task, mesh),
         )
         state = abstract_state(task, optimizer, mesh)
-        step = jit_step(state, task=task, optimizer=optimizer, schedule=schedule, seed=0)
+        step: Any = jit_step(state, task=task, optimizer=optimizer, schedule=schedule, seed=0)
         tokens = jax.ShapeDtypeStruct((batch, length + 1), jnp.int32, sharding=batch_sharding(mesh))
         used = step.lower(state, tokens).compile().memory_analysis()
         given, temporary = used.argument_size_in_bytes / 1e9, used.temp_size_in_bytes / 1e9
