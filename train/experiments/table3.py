@@ -1,17 +1,15 @@
 """Table 3 of the MiMuon paper: six optimizers train a YOLO26 detector from scratch; fitness.
 
-small: the detector of `python -m train detect` on scenes of handwritten digits (or on a VOC-layout
-folder given with --data). paper: YOLO26m on Pascal VOC at 640 pixels, batch 32, 500 warm-up steps,
-cosine, the paper's learning rates, thresholds and weights; its decays and length are not in its
-text.
+small: the detector of `python -m train detect` on scenes of handwritten digits. paper: YOLO26m on
+Pascal VOC, as in `python -m train yolo26m_voc`.
 """
 
 import dataclasses
+from typing import Any
 
 from train.experiments.comparison import Column, Comparison, Curve
 from train.optimizers import AdamW, Lion, MiMuon, Muon, MuSGD, Optimizer, Shampoo
-from train.presets import detect
-from train.tasks.detection import Detection, Detector
+from train.presets import detect, yolo26m_voc
 
 PAPER = {
     "adamw": 0.197,
@@ -23,26 +21,19 @@ PAPER = {
 }
 
 
-def optimizers(warmup_steps: int | None, auxiliary: float) -> dict[str, Optimizer]:
-    """The six, with the paper's settings where its text has them.
+_EVERY: dict[str, Any] = {"clip_norm": 10.0}
+_BESIDE: dict[str, Any] = _EVERY | {"auxiliary_learning_rate": 3e-3, "weight_decay": 0.01}
 
-    Args:
-        warmup_steps: of the run; None: a tenth of it.
-        auxiliary: learning rate of Adam beside Muon and Shampoo.
-    """
-    every = {"warmup_steps": warmup_steps, "clip_norm": 10.0}
-    beside = {**every, "auxiliary_learning_rate": auxiliary, "weight_decay": 0.01}
-    return {
-        "adamw": AdamW(learning_rate=3e-3, weight_decay=0.05, **every),
-        "lion": Lion(learning_rate=3e-4, weight_decay=0.1, **every),
-        "shampoo": Shampoo(learning_rate=0.02, update_every=20, **beside),
-        "muon": Muon(learning_rate=0.02, **beside),
-        "musgd": MuSGD(
-            learning_rate=0.02, muon_weight=0.7, sgd_weight=0.4, weight_decay=5e-4, **every
-        ),
-        "mimuon": MiMuon(learning_rate=0.02, threshold=0.01, **beside),
-    }
-
+SMALL: dict[str, Optimizer] = {
+    "adamw": AdamW(learning_rate=3e-3, weight_decay=0.05, **_EVERY),
+    "lion": Lion(learning_rate=3e-4, weight_decay=0.1, **_EVERY),
+    "shampoo": Shampoo(learning_rate=0.02, update_every=20, **_BESIDE),
+    "muon": Muon(learning_rate=0.02, **_BESIDE),
+    "musgd": MuSGD(
+        learning_rate=0.02, muon_weight=0.7, sgd_weight=0.4, weight_decay=5e-4, **_EVERY
+    ),
+    "mimuon": MiMuon(learning_rate=0.02, threshold=0.01, **_BESIDE),
+}
 
 COLUMNS = (
     Column("fitness", "validation", "fitness"),
@@ -57,20 +48,11 @@ CURVES = (
     Curve("sum of box, cls and dfl, validation", "validation", "loss"),
     Curve("sum of box, cls and dfl, training", "train", "loss"),
 )
-PAPER_CONFIG = Detection(
-    preset="table3",
-    steps=52_000,  # 100 passes over the 16,551 images of VOC 2007 and 2012
-    batch_size=32,
-    evaluate_every=2600,
-    data=dataclasses.replace(detect.CONFIG.data, size=640),
-    model=Detector(scale="m"),
-)
-
 SCALES = {
     "small": Comparison(
         title="Six optimizers on a small YOLO26 (MiMuon paper, table 3)",
         config=dataclasses.replace(detect.CONFIG, steps=200, evaluate_every=50),
-        optimizers=optimizers(warmup_steps=None, auxiliary=3e-3),
+        optimizers=SMALL,
         columns=COLUMNS,
         curves=CURVES,
         best=("fitness", "max"),
@@ -81,13 +63,12 @@ SCALES = {
     ),
     "paper": Comparison(
         title="Six optimizers on YOLO26m, Pascal VOC (MiMuon paper, table 3)",
-        config=PAPER_CONFIG,
-        optimizers=optimizers(warmup_steps=500, auxiliary=1e-3),
+        config=yolo26m_voc.CONFIG,
+        optimizers={name: yolo26m_voc.OPTIMIZERS[name] for name in PAPER},
         columns=COLUMNS,
         curves=CURVES,
         best=("fitness", "max"),
         paper=PAPER,
         paper_title="paper (fitness)",
-        note="Give the data with --data; without it the detector trains on scenes of digits.",
     ),
 }
