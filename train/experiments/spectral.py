@@ -56,7 +56,13 @@ CURVES = (
 SCALES = {
     "small": Comparison(
         title="The spectral family on a small GPT-2",
-        config=dataclasses.replace(lm.CONFIG, preset="spectral", model=tiny()),
+        config=dataclasses.replace(
+            lm.CONFIG,
+            preset="spectral",
+            steps=150,
+            model=tiny(),
+            sample=dataclasses.replace(lm.CONFIG.sample, length=200),  # it has 256 positions
+        ),
         optimizers=variants(sgd_vectors=0.1, adam_vectors=3e-3),
         columns=COLUMNS,
         curves=CURVES,

@@ -51,7 +51,7 @@ CURVES = (
 SCALES = {
     "small": Comparison(
         title="Six optimizers on a small YOLO26 (MiMuon paper, table 3)",
-        config=dataclasses.replace(detect.CONFIG, steps=200, evaluate_every=50),
+        config=dataclasses.replace(detect.CONFIG, steps=150, evaluate_every=50),
         optimizers=SMALL,
         columns=COLUMNS,
         curves=CURVES,

@@ -16,7 +16,8 @@ from train.experiments import comparison, runs
 from train.experiments.comparison import Column, Comparison, Curve
 from train.experiments.runs import Outcome, Run
 from train.experiments.sweep import candidates, parse_sweep
-from train.optimizers import OPTIMIZERS, AdamW, Muon, MuonMVR2
+from train.mesh import make_mesh
+from train.optimizers import OPTIMIZERS, AdamW, Muon, MuonMVR2, make_optimizer
 from train.report import Picture, Report, Table, write_report
 from train.tasks.classification import Classification
 
@@ -196,6 +197,18 @@ def test_every_experiment_has_both_scales_and_known_optimizers():
             inner = getattr(scale, "comparison", scale)
             for optimizer in getattr(inner, "optimizers", {}).values():
                 assert type(optimizer) in OPTIMIZERS.values()
+
+
+@pytest.mark.slow
+def test_every_small_comparison_can_start():
+    for name in experiments.names():
+        scale = experiments.load(name).SCALES["small"]
+        found = getattr(scale, "comparison", scale)
+        if isinstance(found, Comparison):
+            task = found.config.task(make_mesh("data=1"))
+            assert task.best == found.best
+            for optimizer in found.optimizers.values():
+                make_optimizer(optimizer, steps=found.config.steps, matrices=task.matrices)
 
 
 MISTAKES = {
