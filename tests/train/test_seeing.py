@@ -147,7 +147,7 @@ def test_a_record_has_the_share_of_the_peak_where_that_is_known(
     clock = iter(np.arange(1000.0))
     monkeypatch.setattr("time.monotonic", lambda: float(next(clock)))
     reporter = Reporter(9, unit="bytes", loss_unit="nats/byte", quiet=True)
-    with Record(config, task, reporter, step=0, devices=2) as record:
+    with Record(config, task, reporter, tmp_path, step=0, devices=2) as record:
         for step in range(1, 10):
             record.train(step, dict(values))
         record.flush()
