@@ -47,6 +47,18 @@ class Classification(Config):
             f"label_smoothing={self.label_smoothing} must be at least 0 and less than 1",
         )
 
+    def architecture(self) -> tuple[nnx.GraphDef[ResNet], Callable[[PRNGKeyArray], Any]]:
+        """The model without its numbers, and the function that draws them: `params` and `rest`."""
+        model = nnx.eval_shape(lambda: ResNet(self.model, rngs=nnx.Rngs(0)))
+        graph, _, _ = nnx.split(model, nnx.Param, ...)
+
+        def init(key: PRNGKeyArray) -> tuple[Tree, Tree]:
+            model = ResNet(self.model, rngs=nnx.Rngs(key))
+            _, params, rest = nnx.split(model, nnx.Param, ...)
+            return nnx.to_pure_dict(params), nnx.to_pure_dict(rest)
+
+        return graph, init
+
     def task(self, mesh: Mesh) -> Task:
         """Reads the images and builds the model's functions."""
         training, held_out = read_images(self.data)
@@ -56,14 +68,8 @@ class Classification(Config):
             require(
                 value == found, f"model.{name}={value} must be {found}: the images have {found}"
             )
-        model = nnx.eval_shape(lambda: ResNet(self.model, rngs=nnx.Rngs(0)))
-        graph, _, _ = nnx.split(model, nnx.Param, ...)
+        graph, init = self.architecture()
         standardized = _standardization(training)
-
-        def init(key: PRNGKeyArray) -> tuple[Tree, Tree]:
-            model = ResNet(self.model, rngs=nnx.Rngs(key))
-            _, params, rest = nnx.split(model, nnx.Param, ...)
-            return nnx.to_pure_dict(params), nnx.to_pure_dict(rest)
 
         def loss(params: Tree, rest: Tree, batch: Batch, key: PRNGKeyArray, step: Array) -> Any:
             del key, step

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -141,12 +141,10 @@ class Detection(Config):
 
         return lambda image: np.asarray(found(state, {"image": image[None]}))[0]
 
-    def task(self, mesh: Mesh) -> Task:
-        """Opens the pictures and builds the model's functions."""
-        training, held_out = read_pictures(self.data, seed=self.seed)
-        graph, init = self.model.functions(len(training.names))
+    def objective(self, graph: nnx.GraphDef[YOLO26], images: int) -> Callable[..., Any]:
+        """The loss as `Task` has it; with the number of images, steps are epochs."""
         size = (self.data.size, self.data.size)
-        epochs = -(-self.steps * self.batch_size // len(training))
+        epochs = -(-self.steps * self.batch_size // images)
 
         def loss(
             params: Tree, rest: Tree, batch: Tree, key: PRNGKeyArray, step: Int32[Array, ""]
@@ -159,11 +157,18 @@ class Detection(Config):
                 one,
                 batch_targets(batch),
                 size=size,
-                weight=one_to_many_weight(step * self.batch_size // len(training), epochs),
+                weight=one_to_many_weight(step * self.batch_size // images, epochs),
                 small=float(self.small_side),
             )
             rest = nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
             return objective, (rest, named_terms(terms) | {"objective": objective})
+
+        return loss
+
+    def task(self, mesh: Mesh) -> Task:
+        """Opens the pictures and builds the model's functions."""
+        training, held_out = read_pictures(self.data, seed=self.seed)
+        graph, init = self.model.functions(len(training.names))
 
         def detect(params: Tree, rest: Tree, batch: Tree) -> Outputs:
             return nnx.merge(graph, params, rest)(pixels(batch))
@@ -178,7 +183,7 @@ class Detection(Config):
         )
         return Task(
             init=init,
-            loss=loss,
+            loss=self.objective(graph, len(training)),
             batches=training_batches(
                 training,
                 self.data,
