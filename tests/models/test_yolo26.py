@@ -50,7 +50,8 @@ ALL = {"n": (126, 14, 18_992), "s": (126, 14, 37_984), "m": (136, 14, 56_192)} |
 }  # kernels, depthwise ones among them, scalars of running statistics with 20 classes
 TENSORS = {"n": 366, "s": 366, "m": 396, "l": 558, "x": 558}
 FUSED = {"n": 2_378_736, "s": 9_472_920, "m": 20_364_872, "l": 24_761_160, "x": 55_656_648}
-IMAGES = np.random.default_rng(1).random((2, 64, 96, 3), np.float32)
+# The coarsest channels of two images would have 12 values to normalize with: rounding grew to 4e-5.
+IMAGES = np.random.default_rng(1).random((4, 64, 96, 3), np.float32)
 
 
 def leaves(model, kind=nnx.Param):
@@ -90,8 +91,7 @@ def test_a_training_pass_is_that_of_the_oracle_layer_by_layer():
     for ours, theirs in zip(maps, expected_maps, strict=True):
         assert relative_error(ours.transpose(0, 3, 1, 2), theirs) < 4e-5
     for name, array in named(outputs).items():
-        # A coarse channel has 12 values to normalize with: 6e-5 was seen here, 1e-5 on model A.
-        assert relative_error(array, expected[name]) < 2e-4
+        assert relative_error(array, expected[name]) < 4e-5
     moved = yolo26.to_torch(with_statistics(model, after))
     assert len(network.after) == len(leaves(model, nnx.BatchStat))
     for name, array in network.after.items():
