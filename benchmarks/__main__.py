@@ -22,7 +22,7 @@ def main() -> None:
     counts.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     counts.add_argument("--no-peer", action="store_true", help="leave out optax (half an hour)")
     time = commands.add_parser("time", help="seconds of one step on one device")
-    time.add_argument("--sets", nargs="*", help="names of sets, up to their comma; all by default")
+    time.add_argument("--sets", nargs="*", help="names, whole or up to the comma; all by default")
     time.add_argument("--rounds", type=int, default=5)
     share = commands.add_parser("share", help="the optimizer's share of a training step")
     share.add_argument("--layers", type=int, default=2)
@@ -77,9 +77,7 @@ def _measure(arguments: argparse.Namespace) -> None:
         from benchmarks.training import shares
 
         found = shares(arguments.layers, arguments.batch, arguments.length, arguments.rounds)
-    printed = table.stream(found)
-    if arguments.json:
-        table.save(arguments.json, printed)
+    table.stream(found, arguments.json)
 
 
 if __name__ == "__main__":

@@ -18,18 +18,19 @@ def show(row: Any) -> str:
     return str(row)
 
 
-def stream(rows: Iterable[NamedTuple]) -> list[NamedTuple]:
-    """Prints rows as they come, under a header for each kind of row, and returns them."""
+def stream(rows: Iterable[NamedTuple], path: Path | None) -> None:
+    """Prints rows as they come, under a header for each kind of row, and keeps them in a file."""
     printed: list[NamedTuple] = []
     for row in rows:
         if not printed or printed[-1]._fields != row._fields:
             print("  ".join(f"{name:>12}" for name in row._fields), flush=True)
         print("  ".join(f"{show(value):>12}" for value in row), flush=True)
         printed.append(row)
-    return printed
+        if path:
+            _save(path, printed)  # at every row: a measurement of half an hour may be ended
 
 
-def save(path: Path, rows: Sequence[NamedTuple]) -> None:
+def _save(path: Path, rows: Sequence[NamedTuple]) -> None:
     """Writes rows and what they were measured on."""
     record = {
         "date": date.today().isoformat(),

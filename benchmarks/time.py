@@ -99,7 +99,7 @@ def rows(names: list[str] | None = None, rounds: int = 5) -> Iterator[Row]:
     """One row an implementation and set."""
     ceilings = {dtype: matmul_rate(dtype) for dtype in ("float32", "bfloat16", "float16")}
     for name, shapes in sets().items():
-        if names is None or name.split(",")[0] in names:
+        if names is None or {name, name.split(",")[0]} & set(names):
             yield from _of_set(name, shapes, ceilings, rounds)
 
 
