@@ -1,10 +1,13 @@
 """Table 2 of the MiMuon paper: six optimizers train a Qwen3 from scratch; validation loss.
 
-small: the decoder of `python -m train lm` (0.6M parameters, bytes of the Python language reference,
-or of the files given with --data), every optimizer tried at three learning rates. paper: Qwen3-0.6B
-on WikiText-103 with the paper's settings.
+small: 3.2M parameters on the bytes of the text of `python -m train lm`, or of the files given with
+--data and --validation, every optimizer tried at three learning rates. paper: Qwen3-0.6B on
+WikiText-103 with the paper's settings.
 """
 
+import dataclasses
+
+from models.qwen3 import Qwen3Config
 from train.experiments.comparison import Column, Comparison, Curve
 from train.optimizers import AdamW, Lion, MiMuon, Muon, MuSGD, Optimizer, Shampoo
 from train.presets import lm, qwen3_0_6b_wikitext103
@@ -40,10 +43,20 @@ CURVES = (
     Curve("training loss (nats/token)", "train", "loss"),
 )
 
+MODEL = Qwen3Config(
+    vocab_size=256,
+    hidden_size=256,
+    intermediate_size=768,
+    num_hidden_layers=4,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=64,
+)
+
 SCALES = {
     "small": Comparison(
         title="Six optimizers on a small Qwen3 (MiMuon paper, table 2)",
-        config=lm.CONFIG,
+        config=dataclasses.replace(lm.CONFIG, preset="table2", steps=150, model=MODEL),
         optimizers=SMALL,
         columns=COLUMNS,
         curves=CURVES,
