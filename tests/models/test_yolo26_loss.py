@@ -146,6 +146,22 @@ def test_assignment_of_many_sizes_of_objects_equals_the_golden_one(golden, rule,
     np.testing.assert_allclose(score, scores.sum(-1), atol=2e-6)
 
 
+@pytest.mark.parametrize(("bound", "side", "enlarged"), [
+    (16.0, 15.875, True), (16.0, 16.0, False), (8.0, 7.875, True), (8.0, 8.0, False),
+    (8.0, 15.875, False),
+])  # fmt: skip
+def test_a_side_at_the_bound_is_not_enlarged(bound, side, enlarged):
+    middle = jnp.array([35.96875, 35.96875])  # 7.97 from a centre: in 16 pixels, not in 15.875
+    box = jnp.concatenate([middle - side / 2, middle + side / 2])
+    sought = side / 2 if not enlarged else 8.0
+    own = jnp.broadcast_to(box, (len(CENTRES), 4))
+    targets = Targets(box[None], jnp.array([0]), jnp.array([True]))
+    rule = ONE_TO_MANY._replace(small=bound, candidates=len(CENTRES))
+    found = assign_image(jnp.ones((len(CENTRES), 1)), own, CENTRES, targets, rule)
+    near = (np.abs(np.asarray(CENTRES) - np.asarray(middle)) < sought).all(1)
+    np.testing.assert_array_equal(found.score > 0, near)
+
+
 def drawn(random):
     """An image with up to six objects, half of them small, and predictions around all of them."""
     rows = random.integers(0, ROWS + 1)

@@ -16,7 +16,7 @@ CONVERT: Any = runpy.run_path(str(REPOSITORY / "notebooks" / "convert.py"))["not
 
 
 def test_there_are_notebooks():
-    assert len(SOURCES) >= 4
+    assert len(SOURCES) >= 5
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)

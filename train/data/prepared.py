@@ -30,8 +30,9 @@ def open_dataset(dataset: str, folder: Path | None, *, option: str = "--data.pat
     root = (Path(home) if folder is None else folder).expanduser()
     where = root / dataset.replace(":", "/")
     found = [where] if (where / INFO).is_file() else _versions(where)
-    remedy = _how_to_prepare(dataset, root, option)
-    require(bool(found), f"{where} holds no prepared dataset; {remedy}")
+    if not found:
+        remedy = _how_to_prepare(dataset, root, option)
+        raise BadInput(f"{where} holds no prepared dataset; {remedy}")
     configs = sorted({str(version.parent.relative_to(root)) for version in found})
     require(
         len(configs) == 1,
@@ -45,10 +46,9 @@ def open_dataset(dataset: str, folder: Path | None, *, option: str = "--data.pat
     except Exception as error:  # whatever TFDS stumbles over
         raise BadInput(f"{newest} cannot be read as a TFDS dataset: {error}") from error
     format_ = getattr(builder.info.file_format, "value", None)
-    require(
-        format_ == "array_record",
-        f"{newest} is in the format {format_}, which has no random access; {remedy}",
-    )
+    if format_ != "array_record":
+        remedy = _how_to_prepare(dataset, root, option)
+        raise BadInput(f"{newest} is in the format {format_}, which has no random access; {remedy}")
     return builder
 
 
@@ -115,7 +115,15 @@ def _version(folder: Path) -> tuple[int, ...]:
 
 
 def _how_to_prepare(dataset: str, root: Path, option: str) -> str:
-    """The command that prepares a dataset."""
+    """The command that prepares a dataset, if TFDS has it."""
+    import tensorflow_datasets as tfds  # takes two seconds
+
+    name, elsewhere = dataset.partition("/")[0], ":" in dataset
+    if not elsewhere and name not in tfds.list_builders(with_community_datasets=False):
+        return (
+            f"TFDS has none called {name}: prepare one of your own (file_format='array_record'), "
+            f"name another with --data.dataset, or choose another folder with {option}"
+        )
     return (
         'prepare it once, TensorFlow installed: python -c "import tensorflow_datasets as tfds; '
         f"tfds.builder('{dataset}', data_dir='{root}', file_format='array_record')"

@@ -75,6 +75,7 @@ class HeldOut:
         max_detections: objects an image, at most.
         mesh: where the model runs.
         claim: which detection gets an object that several overlap.
+        small: pixels; see `detection_loss`.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class HeldOut:
         max_detections: int,
         mesh: Mesh,
         claim: Claim = claim_best_free,
+        small: float = 16.0,
     ) -> None:
         self._claim = claim
         self.names, self.mesh, self.batch_size = pictures.names, mesh, batch_size
@@ -105,7 +107,7 @@ class HeldOut:
             filling = batch["index"][:, None, None] < 0
             many, one = (Raw(d, jnp.where(filling, NOTHING, x)) for d, x in (many, one))
             targets = batch_targets(batch)
-            _, terms = detection_loss(many, one, targets, size=size, weight=0.0)
+            _, terms = detection_loss(many, one, targets, size=size, weight=0.0, small=small)
             return Judged(rows(found), targets, batch["index"], batch["scale"], named_terms(terms))
 
         self._judged = jax.jit(

@@ -20,22 +20,26 @@ from models.yolo26 import (
     LEARNING_RATE_FACTORS,
     YOLO26,
     Outputs,
+    detection_loss,
     end_to_end,
     fold,
     matrix_dimension_numbers,
     non_maximum_suppression,
+    one_to_many_weight,
     scaled,
 )
-from models.yolo26.loss import detection_loss, one_to_many_weight
 from train.config import Config
 from train.data.detection import DetectionData, read_pictures, training_batches
 from train.detection.held_out import HeldOut, batch_targets, named_terms, pixels, rows
+from train.detection.matching import claim_best, claim_best_free
 from train.detection.predict import Find
 from train.errors import require
 from train.task import Task, Tree
 
 # Data parallel: weights are replicated, gradients summed.
 SHARDING_RULES = [(".*", P())]
+
+CLAIMS = {"best_free": claim_best_free, "best": claim_best}
 
 NAMES_FILE = "names.txt"  # in the run directory: the classes, one a line
 
@@ -90,6 +94,10 @@ class Detection(Config):
 
     small_side: Literal[8, 16] = 16
     """Sides of objects below it, in pixels, are searched as if they had 16; earlier releases: 8."""
+
+    matching: Literal["best_free", "best"] = "best_free"
+    """What a detection may claim in an evaluation: the free object that it overlaps most, or, as in
+    earlier releases, only the one that it overlaps most, free or not."""
 
     average_ramp: float = 2000.0
     """Evaluated is an average of the weights over the steps; its decay at step t is
@@ -180,6 +188,8 @@ class Detection(Config):
             batch_size=self.batch_size,
             max_detections=self.max_detections,
             mesh=mesh,
+            claim=CLAIMS[self.matching],
+            small=float(self.small_side),
         )
         return Task(
             init=init,

@@ -162,6 +162,7 @@ def test_a_prepared_dataset_is_read(prepared: Path, tmp_path: Path):
     ("fields", "message"),
     [
         ({"dataset": "lm1b"}, r"holds no prepared dataset; prepare it once.*tfds\.builder\('lm1b'"),
+        ({"dataset": "openwebtext"}, "TFDS has none called openwebtext: prepare one of your own"),
         ({"split": "tran"}, r"has no split 'tran', only train; choose with --data\.split"),
         ({"split": "train[:x]"}, r"TFDS split 'train\[:x\]': Error parsing split"),
         ({"text_feature": "txt"}, "has no text feature 'txt'; its features are number, text"),
