@@ -11,7 +11,12 @@ from nbclient import NotebookClient
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SOURCES = sorted((REPOSITORY / "notebooks").glob("[0-9][0-9]_*.py"))
-REDUCED = {"STEPS = 300": "STEPS = 5", "LAYERS = 8": "LAYERS = 2", "SIZE = 128": "SIZE = 32"}
+REDUCED = {
+    "STEPS = 300": "STEPS = 5",
+    "STEPS = 800": "STEPS = 5",
+    "LAYERS = 8": "LAYERS = 2",
+    "SIZE = 128": "SIZE = 32",
+}
 CONVERT: Any = runpy.run_path(str(REPOSITORY / "notebooks" / "convert.py"))["notebook"]
 
 
