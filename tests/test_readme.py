@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-README = (Path(__file__).resolve().parent.parent / "README.md").read_text()
+REPOSITORY = Path(__file__).resolve().parent.parent
+PAGES = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").rglob("*.md")])
+README = (REPOSITORY / "README.md").read_text()
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
 PYTHON = [text for language, text in BLOCKS if language == "python"]
 TRAIN = "python3 -m pip install uv && python3 -m uv run python -m train lm"
@@ -33,3 +35,9 @@ def test_continuous_integration_starts_with_the_readme_command(repository):
     script = (repository / ".ci" / "run").read_text().splitlines()
     commands = [line.strip() for line in script if "python3 -m" in line]
     assert commands[0] == TEST
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(REPOSITORY).as_posix())
+def test_links_lead_to_files_that_are_there(page):
+    targets = re.findall(r"\]\(([^):#]+)(?:#[^)]*)?\)", page.read_text())
+    assert [target for target in targets if not (page.parent / target).exists()] == []

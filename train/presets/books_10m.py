@@ -9,6 +9,9 @@ Command: python -m train books_10m --data.path BOOKS --data.validation wiki.vali
     BOOKS is a folder of .txt, .txt.xz or .txt.gz files; without --data.validation the end of the
     books is held out.
 Device: anything; two CPU cores are enough.
+Time: 31 CPU minutes.
+Expect: on 43.6 MB of books, validation loss from 9.07 down to 6.96 nats/token on WikiText-103's file
+    (docs/results/books_10m.md), training loss to 4.8.
 """
 
 from models.qwen3 import Qwen3Config
