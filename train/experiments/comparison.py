@@ -11,7 +11,7 @@ import numpy as np
 from train.config import Config
 from train.errors import require
 from train.experiments.figures import band, panels, save
-from train.experiments.runs import Outcome, Run, clear, environments, step_memory, train
+from train.experiments.runs import Outcome, Run, clear, conditions, step_memory, train
 from train.experiments.sweep import Sweep, candidates, parse_sweep
 from train.optimizers import MuonMVR2, Optimizer
 from train.report import Picture, Report, Table, mean_and_spread
@@ -136,7 +136,7 @@ class Comparison:
             text=[*text, self.note] if self.note else text,
             tables=tables,
             pictures=pictures,
-            conditions=_conditions(every, seeds),
+            conditions=conditions([o.run.directory for o in every], seeds),
         )
 
     def _results(self, chosen: dict[str, list[Outcome]]) -> Table:
@@ -197,23 +197,6 @@ def _require_same_start(outcomes: Sequence[Outcome]) -> None:
             f"runs of seed {seed} start from different losses {sorted(first)}: some are of another "
             "version of the program or of the data; choose another --run-dir",
         )
-
-
-def _conditions(outcomes: Sequence[Outcome], seeds: Sequence[int]) -> list[tuple[str, str]]:
-    """Revision, machine and seeds, of all starts of all runs."""
-    found = environments([o.run.directory for o in outcomes])
-
-    def values(name: str) -> str:
-        return ", ".join(sorted({str(record.get(name)) for record in found}))
-
-    versions = {f"{k} {v}" for record in found for k, v in record.get("versions", {}).items()}
-    return [
-        ("revision", values("git_revision")),
-        ("devices", values("devices")),
-        ("platform", values("platform")),
-        ("versions", ", ".join(sorted(versions))),
-        ("seeds", ", ".join(map(str, seeds))),
-    ]
 
 
 def _draw(curve: Curve, chosen: dict[str, list[Outcome]], path: Path) -> None:

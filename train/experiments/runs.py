@@ -1,7 +1,7 @@
 """The runs of a comparison: trained once, read again, and what they cost."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -142,11 +142,23 @@ def assembled(config: Config) -> Parts:
     return Parts(task, state, step, lambda k: split_batch(task.batches[k], layout))
 
 
-def environments(directories: list[Path]) -> list[dict[str, Any]]:
-    """What every start of the runs recorded: versions, revision, machine."""
+def conditions(directories: list[Path], seeds: Sequence[int]) -> list[tuple[str, str]]:
+    """Revision, machine, versions and seeds, of all starts of what is in some folders."""
     paths = [run_directory.files(directory).environment for directory in directories]
-    texts = [path.read_text() for path in paths if path.exists()]
-    return [json.loads(line) for text in texts for line in text.splitlines()]
+    lines = [line for path in paths if path.exists() for line in path.read_text().splitlines()]
+    found = [json.loads(line) for line in lines]
+
+    def values(name: str) -> str:
+        return ", ".join(sorted({str(record.get(name)) for record in found}))
+
+    versions = {f"{k} {v}" for record in found for k, v in record.get("versions", {}).items()}
+    return [
+        ("revision", values("git_revision")),
+        ("devices", values("devices")),
+        ("platform", values("platform")),
+        ("versions", ", ".join(sorted(versions))),
+        ("seeds", ", ".join(map(str, seeds))),
+    ]
 
 
 def clear() -> None:

@@ -22,10 +22,12 @@ import optax
 from mimuon_jax import mimuon, muon, sgdm
 from train.config import differences, to_json
 from train.errors import BadInput, require
+from train.experiments.runs import conditions
 from train.experiments.stability_pictures import Found, draw_distances, draw_generalization
 from train.experiments.twins import Lane, Pool, Trajectory, digits_pool, draw_lane, trajectories
 from train.files import write_atomically
 from train.report import Picture, Report, Table, mean_and_spread
+from train.run_directory import record_environment
 
 Chosen: TypeAlias = dict[str, tuple[float, Trajectory]]  # learning rate and trajectories
 
@@ -102,6 +104,7 @@ class Stability:
         path = directory / f"{name},learning_rate={rate:.4g}.npz"
         if not path.exists():
             say(f"{name}, learning rate {rate:.4g}: {self.steps} steps of {len(lanes.size)} pairs")
+            record_environment(directory)
             found = trajectories(
                 lanes,
                 pool,
@@ -154,7 +157,7 @@ class Stability:
                 Picture(directory / "distance.png", "Distance of the two trajectories"),
                 Picture(directory / "generalization.png", "Generalization gap, and kappa"),
             ],
-            conditions=[("seeds", ", ".join(map(str, seeds)))],
+            conditions=conditions([directory], seeds),
         )
 
     def _summary(self, chosen: Chosen) -> Table:

@@ -89,6 +89,9 @@ def test_the_experiment_reports_and_keeps_what_it_did(
     report = small.run(tmp_path, seeds=(0,), sweep=None, say=said.append)
     assert [row[0] for row in report.tables[0].rows] == ["sgd", "muon"]
     assert len(said) == 6  # three rates each
+    known = dict(report.conditions)
+    assert known["seeds"] == "0"
+    assert f"jax {jax.__version__}" in known["versions"]
     page = write_report(report, tmp_path)
     again = small.run(tmp_path, seeds=(0,), sweep=None, say=said.append)
     assert len(said) == 6
