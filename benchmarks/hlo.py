@@ -58,6 +58,12 @@ def work(text: str) -> Work:
     return _of(entry, computations, {})
 
 
+def written_products(text: str) -> int:
+    """How many matrix products stand in ``compiled.as_text()``; one in a loop is one."""
+    computations, _ = _computations(text)
+    return sum(i["code"] == "dot" for instructions in computations.values() for i in instructions)
+
+
 def _computations(text: str) -> tuple[dict[str, list[re.Match]], str | None]:
     """Instructions of every computation, and the name of the first to run."""
     computations: dict[str, list[re.Match]] = {}

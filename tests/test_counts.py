@@ -9,7 +9,7 @@ import pytest
 from jax import lax
 
 from benchmarks.counts import ENTRIES, measure
-from benchmarks.hlo import work
+from benchmarks.hlo import work, written_products
 from benchmarks.workloads import LAYOUTS, QWEN3, ideal_flops, numbers
 from benchmarks.yolo26 import yolo26
 from mimuon_jax import JORDAN, fast_newton_schulz, gram_newton_schulz, muon
@@ -39,8 +39,10 @@ def test_products_and_their_flops_are_counted():
 
 def test_a_loop_counts_as_often_as_it_runs():
     x = jnp.ones((8, 8))
-    done = work(text_of(lambda x: lax.fori_loop(0, 6, lambda i, y: y @ x, x), x))
+    text = text_of(lambda x: lax.fori_loop(0, 6, lambda i, y: y @ x, x), x)
+    done = work(text)
     assert (done.products, done.flops) == (6, 6 * 2.0 * 8**3)
+    assert written_products(text) == 1
 
 
 def test_of_the_branches_the_dearest_counts():
@@ -147,3 +149,4 @@ def test_one_device_does_all_the_work_and_says_nothing():
     assert (row.failed, row.collectives, row.received) == ("", 0, 0)
     assert row.ideal == pytest.approx(1)
     assert row.products == 3 * PRODUCTS
+    assert row.executed == 14 * PRODUCTS  # the matrices of two layers, one by one on a CPU

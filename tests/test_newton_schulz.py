@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mimuon_jax.coefficients import DION, JORDAN, POLAR_EXPRESS, Schedule
-from mimuon_jax.newton_schulz import newton_schulz
+from mimuon_jax.newton_schulz import fast_newton_schulz, gram_newton_schulz, newton_schulz
 from mimuon_jax.products import compute_dtype, product
 from mimuon_jax.scaling import check_matrices, unit_frobenius, unit_maximum
 
@@ -167,3 +167,29 @@ def test_what_is_no_matrix_is_refused(shape, dtype, message):
 def test_other_compute_dtypes_are_refused(dtype):
     with pytest.raises(ValueError, match="use float32, bfloat16 or float16"):
         compute_dtype(dtype)
+
+
+@pytest.mark.parametrize("form", [newton_schulz, gram_newton_schulz, fast_newton_schulz])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_cpu_computes_large_matrices_one_by_one_and_the_same(form, transposed):
+    x = jnp.asarray(gaussian(3, 256, 1024))
+    x = x.mT if transposed else x
+    lowered = {
+        platform: jax.jit(form).trace(x).lower(lowering_platforms=(platform,)).as_text()
+        for platform in ("cpu", "cuda")
+    }
+    products = {platform: text.count("stablehlo.dot_general") for platform, text in lowered.items()}
+    assert products["cpu"] == products["cuda"]  # of one matrix, and of all three at once
+    assert ["stablehlo.while" in lowered[platform] for platform in ("cpu", "cuda")] == [True, False]
+    each = jnp.stack([form(matrix) for matrix in x])
+    chex.assert_trees_all_close(jax.jit(form)(x), each, atol=1e-6)
+
+
+def test_a_batch_that_explicit_axes_cut_is_computed_at_once():
+    mesh = jax.make_mesh((2,), ("stage",), devices=jax.devices()[:2])
+    layout = jax.sharding.NamedSharding(mesh, jax.P("stage"))
+    x = jnp.asarray(gaussian(2, 512, 512))
+    with jax.set_mesh(mesh):
+        y = jax.jit(newton_schulz)(jax.device_put(x, layout))
+    assert y.sharding.is_equivalent_to(layout, 3)
+    chex.assert_trees_all_close(jax.device_get(y), jax.device_get(newton_schulz(x)), atol=1e-5)
