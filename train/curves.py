@@ -1,33 +1,53 @@
-"""The loss curve of a run, drawn from its metrics file."""
+"""The curves of a run, drawn from its metrics file."""
 
 import math
 from pathlib import Path
+from typing import Any
 
 from train.metrics import read_metrics
 
+OFF_SCALE = 3.0  # times the largest training loss; norms at the start of a run may give any number
 
-def draw_loss(metrics_path: Path, picture_path: Path, *, title: str, loss_unit: str) -> None:
-    """Draws training and validation loss against steps.
+
+def draw_curves(
+    metrics_path: Path, picture_path: Path, *, title: str, loss_unit: str, best: str
+) -> None:
+    """Draws training and validation loss against steps, and what the best checkpoint is chosen by.
 
     Args:
         metrics_path: the run's metrics.
         picture_path: where the PNG goes.
         title: above the picture.
         loss_unit: for the label of the axis, "nats/byte".
+        best: metric of the validation that decides; "loss" needs no picture of its own.
     """
     from matplotlib.figure import Figure  # not pyplot: no window system, no global state
 
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.add_subplot()
-    for split, label, marker in (
-        ("train", "training, a batch", ""),
-        ("validation", "validation", "o"),
-    ):
-        records = [line for line in read_metrics(metrics_path) if line["split"] == split]
-        steps = [r["step"] for r in records]
-        losses = [math.nan if r["loss"] is None else r["loss"] for r in records]  # a gap
-        axes.plot(steps, losses, label=label, marker=marker)
-    axes.set(xlabel="optimizer step", ylabel=f"loss ({loss_unit})", title=title)
-    axes.grid(alpha=0.3)
+    records = read_metrics(metrics_path)
+    split = {s: [r for r in records if r["split"] == s] for s in ("train", "validation")}
+    figure = Figure(figsize=(7 if best == "loss" else 12, 4.5), layout="constrained")
+    figure.suptitle(title)
+    axes = figure.add_subplot(1, 1 if best == "loss" else 2, 1)
+    axes.plot(*_line(split["train"], "loss"), label="training, a batch")
+    steps, losses = _line(split["validation"], "loss")
+    top = OFF_SCALE * max((x for x in _line(split["train"], "loss")[1] if x == x), default=math.inf)
+    off = sum(loss > top for loss in losses)
+    shown = [math.nan if loss > top else loss for loss in losses]
+    label = f"validation ({off} above {top:.3g} left out)" if off else "validation"
+    axes.plot(steps, shown, label=label, marker="o")
     axes.legend()
+    every = [(axes, f"loss ({loss_unit})")]
+    if best != "loss":
+        other = figure.add_subplot(1, 2, 2)
+        other.plot(*_line(split["validation"], best), marker="o", color="tab:orange")
+        every.append((other, f"validation {best}"))
+    for one, name in every:
+        one.set(xlabel="optimizer step", ylabel=name)
+        one.grid(alpha=0.3)
     figure.savefig(picture_path, dpi=150)
+
+
+def _line(records: list[dict[str, Any]], name: str) -> tuple[list[int], list[float]]:
+    """Steps and values; a value that is no number is a gap."""
+    found = [r for r in records if name in r]
+    return [r["step"] for r in found], [math.nan if r[name] is None else r[name] for r in found]

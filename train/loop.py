@@ -12,7 +12,7 @@ from absl import flags
 from train import distributed, run_directory
 from train.checkpoints import Checkpoints
 from train.config import Config
-from train.curves import draw_loss
+from train.curves import draw_curves
 from train.errors import Interrupted
 from train.gates import draw_gates
 from train.interruption import Interruption
@@ -189,13 +189,19 @@ def _checkpoint_due(config: Config, done: int) -> bool:
 def _finish(
     config: Config, task: Task, state: State, reporter: Reporter, directory: Path
 ) -> Result:
-    """Draws the curve, writes the samples and, last of all, the result."""
+    """Draws the curves, writes the samples and, last of all, the result."""
     files = run_directory.files(config.directory)
     title = f"{config.preset}, {type(config.optimizer).__name__}, seed {config.seed}"
     reporter.line(task.finish(*evaluated(state), directory))
 
     def draw() -> None:
-        draw_loss(files.metrics, files.curve, title=title, loss_unit=task.loss_unit)
+        draw_curves(
+            files.metrics,
+            files.curve,
+            title=title,
+            loss_unit=task.loss_unit,
+            best=task.best[0],
+        )
         if files.gates.exists():
             draw_gates(files.gates, files.gates_picture, title=title)
 

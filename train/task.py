@@ -35,7 +35,7 @@ class Task(NamedTuple):
     sharding_rules: Rules  # of the parameters; `rest` is replicated
     items_a_step: int  # of the unit below
     unit: str  # what throughput counts: "bytes", "images"
-    loss_unit: str  # "nats/byte"
+    loss_unit: str  # "nats/byte", or of what it is the sum
     data: dict[str, int | str]  # sizes and checksum, to tell whether the data changed
     files: Mapping[str, str] = MappingProxyType({})  # name -> text, for the run directory
     # Regular expression on a path -> sizes along the output axis of the matrices side by side there

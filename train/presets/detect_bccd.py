@@ -5,7 +5,9 @@ folder of that layout will do: its own classes are found (docs/detection_data.md
 
 Command: python -m train detect_bccd --data.train bccd:train --data.held-out bccd:val
 Data: Annotations, ImageSets and JPEGImages of BCCD (MIT licence) in data/bccd, or the two options.
-Device: anything; about an hour on two CPU cores.
+Device: anything; two CPU cores are enough.
+Time: 49 CPU minutes.
+Expect: mAP50 0.86 and mAP50-95 0.58 (docs/results/detect_bccd.md; one seed, no search).
 """
 
 from train.data.augment import Augmentation

@@ -209,7 +209,7 @@ class Detection(Config):
             sharding_rules=SHARDING_RULES,
             items_a_step=self.batch_size,
             unit="images",
-            loss_unit="",
+            loss_unit="box + cls + dfl",
             data={"training_" + k: v for k, v in training.fingerprint().items()}
             | {"held_out_" + k: v for k, v in held_out.fingerprint().items()},
             files={NAMES_FILE: "\n".join(training.names) + "\n"},
