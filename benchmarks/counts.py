@@ -16,6 +16,7 @@ from mimuon_jax import muon
 
 STEPS = 5  # Jordan's schedule, the default of optax.contrib.muon: the same polynomial for both
 ENTRIES = ("explicit", "handed over", "auto")  # how the shardings are known
+NOWHERE = Layout({}, False, lambda name: (None, None))  # "none": no mesh
 Tree = dict[str, jax.ShapeDtypeStruct]
 
 
@@ -77,7 +78,7 @@ def measure(
       make: `ours` or `optax_muon`.
     """
     config = QWEN3[model] if layers is None else QWEN3[model]._replace(layers=layers)
-    where = LAYOUTS.get(layout, Layout({}, False, lambda name: (None, None)))
+    where = LAYOUTS.get(layout, NOWHERE)
     shapes = config.shapes(scanned=where.scanned)
     kind = AxisType.Explicit if entry == "explicit" else AxisType.Auto
     leaves = abstract(shapes, where, kind, jnp.dtype(dtype))
@@ -107,7 +108,9 @@ def measure(
     )
 
 
-def lower(tx: optax.GradientTransformation, leaves: Tree) -> jax.stages.Lowered:
+def lower(
+    tx: optax.GradientTransformation, leaves: Tree, platform: str = "cpu"
+) -> jax.stages.Lowered:
     """One update; gradients and momentum, which are donated, lie like their parameters."""
 
     def like_its_parameter(path: tuple, x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
@@ -118,7 +121,7 @@ def lower(tx: optax.GradientTransformation, leaves: Tree) -> jax.stages.Lowered:
 
     state = jax.tree_util.tree_map_with_path(like_its_parameter, jax.eval_shape(tx.init, leaves))
     step = jax.jit(lambda g, s, p: tx.update(g, s, p), donate_argnums=(0, 1))
-    return step.lower(leaves, state, leaves)
+    return step.trace(leaves, state, leaves).lower(lowering_platforms=(platform,))
 
 
 def rows(

@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 from jax import lax
+from jax.sharding import AxisType
 
-from benchmarks.counts import ENTRIES, measure
+from benchmarks.counts import ENTRIES, NOWHERE, lower, measure, ours
 from benchmarks.hlo import work, written_products
-from benchmarks.workloads import LAYOUTS, QWEN3, ideal_flops, numbers
+from benchmarks.workloads import LAYOUTS, QWEN3, abstract, ideal_flops, numbers
 from benchmarks.yolo26 import yolo26
 from mimuon_jax import JORDAN, fast_newton_schulz, gram_newton_schulz, muon
 
@@ -150,3 +151,13 @@ def test_one_device_does_all_the_work_and_says_nothing():
     assert row.ideal == pytest.approx(1)
     assert row.products == 3 * PRODUCTS
     assert row.executed == 14 * PRODUCTS  # the matrices of two layers, one by one on a CPU
+
+
+# On eight devices the small matrices of two layers fill places beside larger ones: one shape less.
+@pytest.mark.parametrize(("layout", "batches"), [("none", 3), ("fsdp", 2)])
+def test_on_an_accelerator_all_matrices_of_a_shape_are_one_batch(layout, batches):
+    config, where = QWEN3["0.6b"]._replace(layers=2), LAYOUTS.get(layout, NOWHERE)
+    leaves = abstract(config.shapes(scanned=where.scanned), where, AxisType.Explicit)
+    text = lower(ours(leaves, "explicit"), leaves, "cuda").as_text()
+    assert text.count("stablehlo.dot_general") == batches * PRODUCTS
+    assert "stablehlo.while" not in text

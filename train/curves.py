@@ -30,7 +30,8 @@ def draw_curves(
     axes = figure.add_subplot(1, 1 if best == "loss" else 2, 1)
     axes.plot(*_line(split["train"], "loss"), label="training, a batch")
     steps, losses = _line(split["validation"], "loss")
-    top = OFF_SCALE * max((x for x in _line(split["train"], "loss")[1] if x == x), default=math.inf)
+    finite = [x for x in _line(split["train"], "loss")[1] if not math.isnan(x)]
+    top = OFF_SCALE * max(finite, default=math.inf)
     off = sum(loss > top for loss in losses)
     shown = [math.nan if loss > top else loss for loss in losses]
     label = f"validation ({off} above {top:.3g} left out)" if off else "validation"
