@@ -129,8 +129,8 @@ class Comparison:
                 f"{seeds[0]}; the one of the {'lowest' if self.best[1] == 'min' else 'highest'} "
                 f"last validation {self.best[0]} was trained with all seeds, the first included."
             )
-        tables = [self._results(chosen)]
-        tables += [self._tried(sweeps, chosen)] if sweeps else []
+        tables = [self._results(chosen, sweep)]
+        tables += [self._tried(sweeps, chosen, sweep)] if sweep else []
         return Report(
             title=self.title,
             text=[*text, self.note] if self.note else text,
@@ -139,12 +139,12 @@ class Comparison:
             conditions=conditions([o.run.directory for o in every], seeds),
         )
 
-    def _results(self, chosen: dict[str, list[Outcome]]) -> Table:
+    def _results(self, chosen: dict[str, list[Outcome]], sweep: Sweep | None) -> Table:
         """A row an optimizer: mean and standard deviation over seeds."""
         rows = []
         for label, outcomes in chosen.items():
             ended = [o for o in outcomes if not o.stopped]
-            row: list[Any] = [label, outcomes[0].run.setting or "its own"]
+            row: list[Any] = [label, _said(outcomes[0].run, sweep)]
             for column in self.columns:
                 values = [o.final(column.split, column.metric) for o in ended]
                 values = [value for value in values if not math.isnan(value)]
@@ -163,7 +163,9 @@ class Comparison:
             note="Times depend on what else the machine does.",
         )
 
-    def _tried(self, sweeps: dict[str, list[Outcome]], chosen: dict[str, list[Outcome]]) -> Table:
+    def _tried(
+        self, sweeps: dict[str, list[Outcome]], chosen: dict[str, list[Outcome]], sweep: Sweep
+    ) -> Table:
         """A row a tried setting, and which was chosen."""
         rows = []
         for label, outcomes in sweeps.items():
@@ -171,8 +173,8 @@ class Comparison:
                 value = outcome.final("validation", self.best[0])
                 result = "stopped" if outcome.stopped else f"{value:.4f}"
                 best = outcome.run == chosen[label][0].run
-                setting = outcome.run.setting or "its own"
-                rows.append([label, setting, result, "chosen" if best else ""])
+                said = _said(outcome.run, sweep)
+                rows.append([label, said, result, "chosen" if best else ""])
         return Table(
             name="sweep",
             title="Settings tried with the first seed",
@@ -186,6 +188,14 @@ def _with_seed(planned: Run, seed: int) -> Run:
     folder = planned.directory.with_name(f"seed-{seed}")
     config = dataclasses.replace(planned.config, seed=seed, run_dir=folder)
     return planned._replace(seed=seed, config=config)
+
+
+def _said(planned: Run, sweep: Sweep | None) -> str:
+    """A setting as the report names it: with its value where values were tried."""
+    if sweep is None:
+        return "its own"
+    value = getattr(planned.config.optimizer, sweep.field)
+    return f"{sweep.field}={value:.4g}" + ("" if planned.setting else " (its own)")
 
 
 def _require_same_start(outcomes: Sequence[Outcome]) -> None:

@@ -97,20 +97,21 @@ def test_the_report_says_what_the_runs_did(pretended: list[Run], tmp_path: Path)
     results, tried = report(tmp_path).tables
     muon, adamw = results.rows
     assert muon[:3] == ["muon", "learning_rate=0.04", "1.1000 ± 0.1000"]
-    assert adamw[:3] == ["adamw", "its own", "1.1000 ± 0.1000"]
+    assert adamw[:3] == ["adamw", "learning_rate=0.01 (its own)", "1.1000 ± 0.1000"]
     assert muon[-1] == 4.141
     assert adamw[-1] is None
     stopped = [row for row in tried.rows if "stopped" in row]
     assert [row[1] for row in stopped] == ["learning_rate=0.06"]  # failures stay in
     assert [row[1] for row in tried.rows if row[-1] == "chosen"] == [
         "learning_rate=0.04",
-        "its own",
+        "learning_rate=0.01 (its own)",
     ]
     assert (tmp_path / "curve-1.png").stat().st_size > 1000
 
 
 def test_without_a_sweep_every_optimizer_has_its_own_setting(pretended: list[Run], tmp_path: Path):
-    assert len(report(tmp_path, sweep="none", seeds=(0, 1)).tables) == 1
+    (results,) = report(tmp_path, sweep="none", seeds=(0, 1)).tables
+    assert [row[1] for row in results.rows] == ["its own", "its own"]
     assert [(r.label, r.setting, r.seed) for r in pretended] == [
         ("muon", "", 0),
         ("muon", "", 1),
