@@ -13,12 +13,13 @@ from train.files import write_atomically
 Cell: TypeAlias = str | int | float | None
 
 _STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 60em; margin: 2em auto; padding: 0 1em; }
-table { border-collapse: collapse; margin: 1em 0; }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 80em; margin: 2em auto; padding: 0 1em; }
+table { border-collapse: collapse; display: block; margin: 1em 0; overflow-x: auto; }
 th, td { padding: .25em .75em; border-bottom: 1px solid #ccc; text-align: right; }
 th:first-child, td:first-child { text-align: left; }
+td { white-space: nowrap; }
 img { max-width: 100%; }
-pre { background: #f4f4f4; padding: .75em; overflow-x: auto; }
+pre { background: #f4f4f4; padding: .75em; white-space: pre-wrap; }
 """
 
 
