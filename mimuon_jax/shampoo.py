@@ -1,7 +1,7 @@
 """Shampoo: every matrix preconditioned from both sides, a baseline."""
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,19 +24,21 @@ from mimuon_jax.types import (
     Tree,
 )
 
+Side = Array | None  # of a matrix, None where it is not preconditioned
+
 
 class ShampooState(NamedTuple):
     """Memory of `scale_by_shampoo`: one entry a matrix leaf, in flattening order.
 
-    ``b`` matrices ``[m, n]`` in a leaf; a side longer than ``max_dim`` has size 0 here.
+    ``b`` matrices ``[m, n]`` in a leaf; a side longer than ``max_dim`` has None here.
     """
 
     step: Array  # shape (), int32: updates so far
     scale: tuple[Array, ...]  # [b, 1, 1], float32: largest entry of any gradient so far
-    left: tuple[Array, ...]  # [b, m, m], float32: sum of G G^T / scale^2
-    right: tuple[Array, ...]  # [b, n, n], float32: sum of G^T G / scale^2
-    left_root: tuple[Array, ...]  # [b, m, m], float32: L to the power -1/4 (or -1/2)
-    right_root: tuple[Array, ...]  # [b, n, n], float32
+    left: tuple[Side, ...]  # [b, m, m], float32: sum of G G^T / scale^2
+    right: tuple[Side, ...]  # [b, n, n], float32: sum of G^T G / scale^2
+    left_root: tuple[Side, ...]  # [b, m, m], float32: L to the power -1/4 (or -1/2)
+    right_root: tuple[Side, ...]  # [b, n, n], float32
     grafting: optax.OptState
 
 
@@ -122,15 +124,15 @@ def scale_by_shampoo(
     graft = optax.identity() if grafting is None else grafting
 
     def init(params: Tree) -> ShampooState:
+        def side(b: int, k: int) -> Side:
+            return jnp.zeros((b, k, k)) if k <= max_dim else None
+
         shapes = [
-            (
-                to_matrices(x, n).shape[0],
-                *(d if d <= max_dim else 0 for d in matrix_shape(x.shape, n)),
-            )
+            (to_matrices(x, n).shape[0], *matrix_shape(x.shape, n))
             for x, n in _matrices(params, matrices)
         ]
-        left = tuple(jnp.zeros((b, m, m)) for b, m, _ in shapes)
-        right = tuple(jnp.zeros((b, n, n)) for b, _, n in shapes)
+        left = tuple(side(b, m) for b, m, _ in shapes)
+        right = tuple(side(b, n) for b, _, n in shapes)
         scale = tuple(jnp.zeros((b, 1, 1)) for b, _, _ in shapes)
         step = jnp.zeros((), jnp.int32)
         return ShampooState(step, scale, left, right, left, right, graft.init(params))
@@ -165,18 +167,18 @@ def scale_by_shampoo(
 # Compiled on its own, so that outside jit a step compiles `lax.cond` once and not every time.
 @functools.partial(jax.jit, static_argnames="damping")
 def _accumulated(
-    g: Float[Array, "b m n"], entry: tuple[Array, ...], due: Array, damping: float
-) -> tuple[Array, ...]:
+    g: Float[Array, "b m n"], entry: tuple[Any, ...], due: Array, damping: float
+) -> tuple[Any, ...]:
     """``(scale, L, R, root of L, root of R)`` after one more gradient."""
     old, left, right, left_root, right_root = entry
     scale = jnp.maximum(old, jnp.max(jnp.abs(g), axis=(1, 2), keepdims=True))
     unit = jnp.where(scale == 0, 1.0, scale)  # squares of g itself overflow above 1e19
     forget, g = jnp.square(old / unit), g / unit
-    if left.size:
+    if left is not None:
         left = forget * left + product(g, g.mT)
-    if right.size:
+    if right is not None:
         right = forget * right + product(g.mT, g)
-    power = -0.25 if left.size and right.size else -0.5
+    power = -0.5 if left is None or right is None else -0.25
     roots = jax.lax.cond(
         due,
         lambda: (_root(left, unit, power, damping), _root(right, unit, power, damping)),
@@ -185,12 +187,10 @@ def _accumulated(
     return (scale, left, right, *roots)
 
 
-def _root(
-    sums: Float[Array, "b k k"], scale: Float[Array, "b 1 1"], power: float, damping: float
-) -> Float[Array, "b k k"]:
+def _root(sums: Side, scale: Float[Array, "b 1 1"], power: float, damping: float) -> Side:
     """``(L + damping max(L) I)^power`` of ``L = scale^2 sums``; below zero is rounding."""
-    if not sums.size:
-        return sums
+    if sums is None:
+        return None
     values, vectors = jnp.linalg.eigh(sums)
     values = jnp.maximum(values, 0.0)[:, None, :]
     damped = values + damping * values[..., -1:]
@@ -199,10 +199,10 @@ def _root(
     return product(vectors * root ** (2 * power), vectors.mT)
 
 
-def _preconditioned(g: Float[Array, "b m n"], left: Array, right: Array) -> Float[Array, "b m n"]:
+def _preconditioned(g: Float[Array, "b m n"], left: Side, right: Side) -> Float[Array, "b m n"]:
     """``left g right``; a side without a root stays as it is."""
-    g = product(left, g) if left.size else g
-    return product(g, right) if right.size else g
+    g = g if left is None else product(left, g)
+    return g if right is None else product(g, right)
 
 
 def _matrices(tree: Tree, matrices: Matrices) -> list[tuple[Array, MuonDimensionNumbers]]:

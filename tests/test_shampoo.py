@@ -39,6 +39,14 @@ def test_zero_stays_zero():
     np.testing.assert_array_equal(steps(shampoo(1.0), 0.0), 0.0)
 
 
+@pytest.mark.parametrize("max_dim", [4, 3])
+def test_a_side_that_is_not_preconditioned_has_no_state(max_dim):
+    state = shampoo(1.0, max_dim=max_dim).init(GRADIENT)
+    sizes = sorted(x.size for x in jax.tree.leaves(state) if x.ndim == 3)
+    # An array without entries would do as well, but checkpoints of Orbax hold none.
+    assert sizes == {4: [1, 16, 16], 3: [1]}[max_dim]
+
+
 @pytest.mark.parametrize(
     ("settings", "match"),
     [

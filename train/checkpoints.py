@@ -100,11 +100,14 @@ class Checkpoints:
                 was not evaluated, so it is not the best one.
 
         Raises:
-            TrainingStopped: the checkpoint before could not be written.
+            TrainingStopped: this checkpoint or the one before could not be written.
         """
         self.wait()
         unsealed = self._directory / f"{step}{_UNSEALED}"
-        written = ocp.save_checkpointables_async(str(unsealed), _parts(state))
+        try:
+            written = ocp.save_checkpointables_async(str(unsealed), _parts(state))
+        except Exception as error:
+            raise self._unwritten(step, error) from error
         commit = self._background.submit(self._commit, written.result, step, dict(metrics or {}))
         self._saving = step, commit
 
@@ -120,10 +123,13 @@ class Checkpoints:
         try:
             commit.result()
         except Exception as error:
-            raise TrainingStopped(
-                f"the checkpoint of step {step} could not be written to {self._directory} "
-                f"({one_line(_cause(error))}); the same command resumes from the one before"
-            ) from error
+            raise self._unwritten(step, error) from error
+
+    def _unwritten(self, step: int, error: Exception) -> TrainingStopped:
+        return TrainingStopped(
+            f"the checkpoint of step {step} could not be written to {self._directory} "
+            f"({one_line(_cause(error))}); the same command resumes from the one before"
+        )
 
     def close(self) -> None:
         """Waits for the last checkpoint, and ends the thread that writes."""

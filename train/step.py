@@ -12,6 +12,7 @@ from jaxtyping import Array, Int32, PRNGKeyArray
 
 from mimuon_jax.diagnostics import gate_decisions, gate_rate, has_gate
 from train.average import first_average, like, next_average
+from train.errors import require
 from train.gradients import BatchGradient, batch_gradient
 from train.mesh import following_shardings, on_automatic_axes, tree_shardings
 from train.rules import first_matches
@@ -49,6 +50,9 @@ def abstract_state(task: Task, optimizer: optax.GradientTransformation, mesh: Me
     """The state as shapes and layouts: parameters by the task's rules, their optimizer alike.
 
     Enough to compile a step for devices that do not have the memory, or do not exist.
+
+    Raises:
+        BadInput: an array without entries, which no checkpoint can hold.
     """
     params, rest = jax.eval_shape(task.init, jax.random.key(0))
     everywhere: Any = NamedSharding(mesh, P())
@@ -57,6 +61,12 @@ def abstract_state(task: Task, optimizer: optax.GradientTransformation, mesh: Me
     average = None if task.average is None else jax.eval_shape(first_average, (params, rest))
     count: Any = jax.ShapeDtypeStruct((), jnp.int32)
     shapes = State(count, count, params, rest, opt_state, average)
+    for path, x in jax.tree.leaves_with_path(shapes):
+        require(
+            x.size > 0,
+            f"the training state has no entries at {jax.tree_util.keystr(path)}, shape {x.shape}: "
+            "checkpoints cannot hold that; leave the parameter out, or let the optimizer keep None",
+        )
     rest_layout = jax.tree.map(lambda _: everywhere, rest)
     layouts = State(
         everywhere,

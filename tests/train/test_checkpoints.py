@@ -129,6 +129,21 @@ def test_a_checkpoint_that_cannot_be_written_is_one_line(
     assert opened(tmp_path).restore(state(0)) is None
 
 
+def test_a_checkpoint_that_cannot_be_begun_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def refuse(path: str, parts: Any) -> None:
+        raise ValueError(f"not\n{sorted(parts)}")
+
+    saved = opened(tmp_path)
+    saved.save(1, state(1), None)
+    monkeypatch.setattr(checkpoints.ocp, "save_checkpointables_async", refuse)
+    with pytest.raises(TrainingStopped, match=r"checkpoint of step 2 .*\(not \['model'"):
+        saved.save(2, state(2), None)
+    assert_same(saved.restore(state(0)), state(1))
+    saved.close()
+
+
 @pytest.mark.parametrize("other", [state(1, size=5), state(1)._replace(params={"v": jnp.ones(64)})])
 def test_a_checkpoint_of_another_model_is_refused(other: State, tmp_path: Path):
     saved = opened(tmp_path)

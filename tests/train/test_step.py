@@ -11,6 +11,7 @@ import optax
 import pytest
 from jax import P
 
+from train.errors import BadInput
 from train.gradients import batch_gradient
 from train.mesh import batch_sharding, make_mesh
 from train.step import State, evaluated, jit_step, make_state
@@ -256,3 +257,16 @@ def test_a_gradient_that_nobody_asks_for_is_not_traced(task: Task, batches: list
 
     train(task._replace(loss=counted), batches[:1])
     assert len(traced) == 1
+
+
+def test_a_state_that_no_checkpoint_can_hold_is_refused_with_its_place(
+    task: Task, batches: list[Any]
+):
+    def start(params: Any) -> Any:
+        return {"left": [jnp.zeros(3), jnp.zeros((2, 0))]}
+
+    empty = optax.GradientTransformation(
+        start, lambda updates, state, params=None: (updates, state)
+    )
+    with pytest.raises(BadInput, match=r"no entries at \.opt_state\['left'\]\[1\], shape \(2, 0\)"):
+        train(task, batches, empty)
