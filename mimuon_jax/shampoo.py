@@ -123,7 +123,7 @@ def scale_by_shampoo(
     _check("damping", damping, float, 1e-37)
     graft = optax.identity() if grafting is None else grafting
 
-    def init(params: Tree) -> ShampooState:
+    def init(params: Tree) -> State:  # `OptState` allows no None
         def side(b: int, k: int) -> Side:
             return jnp.zeros((b, k, k)) if k <= max_dim else None
 
@@ -137,7 +137,7 @@ def scale_by_shampoo(
         step = jnp.zeros((), jnp.int32)
         return ShampooState(step, scale, left, right, left, right, graft.init(params))
 
-    def update(updates: Tree, state: State, params: Tree = None) -> tuple[Tree, ShampooState]:
+    def update(updates: Tree, state: State, params: Tree = None) -> tuple[Tree, State]:
         norms, graft_state = graft.update(updates, state.grafting, params)
         due = state.step % update_every == 0
         old = zip(*state[1:6], strict=True)
