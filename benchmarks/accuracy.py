@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mimuon_jax.coefficients import DION, JORDAN, Schedule, polar_express
-from mimuon_jax.coupled_newton import coupled_newton
-from mimuon_jax.newton_schulz import gram_newton_schulz, newton_schulz
-from mimuon_jax.powers import polar, power
+from mimuon_jax.linalg.coefficients import DION, JORDAN, Schedule, polar_express
+from mimuon_jax.linalg.coupled_newton import coupled_newton
+from mimuon_jax.linalg.newton_schulz import gram_newton_schulz, newton_schulz
+from mimuon_jax.linalg.powers import polar, power
 from tests import spectra
 
 Matrices = dict[str, np.ndarray]

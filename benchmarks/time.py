@@ -17,8 +17,8 @@ import optax
 from benchmarks.workloads import QWEN3, Shapes, ideal_flops, numbers
 from benchmarks.yolo26 import yolo26
 from mimuon_jax import muon
-from mimuon_jax.coefficients import JORDAN
-from mimuon_jax.newton_schulz import fast_newton_schulz, newton_schulz
+from mimuon_jax.linalg.coefficients import JORDAN
+from mimuon_jax.linalg.newton_schulz import fast_newton_schulz, newton_schulz
 
 STEPS = JORDAN.steps  # optax's and torch's default polynomial, for all but "default"
 PEER = "optax"

@@ -13,8 +13,8 @@ from jax.typing import DTypeLike
 
 from benchmarks.time import medians
 from mimuon_jax import mimuon, muon
-from mimuon_jax.coefficients import JORDAN
-from mimuon_jax.newton_schulz import fast_newton_schulz, newton_schulz
+from mimuon_jax.linalg.coefficients import JORDAN
+from mimuon_jax.linalg.newton_schulz import fast_newton_schulz, newton_schulz
 from models.cross_entropy import cross_entropy
 from models.qwen3 import Qwen3, matrix_dimension_numbers, qwen3_0_6b
 

@@ -11,22 +11,24 @@ matrix is; `describe` prints its decision. The functions on arrays ``[..., m, n]
 """
 
 from mimuon_jax import diagnostics
-from mimuon_jax.coefficients import DION, JORDAN, POLAR_EXPRESS, Schedule, polar_express
-from mimuon_jax.coupled_newton import coupled_newton
-from mimuon_jax.gains import scale_by_gain
-from mimuon_jax.gates import threshold_gate
-from mimuon_jax.measures import frobenius, gap, rms, spectral_norm
-from mimuon_jax.momentum import ema, heavy_ball
-from mimuon_jax.muon_mvr import muon_mvr1, muon_mvr2
-from mimuon_jax.musgd import musgd
-from mimuon_jax.newton_schulz import fast_newton_schulz, gram_newton_schulz, newton_schulz
-from mimuon_jax.optimizers import mimuon, muon, sgdm
-from mimuon_jax.orthogonalize import orthogonalize
-from mimuon_jax.partition import describe, partition
-from mimuon_jax.powers import polar, power
-from mimuon_jax.shampoo import shampoo
-from mimuon_jax.spectral import spectral_adam, spectral_power, spectral_sgd
-from mimuon_jax.variance_reduction import mvr1, mvr2
+from mimuon_jax.linalg.coefficients import DION, JORDAN, POLAR_EXPRESS, Schedule, polar_express
+from mimuon_jax.linalg.coupled_newton import coupled_newton
+from mimuon_jax.linalg.measures import frobenius, gap, rms, spectral_norm
+from mimuon_jax.linalg.newton_schulz import fast_newton_schulz, gram_newton_schulz, newton_schulz
+from mimuon_jax.linalg.powers import polar, power
+from mimuon_jax.optimizers.muon import mimuon, muon
+from mimuon_jax.optimizers.muon_mvr import muon_mvr1, muon_mvr2
+from mimuon_jax.optimizers.musgd import musgd
+from mimuon_jax.optimizers.sgdm import sgdm
+from mimuon_jax.optimizers.shampoo import shampoo
+from mimuon_jax.optimizers.spectral import spectral_adam, spectral_sgd
+from mimuon_jax.transforms.gains import scale_by_gain
+from mimuon_jax.transforms.gates import threshold_gate
+from mimuon_jax.transforms.momentum import ema, heavy_ball
+from mimuon_jax.transforms.orthogonalize import orthogonalize
+from mimuon_jax.transforms.partition import describe, partition
+from mimuon_jax.transforms.spectral_power import spectral_power
+from mimuon_jax.transforms.variance_reduction import mvr1, mvr2
 
 __all__ = [
     "DION",

@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mimuon_jax.gates import ThresholdGateState
-from mimuon_jax.matrices import batch_shape, roles, to_matrices
-from mimuon_jax.measures import frobenius, rms, spectral_norm
-from mimuon_jax.products import product
+from mimuon_jax.engine.axes import batch_shape, to_matrices
+from mimuon_jax.linalg.measures import frobenius, rms, spectral_norm
+from mimuon_jax.linalg.products import product
+from mimuon_jax.transforms.gates import ThresholdGateState
+from mimuon_jax.transforms.roles import roles
 from mimuon_jax.types import Array, Float, Matrices, Tree
 
 #: One array ``[*batch]`` a path.

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mimuon_jax.newton_schulz import newton_schulz
+from mimuon_jax.linalg.newton_schulz import newton_schulz
 
 WIDTH, HEADS, LAYERS, LENGTH, BATCH, STEPS = 128, 4, 2, 128, 16, 300
 MU, LEARNING_RATE = 0.95, 0.02

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mimuon_jax.coefficients import polar_express
-from mimuon_jax.newton_schulz import gram_newton_schulz, newton_schulz
+from mimuon_jax.linalg.coefficients import polar_express
+from mimuon_jax.linalg.newton_schulz import gram_newton_schulz, newton_schulz
 from tests import spectra
 
 EIGHT = polar_express(8)

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from optax.contrib import MuonDimensionNumbers
 
-from mimuon_jax.batching import map_matrices
-from mimuon_jax.matrices import from_matrices, to_matrices
-from mimuon_jax.newton_schulz import newton_schulz
-from mimuon_jax.plan import Cut, Layout, plan
+from mimuon_jax.engine.axes import from_matrices, to_matrices
+from mimuon_jax.engine.batching import map_matrices
+from mimuon_jax.engine.plan import Cut, Layout, plan
+from mimuon_jax.linalg.newton_schulz import newton_schulz
 
 N = MuonDimensionNumbers
 SHAPES = [

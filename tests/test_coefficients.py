@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from mimuon_jax.coefficients import DION, JORDAN, POLAR_EXPRESS, Schedule, polar_express
+from mimuon_jax.linalg.coefficients import DION, JORDAN, POLAR_EXPRESS, Schedule, polar_express
 
 # Listing 1 of arXiv 2505.16932, before its safety factor; further steps repeat the last.
 PUBLISHED = np.array(

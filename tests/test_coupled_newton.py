@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mimuon_jax import symmetric
-from mimuon_jax.coupled_newton import _LEAST_DAMPING, coupled_newton
-from mimuon_jax.powers import power
+from mimuon_jax.linalg import symmetric
+from mimuon_jax.linalg.coupled_newton import _LEAST_DAMPING, coupled_newton
+from mimuon_jax.linalg.powers import power
 from tests import spectra
 
 STACK = np.stack(

@@ -6,7 +6,7 @@ import pytest
 from optax.contrib import MuonDimensionNumbers as Numbers
 
 from mimuon_jax import orthogonalize, scale_by_gain
-from mimuon_jax.gains import GAINS, factor_of
+from mimuon_jax.transforms.gains import GAINS, factor_of
 
 TREE = {"up": jnp.full((2, 4, 16), 3.0), "bias": jnp.full((5,), 3.0)}
 NUMBERS = {"up": Numbers(1, 2), "bias": None}

@@ -9,8 +9,9 @@ from jax import P
 from jax.sharding import AxisType, NamedSharding
 from optax.contrib import MuonDimensionNumbers as Numbers
 
-from mimuon_jax import heavy_ball, measures, orthogonalize, threshold_gate
+from mimuon_jax import heavy_ball, orthogonalize, threshold_gate
 from mimuon_jax.diagnostics import gate_rate, has_gate
+from mimuon_jax.linalg import measures
 
 RANDOM = np.random.default_rng(0)
 TREE = {

@@ -6,12 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mimuon_jax import symmetric
-from mimuon_jax.coefficients import JORDAN, POLAR_EXPRESS, Schedule, polar_express
-from mimuon_jax.gram import checked_restarts, gram_dtype
-from mimuon_jax.newton_schulz import fast_newton_schulz, gram_newton_schulz, newton_schulz
-from mimuon_jax.products import product
-from mimuon_jax.symmetric import symmetric_product
+from mimuon_jax.linalg import symmetric
+from mimuon_jax.linalg.coefficients import JORDAN, POLAR_EXPRESS, Schedule, polar_express
+from mimuon_jax.linalg.gram import checked_restarts, gram_dtype
+from mimuon_jax.linalg.newton_schulz import fast_newton_schulz, gram_newton_schulz, newton_schulz
+from mimuon_jax.linalg.products import product
+from mimuon_jax.linalg.symmetric import symmetric_product
 
 SHAPE = (2, 3, 24, 40)
 

@@ -10,7 +10,8 @@ import optax
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mimuon_jax import fast_newton_schulz, measures, newton_schulz, polar, power, threshold_gate
+from mimuon_jax import fast_newton_schulz, newton_schulz, polar, power, threshold_gate
+from mimuon_jax.linalg import measures
 
 SHAPES = [(4, 6), (6, 4), (5, 5)]
 ORTHOGONALIZERS = {"newton_schulz": newton_schulz, "fast": fast_newton_schulz, "svd": polar}

@@ -12,14 +12,8 @@ from hypothesis import strategies as st
 from optax.contrib import MuonDimensionNumbers as Numbers
 
 from mimuon_jax import describe
-from mimuon_jax.matrices import (
-    batch_shape,
-    check_every_entry_is_used,
-    from_matrices,
-    matrix_shape,
-    roles,
-    to_matrices,
-)
+from mimuon_jax.engine.axes import batch_shape, from_matrices, matrix_shape, to_matrices
+from mimuon_jax.transforms.roles import check_every_entry_is_used, roles
 
 
 def why(path: str, shape: tuple[int, ...]) -> str:

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mimuon_jax.measures import MEASURES, frobenius, gap, rms, spectral_norm
+from mimuon_jax.linalg.measures import MEASURES, frobenius, gap, rms, spectral_norm
 from tests import spectra
 
 # (m, n, matrices): 1,000 in all, each of a drawn rank, in one batch a shape.

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from mimuon_jax import ema, heavy_ball
-from mimuon_jax.momentum import with_nesterov
+from mimuon_jax.transforms.momentum import with_nesterov
 
 GRADIENTS = np.random.default_rng(0).standard_normal((6, 3, 4)).astype(np.float32)
 

@@ -6,10 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mimuon_jax.coefficients import DION, JORDAN, POLAR_EXPRESS, Schedule
-from mimuon_jax.newton_schulz import fast_newton_schulz, gram_newton_schulz, newton_schulz
-from mimuon_jax.products import compute_dtype, product
-from mimuon_jax.scaling import check_matrices, unit_frobenius, unit_maximum
+from mimuon_jax.linalg.coefficients import DION, JORDAN, POLAR_EXPRESS, Schedule
+from mimuon_jax.linalg.newton_schulz import fast_newton_schulz, gram_newton_schulz, newton_schulz
+from mimuon_jax.linalg.products import compute_dtype, product
+from mimuon_jax.linalg.scaling import check_matrices, unit_frobenius, unit_maximum
 
 SHAPE = (2, 3, 24, 40)
 

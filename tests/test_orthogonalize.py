@@ -10,7 +10,7 @@ import pytest
 from optax.contrib import MuonDimensionNumbers as Numbers
 
 from mimuon_jax import JORDAN, newton_schulz, orthogonalize
-from mimuon_jax.orthogonalize import ORTHOGONALIZERS
+from mimuon_jax.transforms.orthogonalize import ORTHOGONALIZERS
 
 RANDOM = np.random.default_rng(0)
 TREE = {

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mimuon_jax.powers import polar, power
+from mimuon_jax.linalg.powers import polar, power
 from tests import spectra
 
 # Two stacks of well-conditioned matrices, s from 1 to 0.05: float32 keeps U V^T to 1e-5 there.

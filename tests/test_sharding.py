@@ -13,10 +13,10 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from optax.contrib import MuonDimensionNumbers
 
-from mimuon_jax.batching import map_matrices
-from mimuon_jax.matrices import from_matrices, to_matrices
-from mimuon_jax.newton_schulz import newton_schulz
-from mimuon_jax.sharding import of_leaves
+from mimuon_jax.engine.axes import from_matrices, to_matrices
+from mimuon_jax.engine.batching import map_matrices
+from mimuon_jax.engine.sharding import of_leaves
+from mimuon_jax.linalg.newton_schulz import newton_schulz
 
 N = MuonDimensionNumbers
 MESHES = {1: (1, 1), 2: (2, 1), 4: (2, 2), 8: (4, 2)}  # devices: sizes of the axes "x" and "y"

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from mimuon_jax.matrices import matrix_shape, roles
+from mimuon_jax.engine.axes import matrix_shape
+from mimuon_jax.transforms.roles import roles
 from models.classifier import ResNet, ResNetConfig, matrix_dimension_numbers, resnet18, small
 
 TINY = ResNetConfig(classes=3, channels=2, width=4, blocks=(1, 1))

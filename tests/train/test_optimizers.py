@@ -13,10 +13,10 @@ import optax
 import pytest
 
 import mimuon_jax
-from mimuon_jax.gains import GAINS
-from mimuon_jax.measures import MEASURES
-from mimuon_jax.orthogonalize import ORTHOGONALIZERS
-from mimuon_jax.powers import METHODS
+from mimuon_jax.linalg.measures import MEASURES
+from mimuon_jax.linalg.powers import METHODS
+from mimuon_jax.transforms.gains import GAINS
+from mimuon_jax.transforms.orthogonalize import ORTHOGONALIZERS
 from train.errors import BadInput
 from train.optimizers import (
     OPTIMIZERS,

@@ -13,7 +13,7 @@ from typing import Self
 
 import numpy as np
 
-from mimuon_jax.measures import MEASURES
+from mimuon_jax.linalg.measures import MEASURES
 from train.config import Config
 from train.experiments.comparison import Column, Comparison, Curve
 from train.experiments.figures import panels, save

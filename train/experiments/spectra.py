@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mimuon_jax.matrices import roles, to_matrices
-from mimuon_jax.measures import MEASURES
-from mimuon_jax.momentum import HeavyBallState
+from mimuon_jax.engine.axes import to_matrices
+from mimuon_jax.linalg.measures import MEASURES
+from mimuon_jax.transforms.momentum import HeavyBallState
+from mimuon_jax.transforms.roles import roles
 from mimuon_jax.types import Array, Matrices, State
 from train.config import Config
 from train.experiments.runs import assembled

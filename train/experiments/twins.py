@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int32, PRNGKeyArray
 
 from mimuon_jax import gap
 from mimuon_jax.diagnostics import gate_rate, has_gate
-from mimuon_jax.momentum import HeavyBallState
+from mimuon_jax.transforms.momentum import HeavyBallState
 from train.data.labelled import digits
 
 Params = dict[str, Float[Array, "inputs outputs"]]

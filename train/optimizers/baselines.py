@@ -8,7 +8,7 @@ import jax
 import optax
 
 from mimuon_jax import sgdm, shampoo
-from mimuon_jax.matrices import roles
+from mimuon_jax.transforms.roles import roles
 from mimuon_jax.types import Matrices, Shardings
 from train.optimizers.options import Optimizer, Scheduled, Split
 

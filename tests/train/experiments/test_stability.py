@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mimuon_jax import muon, sgdm
-from mimuon_jax.measures import gap
+from mimuon_jax.linalg.measures import gap
 from train import experiments
 from train.experiments.stability import Stability, slope
 from train.experiments.twins import (

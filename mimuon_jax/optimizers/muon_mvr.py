@@ -2,11 +2,11 @@
 
 import optax
 
-from mimuon_jax.optimizers import adam_rate, as_auxiliary, decayed
-from mimuon_jax.orthogonalize import orthogonalize
-from mimuon_jax.partition import partition
+from mimuon_jax.optimizers.recipe import adam_rate, as_auxiliary, decayed
+from mimuon_jax.transforms.orthogonalize import orthogonalize
+from mimuon_jax.transforms.partition import partition
+from mimuon_jax.transforms.variance_reduction import mvr1, mvr2
 from mimuon_jax.types import Gain, LearningRate, Matrices, Number, Orthogonalizer, Shardings
-from mimuon_jax.variance_reduction import mvr1, mvr2
 
 
 def muon_mvr1(

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from mimuon_jax.products import compute_dtype, product
-from mimuon_jax.symmetric import symmetric_product
+from mimuon_jax.linalg.products import compute_dtype, product
+from mimuon_jax.linalg.symmetric import symmetric_product
 
 #: The most steps without a restart. Only a restart removes the drift between the Gram matrix and
 #: the matrix it stands for. With one step more, the error on the spectra of `docs/accuracy.md`

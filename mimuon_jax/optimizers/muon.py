@@ -1,21 +1,11 @@
-"""The optimizers: sentences made of the pieces.
-
-Every one is ``f(learning_rate, *, ...)``, keyword-only after the learning rate, in one order: the
-method's own, ``momentum``, ``nesterov``, ``orthogonalizer``, ``gain``, ``weight_decay``,
-``auxiliary``, ``auxiliary_learning_rate``, ``matrices``. Weight decay is decoupled:
-``W <- (1 - eta lambda) W - eta update``.
-"""
-
-from collections.abc import Callable
-from typing import Any
+"""Muon, and MiMuon, which chooses between Muon and momentum SGD matrix by matrix."""
 
 import optax
-from jax.core import Tracer
 
-from mimuon_jax.gates import threshold_gate
-from mimuon_jax.momentum import heavy_ball, with_nesterov
-from mimuon_jax.orthogonalize import orthogonalize
-from mimuon_jax.partition import partition
+from mimuon_jax.optimizers.recipe import adam_rate, as_auxiliary, as_momentum, decayed
+from mimuon_jax.transforms.gates import threshold_gate
+from mimuon_jax.transforms.orthogonalize import orthogonalize
+from mimuon_jax.transforms.partition import partition
 from mimuon_jax.types import (
     Gain,
     LearningRate,
@@ -25,9 +15,6 @@ from mimuon_jax.types import (
     Orthogonalizer,
     Shardings,
 )
-
-# 3e-4, the usual rate of AdamW, where the matrices get 0.02, the usual rate of Muon.
-_AUXILIARY_RATIO = 0.015
 
 
 def muon(
@@ -161,93 +148,3 @@ def mimuon(
     )
     rest = as_auxiliary(auxiliary, auxiliary_learning_rate, adam_rate(learning_rate))
     return partition(steps, rest, matrices=matrices)
-
-
-def sgdm(
-    learning_rate: LearningRate,
-    *,
-    momentum: Number | optax.GradientTransformation = 0.9,
-    nesterov: bool = False,
-    weight_decay: Number = 0.0,
-) -> optax.GradientTransformationExtraArgs:
-    """Momentum SGD for every parameter.
-
-    ``M_t = mu M_{t-1} + G_t``; ``W <- (1 - eta lambda) W - eta M_t``.
-
-    Args:
-      learning_rate: ``eta``, a number or a schedule. Heavy ball: a step is up to ``1 / (1 - mu)``
-        gradients long.
-      momentum: ``mu`` in [0, 1) of `heavy_ball`, or a transformation such as ``ema(0.9)``.
-      nesterov: pass on the look-ahead ``mu M_t + G_t``; False: ``M_t``, or what ``momentum`` says.
-      weight_decay: ``lambda >= 0``, decoupled; 0: none.
-
-    Returns:
-      The optimizer.
-
-    Raises:
-      ValueError: a number out of range.
-
-    Source:
-      Sutskever et al., 2013.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from mimuon_jax import sgdm
-      >>> tx = sgdm(0.5)
-      >>> tx.update(jnp.ones(2), tx.init(jnp.ones(2)), jnp.ones(2))[0].tolist()
-      [-0.5, -0.5]
-    """
-    return optax.with_extra_args_support(
-        optax.chain(
-            as_momentum(momentum, nesterov),
-            decayed(weight_decay),
-            optax.scale_by_learning_rate(learning_rate),
-        )
-    )
-
-
-def as_momentum(
-    momentum: Number | optax.GradientTransformation, nesterov: bool
-) -> optax.GradientTransformation:
-    """The transformation that the arguments ``momentum`` and ``nesterov`` mean."""
-    if not isinstance(momentum, optax.GradientTransformation):
-        return heavy_ball(momentum, nesterov=nesterov)
-    return with_nesterov(momentum) if nesterov else momentum
-
-
-def decayed(weight_decay: Number) -> optax.GradientTransformation:
-    """Decoupled decay; nothing at all for the number 0, so that ``params`` are not needed."""
-    check_weight("weight_decay", weight_decay)
-    if isinstance(weight_decay, Tracer) or weight_decay:
-        return optax.add_decayed_weights(weight_decay)
-    return optax.identity()
-
-
-def as_auxiliary(
-    auxiliary: optax.GradientTransformation | None,
-    auxiliary_learning_rate: LearningRate | None,
-    otherwise: LearningRate,
-    default: Callable[[Any], optax.GradientTransformation] = optax.adam,
-) -> optax.GradientTransformation:
-    """The transformation of what is no matrix: the caller's, or the default at the rate due."""
-    if auxiliary is None:
-        return default(otherwise if auxiliary_learning_rate is None else auxiliary_learning_rate)
-    if auxiliary_learning_rate is not None:
-        raise ValueError(
-            f"auxiliary_learning_rate={auxiliary_learning_rate} is for the default auxiliary "
-            "transformation; set the rate within `auxiliary`"
-        )
-    return auxiliary
-
-
-def adam_rate(learning_rate: LearningRate) -> LearningRate:
-    """The rate of the default AdamW next to a rate of Muon's, schedule included."""
-    if callable(learning_rate):
-        return lambda step: _AUXILIARY_RATIO * learning_rate(step)
-    return _AUXILIARY_RATIO * learning_rate
-
-
-def check_weight(name: str, weight: Number) -> None:
-    """Refuses a negative number, and NaN; a traced one cannot be looked at."""
-    if not isinstance(weight, Tracer) and not float(weight) >= 0:
-        raise ValueError(f"{name}={weight} must be >= 0: 0 is none")

@@ -5,9 +5,9 @@ from typing import NamedTuple
 import jax
 import optax
 
-from mimuon_jax.optimizers import as_auxiliary, as_momentum, check_weight, decayed
-from mimuon_jax.orthogonalize import orthogonalize
-from mimuon_jax.partition import partition
+from mimuon_jax.optimizers.recipe import as_auxiliary, as_momentum, check_weight, decayed
+from mimuon_jax.transforms.orthogonalize import orthogonalize
+from mimuon_jax.transforms.partition import partition
 from mimuon_jax.types import (
     Gain,
     LearningRate,
@@ -120,7 +120,7 @@ def sum_of(*transformations: optax.GradientTransformation) -> optax.GradientTran
 
     Example:
       >>> import jax.numpy as jnp, optax
-      >>> from mimuon_jax.musgd import sum_of
+      >>> from mimuon_jax.optimizers.musgd import sum_of
       >>> tx = sum_of(optax.scale(2.0), optax.scale(0.5))
       >>> tx.update(jnp.ones(1), tx.init(jnp.ones(1)))[0].tolist()
       [2.5]

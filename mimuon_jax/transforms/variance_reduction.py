@@ -13,9 +13,10 @@ import jax.numpy as jnp
 import optax
 from jax.core import Tracer
 
-from mimuon_jax.matrices import axes_of, roles
-from mimuon_jax.measures import frobenius_along
-from mimuon_jax.momentum import check_decay, mix
+from mimuon_jax.engine.axes import axes_of
+from mimuon_jax.linalg.measures import frobenius_along
+from mimuon_jax.transforms.momentum import check_decay, mix
+from mimuon_jax.transforms.roles import roles
 from mimuon_jax.types import Array, Matrices, MuonDimensionNumbers, Number, State, Tree
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import Array, lax
 
-from mimuon_jax.plan import Batch, Cut, Layout, whole_shape
+from mimuon_jax.engine.plan import Batch, Cut, Layout, whole_shape
 
 
 class Segment(NamedTuple):

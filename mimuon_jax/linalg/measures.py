@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from mimuon_jax.scaling import check_matrices, is_wide, nonzero, unit_maximum
+from mimuon_jax.linalg.scaling import check_matrices, is_wide, nonzero, unit_maximum
 from mimuon_jax.types import Measure
 
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -41,7 +41,7 @@ def gap(x: Float[Array, "*batch m n"]) -> Float[Array, "*batch"]:
 
     Example:
       >>> import jax.numpy as jnp
-      >>> from mimuon_jax.measures import gap
+      >>> from mimuon_jax.linalg.measures import gap
       >>> float(gap(jnp.diag(jnp.array([4.0, 1.0, 1.5, 0.0]))))
       0.5
     """
@@ -69,7 +69,7 @@ def frobenius(x: Float[Array, "*batch m n"]) -> Float[Array, "*batch"]:
 
     Example:
       >>> import jax.numpy as jnp
-      >>> from mimuon_jax.measures import frobenius
+      >>> from mimuon_jax.linalg.measures import frobenius
       >>> float(frobenius(jnp.array([[3e30, 0.0], [0.0, 4e30]]))) == float(jnp.float32(5e30))
       True
     """
@@ -101,7 +101,7 @@ def rms(x: Float[Array, "*batch m n"]) -> Float[Array, "*batch"]:
 
     Example:
       >>> import jax.numpy as jnp
-      >>> from mimuon_jax.measures import rms
+      >>> from mimuon_jax.linalg.measures import rms
       >>> float(rms(2.0 * jnp.eye(4)))
       2.0
     """
@@ -129,7 +129,7 @@ def spectral_norm(x: Float[Array, "*batch m n"], *, iterations: int = 20) -> Flo
 
     Example:
       >>> import jax.numpy as jnp
-      >>> from mimuon_jax.measures import spectral_norm
+      >>> from mimuon_jax.linalg.measures import spectral_norm
       >>> round(float(spectral_norm(jnp.diag(jnp.array([3.0, -7.0])))), 4)
       7.0
     """

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from mimuon_jax.coefficients import polar_express
-from mimuon_jax.products import compute_dtype, product
-from mimuon_jax.scaling import check_matrices, is_wide, unit_maximum
-from mimuon_jax.symmetric import symmetric_product
+from mimuon_jax.linalg.coefficients import polar_express
+from mimuon_jax.linalg.products import compute_dtype, product
+from mimuon_jax.linalg.scaling import check_matrices, is_wide, unit_maximum
+from mimuon_jax.linalg.symmetric import symmetric_product
 from mimuon_jax.types import Number
 
 #: The least damping by storage dtype: one rounding. Rounding the Gram matrix moves its eigenvalues
@@ -76,8 +76,8 @@ def coupled_newton(
     Example:
       >>> import functools
       >>> import jax.numpy as jnp
-      >>> from mimuon_jax.coupled_newton import coupled_newton
-      >>> from mimuon_jax.powers import power
+      >>> from mimuon_jax.linalg.coupled_newton import coupled_newton
+      >>> from mimuon_jax.linalg.powers import power
       >>> x = jnp.array([[0.0, 9.0], [4.0, 0.0]])
       >>> y = power(x, 0.5, method=functools.partial(coupled_newton, damping=0.0))
       >>> bool(jnp.allclose(y, jnp.array([[0.0, 3.0], [2.0, 0.0]]), atol=0.01))

@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mimuon_jax.matrices import batch_shape, check_every_entry_is_used, matrix_shape, roles
+from mimuon_jax.engine.axes import batch_shape, matrix_shape
+from mimuon_jax.transforms.roles import check_every_entry_is_used, roles
+from mimuon_jax.transforms.variance_reduction import Mvr2State
 from mimuon_jax.types import Matrices, State, Tree
-from mimuon_jax.variance_reduction import Mvr2State
 
 
 class PartitionState(NamedTuple):

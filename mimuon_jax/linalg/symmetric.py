@@ -5,7 +5,7 @@ import itertools
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mimuon_jax.products import product
+from mimuon_jax.linalg.products import product
 
 #: Column blocks; `n` of them cost (n + 1) / 2n of a plain product. On a CPU, 4 were as fast as 8.
 _BLOCKS = 4

@@ -9,10 +9,10 @@ from jax import Array
 from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
-from mimuon_jax.exchange import Function, carry_out
-from mimuon_jax.matrices import axes_of, from_matrices, to_matrices
-from mimuon_jax.plan import Cut, Layout, plan
-from mimuon_jax.sharding import Spec, distribute
+from mimuon_jax.engine.axes import axes_of, from_matrices, to_matrices
+from mimuon_jax.engine.exchange import Function, carry_out
+from mimuon_jax.engine.plan import Cut, Layout, plan
+from mimuon_jax.engine.sharding import Spec, distribute
 from mimuon_jax.types import MuonDimensionNumbers
 
 
@@ -66,7 +66,7 @@ def map_matrices(
     Example:
       >>> import jax.numpy as jnp
       >>> from optax.contrib import MuonDimensionNumbers
-      >>> from mimuon_jax.batching import map_matrices
+      >>> from mimuon_jax.engine.batching import map_matrices
       >>> arrays = [jnp.ones((2, 3)), jnp.ones((5, 2, 3))]
       >>> numbers = [MuonDimensionNumbers(0, 1), MuonDimensionNumbers(1, 2)]
       >>> [y.shape for y in map_matrices(lambda x: -x, arrays, numbers)]  # one batch of six

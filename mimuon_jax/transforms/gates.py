@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import optax
 from jax.core import Tracer
 
-from mimuon_jax.batching import map_matrices
-from mimuon_jax.matrices import axes_of, batch_shape, matrix_shape, roles
-from mimuon_jax.measures import MEASURES, frobenius, frobenius_along, gap, rms, spectral_norm
-from mimuon_jax.sharding import Sharding, of_leaves
+from mimuon_jax.engine.axes import axes_of, batch_shape, matrix_shape
+from mimuon_jax.engine.batching import map_matrices
+from mimuon_jax.engine.sharding import Sharding, of_leaves
+from mimuon_jax.linalg.measures import MEASURES, frobenius, frobenius_along, gap, rms, spectral_norm
+from mimuon_jax.transforms.roles import roles
 from mimuon_jax.types import (
     Array,
     Bool,

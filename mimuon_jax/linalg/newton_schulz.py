@@ -9,11 +9,11 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from mimuon_jax.coefficients import POLAR_EXPRESS, Schedule
-from mimuon_jax.gram import checked_restarts, gram_dtype, gram_iteration
-from mimuon_jax.products import compute_dtype, product
-from mimuon_jax.scaling import check_matrices, is_wide, unit_frobenius
-from mimuon_jax.symmetric import symmetric_product
+from mimuon_jax.linalg.coefficients import POLAR_EXPRESS, Schedule
+from mimuon_jax.linalg.gram import checked_restarts, gram_dtype, gram_iteration
+from mimuon_jax.linalg.products import compute_dtype, product
+from mimuon_jax.linalg.scaling import check_matrices, is_wide, unit_frobenius
+from mimuon_jax.linalg.symmetric import symmetric_product
 
 #: The aspect ratio from which on the Gram form needs fewer FLOPs, see `gram_newton_schulz`. The
 #: standard form's CPU time over that of the Gram form (float32, 6 steps, 2 shared cores): 128 rows
@@ -64,7 +64,7 @@ def newton_schulz(
 
     Example:
       >>> import jax.numpy as jnp
-      >>> from mimuon_jax.newton_schulz import newton_schulz
+      >>> from mimuon_jax.linalg.newton_schulz import newton_schulz
       >>> y = newton_schulz(jnp.array([[3.0, 0.0, 0.0], [0.0, 0.0, -0.5]]))
       >>> bool(jnp.allclose(y, jnp.array([[1.0, 0.0, 0.0], [0.0, 0.0, -1.0]]), atol=0.006))
       True
@@ -116,7 +116,7 @@ def gram_newton_schulz(
 
     Example:
       >>> import jax.numpy as jnp
-      >>> from mimuon_jax.newton_schulz import gram_newton_schulz
+      >>> from mimuon_jax.linalg.newton_schulz import gram_newton_schulz
       >>> y = gram_newton_schulz(jnp.array([[3.0, 0.0, 0.0], [0.0, 0.0, -0.5]]))
       >>> bool(jnp.allclose(y, jnp.array([[1.0, 0.0, 0.0], [0.0, 0.0, -1.0]]), atol=0.006))
       True
@@ -158,7 +158,7 @@ def fast_newton_schulz(
 
     Example:
       >>> import jax.numpy as jnp
-      >>> from mimuon_jax.newton_schulz import fast_newton_schulz
+      >>> from mimuon_jax.linalg.newton_schulz import fast_newton_schulz
       >>> fast_newton_schulz(jnp.ones((3, 4, 64)), dtype=jnp.float16).shape
       (3, 4, 64)
     """

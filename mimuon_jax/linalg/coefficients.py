@@ -45,7 +45,7 @@ class Schedule:
         positive and finite.
 
     Example:
-      >>> from mimuon_jax.coefficients import Schedule
+      >>> from mimuon_jax.linalg.coefficients import Schedule
       >>> cubic = Schedule(triples=((1.5, -0.5, 0.0),) * 12, source="Newton-Schulz, order 3")
       >>> cubic.steps, cubic.prescale
       (12, 1.0)
@@ -100,7 +100,7 @@ def polar_express(steps: int, *, safety: float = 1.01) -> Schedule:
     Source: Amsel, Persson, Musco, Gower, "The Polar Express" (arXiv 2505.16932), sections 3 and 4.
 
     Example:
-      >>> from mimuon_jax.coefficients import polar_express
+      >>> from mimuon_jax.linalg.coefficients import polar_express
       >>> polar_express(6).steps
       6
       >>> [round(number, 4) for number in polar_express(1, safety=1.0).triples[0]]

@@ -4,10 +4,10 @@ import functools
 
 import optax
 
-from mimuon_jax.coefficients import DION, JORDAN
-from mimuon_jax.newton_schulz import fast_newton_schulz, gram_newton_schulz, newton_schulz
-from mimuon_jax.per_matrix import Split, per_matrix
-from mimuon_jax.powers import polar
+from mimuon_jax.linalg.coefficients import DION, JORDAN
+from mimuon_jax.linalg.newton_schulz import fast_newton_schulz, gram_newton_schulz, newton_schulz
+from mimuon_jax.linalg.powers import polar
+from mimuon_jax.transforms.per_matrix import Split, per_matrix
 from mimuon_jax.types import Gain, Matrices, Orthogonalizer, Shardings
 
 #: The orthogonalizers that have a name.

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mimuon_jax.matrices import matrix_shape, roles
+from mimuon_jax.engine.axes import matrix_shape
+from mimuon_jax.transforms.roles import roles
 from mimuon_jax.types import Array, Gain, Matrices, MuonDimensionNumbers, State, Tree
 
 
@@ -25,7 +26,7 @@ def width(reduction: int, output: int) -> float:
       Jordan et al., "Muon", 2024.
 
     Example:
-      >>> from mimuon_jax.gains import width
+      >>> from mimuon_jax.transforms.gains import width
       >>> width(4, 16), width(16, 4)
       (2.0, 1.0)
     """
@@ -49,7 +50,7 @@ def rms(reduction: int, output: int) -> float:
       Liu et al., "Muon is scalable for LLM training", 2025 (arXiv 2502.16982), section 2.2.
 
     Example:
-      >>> from mimuon_jax.gains import rms
+      >>> from mimuon_jax.transforms.gains import rms
       >>> rms(25, 16)
       1.0
     """
@@ -70,7 +71,7 @@ def spectral(reduction: int, output: int) -> float:
       Bernstein, "Deriving Muon", 2025.
 
     Example:
-      >>> from mimuon_jax.gains import spectral
+      >>> from mimuon_jax.transforms.gains import spectral
       >>> spectral(16, 4)
       0.5
     """
@@ -123,7 +124,7 @@ def scale_by_gain(
       ValueError: an unknown name; at ``init`` as `partition`.
 
     Source:
-      See `mimuon_jax.gains`.
+      See `mimuon_jax.transforms.gains`.
 
     Example:
       >>> import jax.numpy as jnp

@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mimuon_jax.batching import map_matrices
-from mimuon_jax.gains import factor_of, scale
-from mimuon_jax.matrices import Role, roles
-from mimuon_jax.newton_schulz import fast_newton_schulz, gram_newton_schulz, newton_schulz
-from mimuon_jax.powers import polar, power
-from mimuon_jax.sharding import of_leaves
+from mimuon_jax.engine.batching import map_matrices
+from mimuon_jax.engine.sharding import of_leaves
+from mimuon_jax.linalg.newton_schulz import fast_newton_schulz, gram_newton_schulz, newton_schulz
+from mimuon_jax.linalg.powers import polar, power
+from mimuon_jax.transforms.gains import factor_of, scale
+from mimuon_jax.transforms.roles import Role, roles
 from mimuon_jax.types import Array, Gain, Matrices, Orthogonalizer, Shardings, State, Tree
 
 #: Sizes along the output axis, for the parameters whose path a regular expression finds.

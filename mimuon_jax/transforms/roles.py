@@ -5,13 +5,10 @@ A parameter of any rank is a batch of matrices ``[reduction, output]``: the axes
 (scanned layers, experts, heads). ``None`` instead of dimension numbers means auxiliary.
 """
 
-import math
 import re
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
-from jaxtyping import Array, Float
 from optax.contrib import MuonDimensionNumbers
 
 from mimuon_jax.types import Matrices, Tree
@@ -51,7 +48,7 @@ def roles(params: Tree, matrices: Matrices = None) -> list[Role]:
 
     Example:
       >>> import jax.numpy as jnp
-      >>> from mimuon_jax.matrices import roles
+      >>> from mimuon_jax.transforms.roles import roles
       >>> [role.why for role in roles({"embed": jnp.ones((9, 4)), "up": jnp.ones((4, 8))})]
       ['names an embedding', 'matrix']
     """
@@ -74,47 +71,6 @@ def check_every_entry_is_used(params: Tree, matrices: Matrices) -> None:
                 f"`matrices` has an entry for {'/'.join(names)!r}, which is no parameter; "
                 f"the parameters are {', '.join(map('/'.join, leaves))}"
             )
-
-
-def matrix_shape(shape: Sequence[int], numbers: MuonDimensionNumbers) -> tuple[int, int]:
-    """Sizes ``(m, n)`` of one matrix: the products of the reduction and of the output axes."""
-    _, reduction, output = axes_of(len(shape), numbers)
-    return math.prod(shape[i] for i in reduction), math.prod(shape[i] for i in output)
-
-
-def batch_shape(shape: Sequence[int], numbers: MuonDimensionNumbers) -> tuple[int, ...]:
-    """Sizes of the axes that are neither reduction nor output, in their order."""
-    return tuple(shape[i] for i in axes_of(len(shape), numbers)[0])
-
-
-def to_matrices(x: Float[Array, "..."], numbers: MuonDimensionNumbers) -> Float[Array, "b m n"]:
-    """Views an array as its batch of matrices, all batch axes flattened into one."""
-    batch, reduction, output = axes_of(x.ndim, numbers)
-    m, n = matrix_shape(x.shape, numbers)
-    sizes = (math.prod(batch_shape(x.shape, numbers)), m, n)
-    return x.transpose(batch + reduction + output).reshape(sizes)
-
-
-def from_matrices(
-    y: Float[Array, "b m n"], shape: Sequence[int], numbers: MuonDimensionNumbers
-) -> Float[Array, "..."]:
-    """Undoes `to_matrices` for an array of the given shape."""
-    order = sum(axes_of(len(shape), numbers), ())
-    inverse = sorted(range(len(shape)), key=order.__getitem__)
-    return y.reshape([shape[i] for i in order]).transpose(inverse)
-
-
-def axes_of(
-    rank: int, numbers: MuonDimensionNumbers
-) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
-    """Batch, reduction and output axes as non-negative numbers."""
-
-    def normal(axes: int | Sequence[int]) -> tuple[int, ...]:
-        return tuple(axis % rank for axis in ((axes,) if isinstance(axes, int) else axes))
-
-    reduction, output = normal(numbers.reduction_axis), normal(numbers.output_axis)
-    batch = tuple(i for i in range(rank) if i not in reduction + output)
-    return batch, reduction, output
 
 
 def _names(path: tuple) -> tuple[str, ...]:

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from mimuon_jax.assembly import concatenate, pad, put_together, segments, take_apart
-from mimuon_jax.plan import Batch, Exchange, Layout, product
+from mimuon_jax.engine.assembly import concatenate, pad, put_together, segments, take_apart
+from mimuon_jax.engine.plan import Batch, Exchange, Layout, product
 
 #: ``[k, m, n] -> [k, m, n]``.
 Function = Callable[[Array], Array]

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mimuon_jax.coupled_newton import coupled_newton
-from mimuon_jax.products import product
-from mimuon_jax.scaling import check_matrices, nonzero, unit_maximum
+from mimuon_jax.linalg.coupled_newton import coupled_newton
+from mimuon_jax.linalg.products import product
+from mimuon_jax.linalg.scaling import check_matrices, nonzero, unit_maximum
 from mimuon_jax.types import Number
 
 #: A method of `power`: ``(x, p) -> U S^p V^T``.
@@ -34,7 +34,7 @@ def polar(x: Float[Array, "*batch m n"]) -> Float[Array, "*batch m n"]:
 
     Example:
       >>> import jax.numpy as jnp
-      >>> from mimuon_jax.powers import polar
+      >>> from mimuon_jax.linalg.powers import polar
       >>> y = polar(jnp.array([[0.0, 5.0], [0.25, 0.0]]))
       >>> bool(jnp.allclose(y, jnp.array([[0.0, 1.0], [1.0, 0.0]]), atol=1e-6))
       True
@@ -69,7 +69,7 @@ def power(
 
     Example:
       >>> import jax.numpy as jnp
-      >>> from mimuon_jax.powers import power
+      >>> from mimuon_jax.linalg.powers import power
       >>> y = power(jnp.array([[0.0, 9.0], [4.0, 0.0]]), 0.5)
       >>> bool(jnp.allclose(y, jnp.array([[0.0, 3.0], [2.0, 0.0]]), atol=1e-5))
       True

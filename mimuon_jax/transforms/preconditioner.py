@@ -1,4 +1,4 @@
-"""Shampoo: every matrix preconditioned from both sides, a baseline."""
+"""Shampoo's preconditioner: every matrix multiplied by roots of its statistics on both sides."""
 
 import functools
 from typing import Any, NamedTuple
@@ -8,21 +8,11 @@ import jax.numpy as jnp
 import optax
 from jax.core import Tracer
 
-from mimuon_jax.matrices import from_matrices, matrix_shape, roles, to_matrices
-from mimuon_jax.measures import frobenius
-from mimuon_jax.optimizers import adam_rate, as_auxiliary, decayed
-from mimuon_jax.partition import partition
-from mimuon_jax.products import product
-from mimuon_jax.types import (
-    Array,
-    Float,
-    LearningRate,
-    Matrices,
-    MuonDimensionNumbers,
-    Number,
-    State,
-    Tree,
-)
+from mimuon_jax.engine.axes import from_matrices, matrix_shape, to_matrices
+from mimuon_jax.linalg.measures import frobenius
+from mimuon_jax.linalg.products import product
+from mimuon_jax.transforms.roles import roles
+from mimuon_jax.types import Array, Float, Matrices, MuonDimensionNumbers, Number, State, Tree
 
 Side = Array | None  # of a matrix, None where it is not preconditioned
 
@@ -40,73 +30,6 @@ class ShampooState(NamedTuple):
     left_root: tuple[Side, ...]  # [b, m, m], float32: L to the power -1/4 (or -1/2)
     right_root: tuple[Side, ...]  # [b, n, n], float32
     grafting: optax.OptState
-
-
-def shampoo(
-    learning_rate: LearningRate,
-    *,
-    max_dim: int = 768,
-    update_every: int = 1,
-    damping: float = 1e-4,
-    grafting: optax.GradientTransformation | None = None,
-    weight_decay: Number = 0.0,
-    auxiliary: optax.GradientTransformation | None = None,
-    auxiliary_learning_rate: LearningRate | None = None,
-    matrices: Matrices = None,
-) -> optax.GradientTransformationExtraArgs:
-    """Shampoo for matrices, AdamW for the rest.
-
-    ``L += G G^T``, ``R += G^T G``;
-    ``W <- (1 - eta lambda) W - eta (L + eps max(L) I)^{-1/4} G (R + eps max(R) I)^{-1/4}``, with
-    ``max`` the largest eigenvalue. No momentum.
-
-    Args:
-      learning_rate: ``eta``, a number or a schedule. Without grafting an update has the size of an
-        orthogonal matrix at first and shrinks with the sums, as Adagrad's do.
-      max_dim: longest side that is preconditioned; with one longer side the other takes the power
-        -1/2, with two the gradient passes through. 768 in the MiMuon paper.
-      update_every: steps from one computation of the roots (by eigenvalues) to the next; the first
-        step computes them. 20 in the paper's detector runs.
-      damping: ``eps`` in (0, 1], relative to the largest eigenvalue ``max(L)``. In float32, 1e-6
-        leaves the roots of singular statistics (every side but the shortest has them at first)
-        wrong by some percent, 1e-4 by less than a thousandth.
-      grafting: a transformation (``optax.scale_by_adam()``, ``optax.identity()``) whose update
-        lends every matrix its Frobenius norm; None: off.
-      weight_decay: ``lambda >= 0`` of the matrices, decoupled; 0: none.
-      auxiliary: transformation of all other parameters, with its own learning rate; None: AdamW
-        without decay at ``auxiliary_learning_rate``.
-      auxiliary_learning_rate: None: ``0.015 learning_rate``, schedule included.
-      matrices: see `partition`.
-
-    Returns:
-      The optimizer.
-
-    Raises:
-      ValueError: a number out of range here, or at ``init`` as `partition`.
-
-    Source:
-      Gupta, Koren and Singer, "Shampoo", 2018; MiMuon, section 5.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from mimuon_jax import shampoo
-      >>> tx, params = shampoo(0.5), {"kernel": 4 * jnp.eye(2)}
-      >>> tx.update(params, tx.init(params))[0]["kernel"].round(3).tolist()
-      [[-0.5, -0.0], [-0.0, -0.5]]
-    """
-    steps = optax.chain(
-        scale_by_shampoo(
-            max_dim=max_dim,
-            update_every=update_every,
-            damping=damping,
-            grafting=grafting,
-            matrices=matrices,
-        ),
-        decayed(weight_decay),
-        optax.scale_by_learning_rate(learning_rate),
-    )
-    rest = as_auxiliary(auxiliary, auxiliary_learning_rate, adam_rate(learning_rate))
-    return partition(steps, rest, matrices=matrices)
 
 
 def scale_by_shampoo(

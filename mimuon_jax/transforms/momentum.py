@@ -168,7 +168,7 @@ def with_nesterov(momentum: optax.GradientTransformation) -> optax.GradientTrans
 
     Example:
       >>> import jax.numpy as jnp
-      >>> from mimuon_jax.momentum import heavy_ball, with_nesterov
+      >>> from mimuon_jax.transforms.momentum import heavy_ball, with_nesterov
       >>> tx = with_nesterov(heavy_ball(0.5))
       >>> tx.update(jnp.ones(1), tx.init(jnp.zeros(1)))[0].tolist()
       [1.5]

@@ -1,0 +1,49 @@
+"""Momentum SGD."""
+
+import optax
+
+from mimuon_jax.optimizers.recipe import as_momentum, decayed
+from mimuon_jax.types import LearningRate, Number
+
+
+def sgdm(
+    learning_rate: LearningRate,
+    *,
+    momentum: Number | optax.GradientTransformation = 0.9,
+    nesterov: bool = False,
+    weight_decay: Number = 0.0,
+) -> optax.GradientTransformationExtraArgs:
+    """Momentum SGD for every parameter.
+
+    ``M_t = mu M_{t-1} + G_t``; ``W <- (1 - eta lambda) W - eta M_t``.
+
+    Args:
+      learning_rate: ``eta``, a number or a schedule. Heavy ball: a step is up to ``1 / (1 - mu)``
+        gradients long.
+      momentum: ``mu`` in [0, 1) of `heavy_ball`, or a transformation such as ``ema(0.9)``.
+      nesterov: pass on the look-ahead ``mu M_t + G_t``; False: ``M_t``, or what ``momentum`` says.
+      weight_decay: ``lambda >= 0``, decoupled; 0: none.
+
+    Returns:
+      The optimizer.
+
+    Raises:
+      ValueError: a number out of range.
+
+    Source:
+      Sutskever et al., 2013.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from mimuon_jax import sgdm
+      >>> tx = sgdm(0.5)
+      >>> tx.update(jnp.ones(2), tx.init(jnp.ones(2)), jnp.ones(2))[0].tolist()
+      [-0.5, -0.5]
+    """
+    return optax.with_extra_args_support(
+        optax.chain(
+            as_momentum(momentum, nesterov),
+            decayed(weight_decay),
+            optax.scale_by_learning_rate(learning_rate),
+        )
+    )

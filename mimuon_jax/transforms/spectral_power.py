@@ -1,0 +1,80 @@
+"""Spectral powers as a transformation: between momentum (``p = 1``) and Muon (``p = 0``)."""
+
+import functools
+
+import optax
+
+from mimuon_jax.linalg.powers import METHODS, PowerMethod, power
+from mimuon_jax.transforms.orthogonalize import as_orthogonalizer
+from mimuon_jax.transforms.per_matrix import Split, per_matrix
+from mimuon_jax.types import Gain, Matrices, Shardings
+
+
+def spectral_power(
+    p: float,
+    *,
+    method: str | PowerMethod | None = None,
+    gain: str | Gain | None = None,
+    split: Split | None = None,
+    matrices: Matrices = None,
+    shardings: Shardings = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Replaces every matrix ``M = U S V^T`` by ``gain * U S^p V^T``.
+
+    Leaves that are no matrices pass through unchanged.
+
+    Args:
+      p: exponent in [0, 1], a Python number: 1 changes nothing, 0 orthogonalizes.
+      method: how. For ``p = 0`` the name of an orthogonalizer (see `orthogonalize`), otherwise
+        ``"svd"`` (any ``p``) or ``"coupled_newton"`` (1/2 and 1/4, products alone; see `power` for
+        its errors), or a function ``(x, p) -> U S^p V^T``. None: ``"newton_schulz"`` for 0,
+        ``"coupled_newton"`` for 1/2 and 1/4, ``"svd"`` for the rest.
+      gain: factor by shape, as in `orthogonalize`; None for 1.
+      split: fused matrices, as in `orthogonalize`.
+      matrices: as in `partition`.
+      shardings: as in `orthogonalize`.
+
+    Returns:
+      A transformation without state.
+
+    Raises:
+      ValueError: ``p`` outside [0, 1] or traced, or an unknown or unfit name; at ``init`` as
+        `partition`.
+
+    Source:
+      "Delving into Muon and Beyond", the family p in {1, 1/2, 1/4, 0}.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from mimuon_jax import spectral_power
+      >>> tx = spectral_power(0.5, method="svd")
+      >>> grads = {"kernel": jnp.diag(jnp.array([9.0, 4.0]))}
+      >>> tx.update(grads, tx.init(grads))[0]["kernel"].round(5).tolist()
+      [[3.0, 0.0], [0.0, 2.0]]
+    """
+    exponent = checked_exponent(p)
+    if exponent == 1 and gain is None and split is None:
+        return optax.with_extra_args_support(optax.identity())
+    if callable(method):
+        function = functools.partial(power, p=exponent, method=method)
+    elif exponent == 0:
+        function = as_orthogonalizer(method or "newton_schulz")
+    else:
+        named = method or ("coupled_newton" if exponent in (0.5, 0.25) else "svd")
+        if named not in METHODS:
+            raise ValueError(
+                f"method={named!r} is unknown for p={exponent}; use "
+                f"{', '.join(map(repr, METHODS))}, None or a function (x, p) -> U S^p V^T"
+            )
+        function = functools.partial(power, p=exponent, method=named)
+    return per_matrix(function, gain=gain, split=split, matrices=matrices, shardings=shardings)
+
+
+def checked_exponent(p: float) -> float:
+    """The exponent as a Python number in [0, 1]."""
+    if not isinstance(p, int | float) or not 0 <= p <= 1:
+        raise ValueError(
+            f"p={p} must be a Python number in [0, 1]: 0 orthogonalizes, 1 changes nothing; under "
+            'optax.inject_hyperparams pass static_args=("p",)'
+        )
+    return float(p)
