@@ -24,7 +24,7 @@ BELOW = {
 
 def room_of(module: str) -> str:
     """``"mimuon_jax.linalg.gram"`` -> ``"linalg"``."""
-    return (module.split(".") + [""])[1]
+    return [*module.split("."), ""][1]
 
 
 def imports(source: str) -> set[str]:
