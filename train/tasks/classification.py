@@ -25,8 +25,6 @@ from train.task import Task, Tree, split_batch
 # Data parallel: weights are replicated, gradients summed.
 SHARDING_RULES = [(".*", P())]
 
-LARGEST = 1024  # images evaluated at once, or one batch if that is more
-
 Batch = tuple[Array, Int32[Array, "B"]]  # uint8 [B, H, W, C], labels
 
 
@@ -136,6 +134,7 @@ def _evaluation(
     The batches stay on the devices from one evaluation to the next.
     """
     count = len(held_out.labels)
+    # at most 1024 images at once, or one batch if that is more
     size = min(
         batch_size * math.ceil(1024 / batch_size), batch_size * math.ceil(count / batch_size)
     )
