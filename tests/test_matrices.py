@@ -4,6 +4,7 @@ import flax.linen
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 from flax.core import FrozenDict
@@ -13,6 +14,7 @@ from optax.contrib import MuonDimensionNumbers as Numbers
 
 from mimuon_jax import describe
 from mimuon_jax.engine.axes import batch_shape, from_matrices, matrix_shape, to_matrices
+from mimuon_jax.transforms import roles as module
 from mimuon_jax.transforms.roles import check_every_entry_is_used, roles
 
 
@@ -168,3 +170,52 @@ def test_linen_parameters():
     model = flax.linen.Sequential([flax.linen.Embed(9, 4), flax.linen.Dense(8)])
     params = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1,), jnp.int32))["params"]
     assert [role.why for role in roles(params)] == ["names an embedding", "vector", "matrix"]
+
+
+def masked(tree: dict, *names: str) -> dict:
+    """The tree with some of its leaves masked, as one side of `partition` sees it."""
+    return tree | dict.fromkeys(names, optax.MaskedNode())
+
+
+def test_a_function_is_called_once_per_structure_and_shapes():
+    calls = []
+
+    def matrices(params):
+        calls.append(params)
+        return {"up": Numbers(1, 2) if params["embed"].shape == (9, 4) else Numbers(0, 2)}
+
+    whole = roles(PARAMS, matrices)
+    assert roles(jax.tree.map(jnp.copy, PARAMS), matrices) == whole
+    # A part of the tree agrees with the whole, though `embed` has no shape there.
+    assert roles(masked(PARAMS, "embed", "bias"), matrices) == [whole[2]]
+    assert len(calls) == 1
+    other = roles(PARAMS | {"embed": jnp.ones((8, 4))}, matrices)
+    assert [role.numbers for role in other] == [None, None, Numbers(0, 2)]
+    assert len(calls) == 2
+
+
+def test_a_function_that_fails_is_called_again():
+    answers = [{"up": Numbers(0, 3)}, {"up": Numbers(1, 2)}]
+    matrices = lambda params: answers.pop(0)  # noqa: E731
+    with pytest.raises(ValueError, match="does not fit"):
+        roles(PARAMS, matrices)
+    assert roles(PARAMS, matrices)[2].numbers == Numbers(1, 2)
+
+
+def test_a_changed_tree_of_numbers_is_read_again():
+    numbers = {"up": Numbers(1, 2)}
+    assert roles(PARAMS, numbers)[2].numbers == Numbers(1, 2)
+    numbers["up"] = Numbers(0, 2)
+    assert roles(PARAMS, numbers)[2].numbers == Numbers(0, 2)
+    roles(PARAMS, numbers).clear()  # the caller's own list
+    assert len(roles(PARAMS, numbers)) == 3
+
+
+def test_axes_may_be_lists():
+    assert roles(PARAMS, {"up": Numbers([0, 1], [2])})[2].numbers == Numbers([0, 1], [2])
+
+
+def test_memory_of_roles_is_bounded():
+    for size in range(2, 400):
+        roles({"w": jax.ShapeDtypeStruct((size, 2), jnp.float32)})
+    assert len(module._DECIDED) <= module._REMEMBERED

@@ -6,9 +6,11 @@ A parameter of any rank is a batch of matrices ``[reduction, output]``: the axes
 """
 
 import re
+from collections.abc import Hashable
 from typing import NamedTuple
 
 import jax
+import optax
 from optax.contrib import MuonDimensionNumbers
 
 from mimuon_jax.types import Matrices, Tree
@@ -37,7 +39,8 @@ def roles(params: Tree, matrices: Matrices = None) -> list[Role]:
       params: pytree of arrays (or of anything with a shape). Absent leaves (``None``,
         ``optax.MaskedNode``) are no leaves and are left out.
       matrices: dimension numbers (tree, prefix tree or ``params -> tree``, with ``None`` for
-        auxiliary). What has no entry follows the default rule; None: all of it.
+        auxiliary). What has no entry follows the default rule; None: all of it. A function is
+        called once per tree structure and shapes, and not again for a masked part of a tree.
 
     Returns:
       One `Role` an array.
@@ -52,14 +55,75 @@ def roles(params: Tree, matrices: Matrices = None) -> list[Role]:
       >>> [role.why for role in roles({"embed": jnp.ones((9, 4)), "up": jnp.ones((4, 8))})]
       ['names an embedding', 'matrix']
     """
-    leaves = [
-        (_names(path), tuple(leaf.shape))
-        for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]
-    ]
+    leaves, treedef = jax.tree.flatten(params)
+    key = treedef, tuple(tuple(leaf.shape) for leaf in leaves), _identity(matrices)
+    try:
+        known = _DECIDED.get(key)
+    except TypeError:  # a structure or an entry that cannot be hashed
+        return _decide(params, matrices)
+    if known is None:
+        decided = _of_whole_tree(params, matrices)
+        decided = _decide(params, matrices) if decided is None else decided
+        known = _Decision(decided, matrices, is_whole=not _is_masked(params))
+        while len(_DECIDED) >= _REMEMBERED:
+            _DECIDED.pop(next(iter(_DECIDED)), None)
+        _DECIDED[key] = known
+    return list(known.roles)
+
+
+class _Decision(NamedTuple):
+    """The roles of one tree, and what they were decided by."""
+
+    roles: list[Role]
+    matrices: Matrices  # held, so that the id of a function stays its own
+    is_whole: bool  # whether no leaf is masked
+
+
+# Decided once per tree structure, shapes and `matrices`: the pieces of a chain cannot disagree. The
+# oldest decisions are dropped first.
+_DECIDED: dict[Hashable, _Decision] = {}
+_REMEMBERED = 128
+
+
+def _identity(matrices: Matrices) -> Hashable:
+    """A key that tells one ``matrices`` from another: a function by itself, a tree by content."""
+    if callable(matrices):
+        return id(matrices)
+    entries, treedef = jax.tree.flatten(matrices, is_leaf=_is_entry)
+    return treedef, tuple(entries)
+
+
+def _is_masked(tree: Tree) -> bool:
+    """Whether some leaves are masked: the other side's within `partition` and ``optax.masked``."""
+    is_mask = lambda x: isinstance(x, optax.MaskedNode)  # noqa: E731
+    return any(map(is_mask, jax.tree.leaves(tree, is_leaf=is_mask)))
+
+
+def _of_whole_tree(params: Tree, matrices: Matrices) -> list[Role] | None:
+    """What a function decided for the whole tree of which ``params`` is the unmasked part."""
+    if not callable(matrices) or not _is_masked(params):
+        return None
+    leaves = [("/".join(names), shape) for names, shape in _arrays(params)]
+    for decision in reversed(list(_DECIDED.values())):
+        if decision.matrices is matrices and decision.is_whole:
+            whole = {(role.path, role.shape): role for role in decision.roles}
+            if all(leaf in whole for leaf in leaves):
+                return [whole[leaf] for leaf in leaves]
+    return None
+
+
+def _decide(params: Tree, matrices: Matrices) -> list[Role]:
+    """`roles`, without memory."""
     given = _given(params, matrices)
-    decided = [_as_given(_by_name(names, shape), names, given) for names, shape in leaves]
+    decided = [_as_given(_by_name(names, shape), names, given) for names, shape in _arrays(params)]
     _check_decided(decided)
     return decided
+
+
+def _arrays(params: Tree) -> list[tuple[tuple[str, ...], tuple[int, ...]]]:
+    """Names and shape of every array, in flattening order."""
+    entries, _ = jax.tree_util.tree_flatten_with_path(params)
+    return [(_names(path), tuple(leaf.shape)) for path, leaf in entries]
 
 
 def check_every_entry_is_used(params: Tree, matrices: Matrices) -> None:
