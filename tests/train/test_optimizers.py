@@ -1,4 +1,4 @@
-"""Options of the optimizers: none is dead, and choices are those of the library."""
+"""Options of the optimizers: each has an effect, and choices are those of the library."""
 
 import dataclasses
 import functools
@@ -63,7 +63,7 @@ CHANGED = {
 }
 
 
-# Options that say nothing at the defaults, and beside which of them they do.
+# Options without an effect at the defaults, and the settings beside which they have one.
 BESIDE = {
     ("mimuon", None): {"threshold": 0.6},  # rms of M: 0.48, 0.69; the gate opens at step 2 alone
     ("lion", None): {"b2": 0.5},  # only signs count: the momentum has to be worth something
@@ -98,7 +98,7 @@ def numeric_fields(make: type[Optimizer]) -> set[str]:
 
 
 def library_function(name: str):
-    """What an optimizer of the command line is built by."""
+    """The function that builds an optimizer of the command line."""
     return getattr(optax if name in ("adamw", "lion") else mimuon_jax, name)
 
 
@@ -111,7 +111,7 @@ def test_options_are_the_keywords_of_the_library_in_its_order(name: str):
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_every_option_of_the_library_that_is_no_function_can_be_set(name: str):
+def test_every_option_of_the_library_can_be_set(name: str):
     functions = {"learning_rate", "auxiliary", "matrices", "shardings", "split"}  # of the task
     types = {"mask", "mu_dtype", "eps_root"}  # of optax alone
     keywords = {*inspect.signature(library_function(name)).parameters} - functions - types
@@ -132,7 +132,7 @@ def test_every_number_has_a_limit(name: str):
 @pytest.mark.parametrize(
     ("name", "field"),
     [
-        # All options take the same way, `keywords`; four classes show that it has no gap.
+        # All options are passed on by one method, `keywords`; four classes suffice to test it.
         pytest.param(name, f.name, marks=() if name in FAST else pytest.mark.slow)
         for name, make in OPTIMIZERS.items()
         for f in dataclasses.fields(make)
@@ -194,6 +194,38 @@ def test_clipping_treats_both_gradients_of_mvr2_alike():
         moved.append(estimate)
         assert float(jnp.linalg.norm(estimate)) == pytest.approx(0.5, rel=1e-5)
     np.testing.assert_allclose(*moved, rtol=1e-5, atol=1e-6)
+
+
+def test_each_optimizer_is_told_the_facts_of_the_task_that_it_takes():
+    told = {}
+
+    def build(learning_rate, *, momentum, matrices, split):
+        told.update(momentum=momentum, matrices=matrices, split=split)
+        return optax.sgd(learning_rate)
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Own(Optimizer):
+        function = staticmethod(build)
+        momentum: float = 0.5
+
+    split = {"kernel": (2, 2)}
+    make_optimizer(Own(), steps=2, matrices=None, split=split)
+    assert told == {"momentum": 0.5, "matrices": None, "split": split}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_fused_matrices_are_split_by_every_optimizer_of_the_library_that_can(name: str):
+    can = "split" in inspect.signature(library_function(name)).parameters
+    whole, parts = (
+        make_optimizer(OPTIMIZERS[name](), steps=1, matrices=None, split=split)[0]
+        for split in ({}, {"kernel": (1, 3)})
+    )
+    moved = [
+        optimizer.update(PARAMS, optimizer.init(PARAMS), PARAMS, grad_fn=lambda params: params)[0]
+        for optimizer in (whole, parts)
+    ]
+    same = np.array_equal(*(updates["kernel"] for updates in moved))
+    assert same == (not can)
 
 
 def test_decay_reaches_the_matrices_alone():

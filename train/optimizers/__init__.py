@@ -1,4 +1,4 @@
-"""The optimizers that `--optimizer` takes: their typed options, and how each is built."""
+"""The optimizers that `--optimizer` accepts: their typed options, and how each is built."""
 
 import math
 from types import MappingProxyType
@@ -48,9 +48,10 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {
 
 
 def warmup_cosine(peak: float, *, options: Optimizer, steps: int) -> optax.Schedule:
-    """Linear warm-up to the peak, then a cosine down to `final_fraction` of it.
+    """Linear warm-up to the peak, then cosine decay to `final_fraction` of it.
 
-    `peak (t + 1) / warmup_steps` at step `t < warmup_steps`: no step has the learning rate 0.
+    `peak (t + 1) / warmup_steps` at step `t < warmup_steps`, so the first step is not wasted on a
+    learning rate of 0.
 
     Example:
         >>> rate = warmup_cosine(1.0, options=Optimizer(warmup_steps=4), steps=8)
@@ -73,14 +74,14 @@ def make_optimizer(
     shardings: Shardings = None,
     split: Split = MappingProxyType({}),
 ) -> tuple[optax.GradientTransformationExtraArgs, optax.Schedule]:
-    """Builds clipping and optimizer, and the schedule of its learning rate.
+    """Builds the optimizer, with gradient clipping, and its learning-rate schedule.
 
     Args:
         options: which optimizer, and its settings.
-        steps: length of the run, in optimizer steps, where the schedule ends.
+        steps: length of the run, in optimizer steps; the schedule ends there.
         matrices: the model's dimension numbers, as `mimuon_jax.partition` takes them.
-        shardings: of the parameters; None: learned from the arrays. Under Auto mesh axes only an
-            optimizer that is told them knows while tracing where matrices travel.
+        shardings: of the parameters; None: learned from the arrays. Under Auto mesh axes the
+            optimizer needs them to know the layout while it is traced.
         split: sizes of the matrices that one parameter holds side by side, by a regular expression
             on its path.
 
@@ -89,7 +90,7 @@ def make_optimizer(
         a function of the step.
 
     Raises:
-        BadInput: settings that the optimizer refuses, in its own words.
+        BadInput: settings that the optimizer refuses, with its own message.
     """
 
     def scheduled(peak: float) -> optax.Schedule:
@@ -107,7 +108,7 @@ def make_optimizer(
 def _clipped(
     inner: optax.GradientTransformation, clip_norm: float
 ) -> optax.GradientTransformationExtraArgs:
-    """Clips the gradients, those of `grad_fn` too: both then are of one vector field."""
+    """Clips the gradients, and those of `grad_fn` likewise, so that the two are comparable."""
     clip = optax.clip_by_global_norm(clip_norm)
     chain = optax.chain(clip, inner)
 

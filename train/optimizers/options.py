@@ -1,12 +1,14 @@
-"""What the options of every optimizer share: fields, limits, and their way into the library."""
+"""What the options of every optimizer share: fields, help texts, limits, and the call itself."""
 
 import dataclasses
+import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 import optax
+from tyro.conf import arg
 
 from mimuon_jax.types import Matrices, Shardings
 from train.errors import require
@@ -16,19 +18,68 @@ Split: TypeAlias = Mapping[str, Sequence[int]]
 #: A peak learning rate to its schedule over the run.
 Scheduled: TypeAlias = Callable[[float], optax.Schedule]
 
-Orthogonalizer: TypeAlias = Literal[
+OrthogonalizerName: TypeAlias = Literal[
     "newton_schulz", "gram_newton_schulz", "fast_newton_schulz", "jordan", "dion", "svd"
 ]
-Gain: TypeAlias = Literal["width", "rms", "spectral", "unflattened"]
+GainName: TypeAlias = Literal["width", "rms", "spectral", "unflattened"]
+
+# Options that several optimizers have, each with its help text.
+MatrixRate: TypeAlias = Annotated[
+    float, arg(help="Peak learning rate of the matrices, reached after the warm-up.")
+]
+Momentum: TypeAlias = Annotated[float, arg(help="Heavy-ball momentum mu in [0, 1): M = mu M + G.")]
+Nesterov: TypeAlias = Annotated[bool, arg(help="Pass on mu M + G instead of M.")]
+Orthogonalizer: TypeAlias = Annotated[
+    OrthogonalizerName,
+    arg(
+        help="Polynomial that orthogonalizes: newton_schulz (Polar Express, 6 steps; gram_ and "
+        "fast_ are cheaper forms of it), jordan or dion (5 steps); svd is exact and slow."
+    ),
+]
+Gain: TypeAlias = Annotated[
+    GainName | None,
+    arg(
+        help="Factor of an orthogonalized update that depends on its shape; width: "
+        "sqrt(max(1, output / reduction)); unflattened: the same, 1 for convolutions; None: 1."
+    ),
+]
+MatrixDecay: TypeAlias = Annotated[
+    float,
+    arg(
+        help="Decoupled weight decay of the matrices; each step shrinks them by learning rate "
+        "times this."
+    ),
+]
+Decay: TypeAlias = Annotated[
+    float,
+    arg(
+        help="Decoupled weight decay of all parameters; each step shrinks them by learning rate "
+        "times this."
+    ),
+]
+AdamRate: TypeAlias = Annotated[
+    float | None,
+    arg(
+        help="Peak learning rate of Adam, for vectors and embeddings; None: 0.015 * learning_rate."
+    ),
+]
+FirstMoment: TypeAlias = Annotated[float, arg(help="Decay of the first moment, in [0, 1).")]
+SecondMoment: TypeAlias = Annotated[float, arg(help="Decay of the second moment, in [0, 1).")]
+Epsilon: TypeAlias = Annotated[
+    float, arg(help="Added to the root of the second moment, in the unit of the gradient.")
+]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Optimizer:
     """Options that every optimizer shares. A new one: a subclass, and a line in `OPTIMIZERS`.
 
-    A subclass adds the keywords of its function in the library, by the same names and in the same
-    order.
+    A subclass names its function, and adds the function's arguments by the same names and in the
+    same order.
     """
+
+    function: ClassVar[Callable[..., optax.GradientTransformation]]
+    """What builds the optimizer: takes a learning rate, then keywords."""
 
     learning_rate: float = 1e-3
     """Peak learning rate, reached after the warm-up."""
@@ -41,7 +92,7 @@ class Optimizer:
     """Learning rate at the end of the cosine decay, as a fraction of the peak, 0 .. 1."""
 
     clip_norm: float = 1.0
-    """Largest global gradient norm, longer gradients are scaled down to it; inf: no clipping."""
+    """Largest global gradient norm; longer gradients are scaled down to it. inf: no clipping."""
 
     def __post_init__(self) -> None:
         for name, limit in LIMITS.items():
@@ -54,19 +105,21 @@ class Optimizer:
     def transformation(
         self, scheduled: Scheduled, matrices: Matrices, shardings: Shardings, split: Split
     ) -> optax.GradientTransformation:
-        """Builds the optimizer.
+        """Calls the function with these options, and with those facts of the task that it takes.
 
         Args:
             scheduled: turns a peak into its warm-up and cosine schedule.
             matrices: dimension numbers of the parameters.
-            shardings: how the parameters lie on a mesh; None if the optimizer has to find out.
-            split: sizes of the matrices that one parameter holds side by side; the optimizers of
-                the spectral family take them apart.
+            shardings: of the parameters; None: the optimizer learns them from the arrays.
+            split: sizes of the matrices that one parameter holds side by side.
         """
-        raise TypeError(f"{type(self).__name__} builds no optimizer; use one of OPTIMIZERS")
+        task = {"matrices": matrices, "shardings": shardings, "split": split}
+        taken = inspect.signature(self.function).parameters
+        task = {name: fact for name, fact in task.items() if name in taken}
+        return self.function(scheduled(self.learning_rate), **self.keywords(scheduled), **task)
 
     def keywords(self, scheduled: Scheduled) -> dict[str, Any]:
-        """The options of the subclass, as keywords of the library's function."""
+        """The options of the subclass, as keywords of its function."""
         shared = {field.name for field in dataclasses.fields(Optimizer)}
         own = [f.name for f in dataclasses.fields(self) if f.name not in shared]
         values = {name: getattr(self, name) for name in own}
@@ -77,7 +130,7 @@ class Optimizer:
 
 
 class Limit(NamedTuple):
-    """What a number has to be; NaN holds nowhere."""
+    """What a number has to be; NaN fails every limit."""
 
     text: str
     holds: Callable[[float], bool]
@@ -86,7 +139,7 @@ class Limit(NamedTuple):
 _POSITIVE = Limit("be a finite number > 0", lambda x: 0 < x < math.inf)
 _NOT_NEGATIVE = Limit("be a finite number >= 0", lambda x: 0 <= x < math.inf)
 _DECAY = Limit("be at least 0 and less than 1", lambda x: 0 <= x < 1)
-_SHARE = Limit("lie in 0 .. 1", lambda x: 0 <= x <= 1)
+_SHARE = Limit("be between 0 and 1", lambda x: 0 <= x <= 1)
 _COUNT = Limit("be at least 1", lambda x: x >= 1)
 
 #: The limits of every numeric option, by its name.
@@ -100,7 +153,7 @@ LIMITS = {
     "sgd_weight": _NOT_NEGATIVE,
     "gamma": _SHARE,
     "clip": _POSITIVE,
-    "p": Limit("lie in 0 .. 1: 0 orthogonalizes, 1 changes nothing", lambda x: 0 <= x <= 1),
+    "p": Limit("be between 0 and 1: 0 orthogonalizes, 1 changes nothing", lambda x: 0 <= x <= 1),
     "b1": _DECAY,
     "b2": _DECAY,
     "eps": _POSITIVE,
