@@ -65,7 +65,7 @@ MISTAKES = {
     "lm --optimizer.auxiliary-learning-rate nan": "auxiliary_learning_rate=nan must be a finite",
     "lm --optimizer.momentum 1": "optimizer.momentum=1.0 must be at least 0 and less than 1",
     "lm --optimizer.weight-decay -1": "optimizer.weight_decay=-1.0 must be a finite number >= 0",
-    "lm --optimizer.final-fraction 2": "optimizer.final_fraction=2.0 must lie in 0 .. 1",
+    "lm --optimizer.final-fraction 2": "optimizer.final_fraction=2.0 must lie between 0 and 1",
     "lm --optimizer.clip-norm nan": "optimizer.clip_norm=nan must be a number > 0",
     "lm --optimizer.warmup-steps -1": "optimizer.warmup_steps=-1 must be at least 0",
     "lm --optimizer.warmup-steps 200": "must be less than steps=200",

@@ -139,7 +139,7 @@ class Limit(NamedTuple):
 _POSITIVE = Limit("be a finite number > 0", lambda x: 0 < x < math.inf)
 _NOT_NEGATIVE = Limit("be a finite number >= 0", lambda x: 0 <= x < math.inf)
 _DECAY = Limit("be at least 0 and less than 1", lambda x: 0 <= x < 1)
-_SHARE = Limit("be between 0 and 1", lambda x: 0 <= x <= 1)
+_SHARE = Limit("lie between 0 and 1", lambda x: 0 <= x <= 1)
 _COUNT = Limit("be at least 1", lambda x: x >= 1)
 
 #: The limits of every numeric option, by its name.
@@ -153,7 +153,7 @@ LIMITS = {
     "sgd_weight": _NOT_NEGATIVE,
     "gamma": _SHARE,
     "clip": _POSITIVE,
-    "p": Limit("be between 0 and 1: 0 orthogonalizes, 1 changes nothing", lambda x: 0 <= x <= 1),
+    "p": Limit("lie between 0 and 1: 0 orthogonalizes, 1 changes nothing", lambda x: 0 <= x <= 1),
     "b1": _DECAY,
     "b2": _DECAY,
     "eps": _POSITIVE,
