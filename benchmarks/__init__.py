@@ -1,1 +1,1 @@
-"""Counts and times of one optimizer step, ours beside the peers', in one process."""
+"""Counts and times of one optimizer step, beside those of the baselines, in one process."""

@@ -1,4 +1,4 @@
-"""Counts and times of one optimizer step beside its peers: a table, and JSON with --json FILE."""
+"""Counts and times of one optimizer step and of its baselines: a table, and JSON with --json."""
 
 import argparse
 import os
@@ -7,8 +7,8 @@ from pathlib import Path
 
 from benchmarks.gpu import default_path, run_tests
 
-# The scheduler of XLA for CPU runs independent work side by side, whatever memory that takes. Off,
-# the temporaries are those of a backend that schedules for memory, as accelerators do.
+# XLA's scheduler for CPU runs independent work concurrently, whatever memory that takes. With it
+# off, the temporaries are those of a backend that schedules for memory, as accelerators do.
 _SCHEDULER = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
 
 
@@ -20,22 +20,24 @@ def main() -> None:
     counts.add_argument("--model", default="0.6b", choices=["0.6b", "8b"])
     counts.add_argument("--layers", type=int, help="fewer layers than the model has")
     counts.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
-    counts.add_argument("--no-peer", action="store_true", help="leave out optax (half an hour)")
+    counts.add_argument(
+        "--no-baseline", action="store_true", help="leave out optax (saves half an hour)"
+    )
     time = commands.add_parser("time", help="seconds of one step on one device")
-    time.add_argument("--sets", nargs="*", help="names, whole or up to the comma; all by default")
+    time.add_argument("--sets", nargs="*", help="names, in full or up to the comma; all by default")
     time.add_argument("--rounds", type=int, default=5)
     share = commands.add_parser("share", help="the optimizer's share of a training step")
     share.add_argument("--layers", type=int, default=2)
     share.add_argument("--batch", type=int, default=2, help="sequences")
-    share.add_argument("--length", type=int, default=512, help="tokens a sequence")
+    share.add_argument("--length", type=int, default=512, help="tokens per sequence")
     share.add_argument("--rounds", type=int, default=5)
-    gpu = commands.add_parser("gpu", help="tests, times and shares on a GPU, under 8 minutes")
+    gpu = commands.add_parser("gpu", help="tests, times and shares on a GPU")
     gpu.add_argument("--rounds", type=int, default=5)
     memory = commands.add_parser("memory", help="peak of a training step on 8 virtual devices")
     memory.add_argument("--layers", type=int, help="fewer layers than the model has")
     memory.add_argument("--vocabulary", type=int, help="fewer tokens than the model has")
     memory.add_argument("--batch", type=int, default=16, help="sequences")
-    memory.add_argument("--length", type=int, default=1024, help="tokens a sequence")
+    memory.add_argument("--length", type=int, default=1024, help="tokens per sequence")
     for command in (counts, time, share, gpu, memory):
         command.add_argument("--json", type=Path, help="file to write")
     arguments = parser.parse_args()
@@ -47,7 +49,7 @@ def main() -> None:
 
 
 def _measure(arguments: argparse.Namespace) -> None:
-    """Prints rows as they come, and writes them. JAX starts here."""
+    """Prints rows as they are measured, and writes them to a file. JAX starts here."""
     import jax
 
     from benchmarks import table
@@ -57,7 +59,7 @@ def _measure(arguments: argparse.Namespace) -> None:
         jax.config.update("jax_num_cpu_devices", 8)
         from benchmarks.counts import rows
 
-        found = rows(arguments.model, arguments.layers, arguments.dtype, not arguments.no_peer)
+        found = rows(arguments.model, arguments.layers, arguments.dtype, not arguments.no_baseline)
     elif arguments.command == "memory":
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", 8)

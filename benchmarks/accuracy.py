@@ -1,4 +1,4 @@
-"""The table of what every orthogonalizer and spectral power is accurate to.
+"""A table of the accuracy of every orthogonalizer and spectral power.
 
 python -m benchmarks.accuracy > docs/accuracy.md
 """
@@ -31,24 +31,28 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float
 INTRODUCTION = """\
 # Accuracy
 
-What the orthogonalizers and spectral powers of this library make of matrices with known singular
-value decompositions. Written by `python -m benchmarks.accuracy`; JAX {version} on {backend}.
+How accurate the orthogonalizers and spectral powers of this library are on matrices with known
+singular value decompositions. Written by `python -m benchmarks.accuracy`; JAX {version} on
+{backend}. Accelerators round differently: `python -m benchmarks gpu` checks bounds on these numbers
+on a GPU.
 
-The matrices: {synthetic} synthetic ones with {rows} rows (`tests/spectra.py`: Gaussian of aspect
-1, 2 and 4 and scaled by 1e-30 and 1e30, power laws `s_i = i^-a` and log-spaced values with
-condition numbers from 1e2 to 1e6, rank 8 with noise, half rank), and {momenta} real momenta
-of a small character transformer (`tests/momenta.npz`), 128 rows, condition numbers from 8e1 to 4e5.
+The matrices are of two kinds. *Synthetic*: {synthetic} matrices with {rows} rows
+(`tests/spectra.py`), namely Gaussian ones with aspect ratios 1, 2 and 4 and with scales 1e-30 and
+1e30; power laws `s_i = i^-a` and log-spaced singular values with condition numbers from 1e2 to 1e6;
+rank 8 plus noise; half rank. *Momenta*: {momenta} real momenta of a small character transformer
+(`tests/momenta.npz`) with 128 rows and condition numbers from 8e1 to 4e5.
 
-For an orthogonalizer that makes `Y` of `M = U S V^T`, with `D = U^T Y V` and everything in float64:
+An orthogonalizer maps `M = U S V^T` to `Y`. With `D = U^T Y V`, in float64:
 
-- *error*: the largest `|D_ii - 1|` where `s_i > 1e-3 ||M||_F`, the interval that Polar Express is
+- *error* is the largest `|D_ii - 1|` where `s_i > 1e-3 ||M||_F`, the interval that Polar Express is
   made for;
-- *largest*: the largest singular value of `Y`, over all directions;
-- *drift*: how far the singular vectors turned: root mean square over the rows of the norm of `D`
-  off its diagonal, over all directions with a non-zero singular value. Directions of small singular
-  values turn first, since rounding mixes them.
+- *largest* is the largest singular value of `Y`;
+- *drift* says how far the singular vectors turned. It is the norm of each row of `D` without its
+  diagonal, as a root mean square over all rows with a non-zero singular value. The directions of
+  small singular values turn first, since rounding mixes them.
 
-Each cell is the worst matrix of its kind, so no two cells of a row need to speak of the same one.
+Each cell shows the worst matrix of its kind, so the cells of one row may refer to different
+matrices.
 """
 
 
@@ -69,7 +73,7 @@ def main() -> None:
         _orthogonalizers([synthetic, momenta]),
     )
     print("\n## Below the interval\n")
-    print("What a singular value `s` of `M / ||M||_F` becomes, without rounding.\n")
+    print("What a singular value `s` of `M / ||M||_F` is mapped to, without rounding.\n")
     points = np.array([1e-1, 1e-2, 1e-3, 1e-4, 1e-5])
     header = ["schedule", *(f"s = {point:.0e}" for point in points)]
     _table(header, ([name, *_image(schedule, points)] for name, schedule in SCHEDULES.items()))
@@ -81,9 +85,9 @@ def main() -> None:
 _OF = ("error", "largest", "drift")
 
 POWERS = """\
-The relative Frobenius error of `U S^p V^T`. The columns name the exponent and, for the coupled
-iterations, the dtype and the damping; *svd* is the float32 SVD, which takes singular values below
-`s_1 max(m, n) eps` for zero.
+The relative Frobenius error of `U S^p V^T`. The columns give the exponent and, for the coupled
+iterations, the dtype and the damping; *svd* is the float32 SVD, which treats singular values below
+`s_1 max(m, n) eps` as zero.
 """
 
 
@@ -96,7 +100,7 @@ def _table(header: list[str], rows: Iterable[list[str]]) -> None:
 
 
 def _orthogonalizers(kinds: list[Matrices]) -> Iterable[list[str]]:
-    """One row a method and dtype: the worst error, largest value and drift of either kind."""
+    """One row per method and dtype: the worst error, largest value and drift of each kind."""
     for (method, dtype), function in _methods().items():
         cells = []
         for matrices in kinds:
@@ -108,7 +112,7 @@ def _orthogonalizers(kinds: list[Matrices]) -> Iterable[list[str]]:
 
 
 def _methods() -> dict[tuple[str, str], Function]:
-    """The orthogonalizers by name and dtype."""
+    """The orthogonalizers, by name and dtype."""
     methods: dict[tuple[str, str], Function] = {}
     for name, schedule in SCHEDULES.items():
         for dtype_name, dtype in DTYPES.items():
@@ -133,7 +137,7 @@ def _image(schedule: Schedule, s: np.ndarray) -> list[str]:
 
 
 def _powers() -> dict[str, tuple[float, Function]]:
-    """Exponent and function by column."""
+    """Exponent and function, by column."""
     columns: dict[str, tuple[float, Function]] = {}
     for p in (0.5, 0.25):
         columns[f"{p}, svd"] = (p, functools.partial(power, p=p))
@@ -146,7 +150,7 @@ def _powers() -> dict[str, tuple[float, Function]]:
 
 
 def _power_errors(matrices: Matrices) -> Iterable[list[str]]:
-    """One row a matrix."""
+    """One row per matrix."""
     columns = []
     for p, function in _powers().values():
         results = _apply(function, matrices)
@@ -156,7 +160,7 @@ def _power_errors(matrices: Matrices) -> Iterable[list[str]]:
 
 
 def _apply(function: Function, matrices: Matrices) -> Matrices:
-    """The function's results by name; one compilation a number of rows."""
+    """The function's results by name; compiled once for each number of rows."""
     results = {}
     for rows in {x.shape[0] for x in matrices.values()}:
         chosen = {name: x for name, x in matrices.items() if x.shape[0] == rows}

@@ -11,17 +11,17 @@ import optax
 from jax.sharding import AxisType
 
 from benchmarks.hlo import work, written_products
-from benchmarks.workloads import LAYOUTS, QWEN3, Layout, abstract, ideal_flops, numbers
+from benchmarks.workloads import LAYOUTS, QWEN3, Layout, abstract, dimension_numbers, ideal_flops
 from mimuon_jax import muon
 
-STEPS = 5  # Jordan's schedule, the default of optax.contrib.muon: the same polynomial for both
-ENTRIES = ("explicit", "handed over", "auto")  # how the shardings are known
-NOWHERE = Layout({}, False, lambda name: (None, None))  # "none": no mesh
+STEPS = 5  # Jordan's schedule, the default of optax.contrib.muon: both compute the same polynomial
+ENTRIES = ("explicit", "handed over", "auto")  # how the optimizer learns the shardings
+NO_MESH = Layout({}, False, lambda name: (None, None))  # "none"
 Tree = dict[str, jax.ShapeDtypeStruct]
 
 
 class Row(NamedTuple):
-    """One compiled step, of one device."""
+    """One compiled step; all counts are per device."""
 
     model: str
     layers: int
@@ -31,31 +31,31 @@ class Row(NamedTuple):
     entry: str
     collectives: float = math.nan
     looped: float = math.nan  # of these, inside a loop
-    received: float = math.nan  # MB out of collectives
+    received: float = math.nan  # MB that come out of collectives
     gflop: float = math.nan  # of matrix products
-    ideal: float = math.nan  # gflop over an equal share of the standard iteration's
-    products: float = math.nan  # matrix products in the program, one in a loop counted once
-    executed: float = math.nan  # matrix products; on a CPU large matrices come one by one
+    ideal: float = math.nan  # gflop over an equal share of the standard iteration's GFLOP
+    products: float = math.nan  # matrix products written in the program; one in a loop counts once
+    executed: float = math.nan  # matrix products; a CPU computes large matrices one by one
     seconds: float = math.nan  # to lower and compile
-    temporaries: float = math.nan  # MB beside arguments and results
-    failed: str = ""  # the error, where there is one
+    temporaries: float = math.nan  # MB in addition to arguments and results
+    failed: str = ""  # the type of the error, if there was one
 
 
 def ours(leaves: Tree, entry: str) -> optax.GradientTransformation:
-    """Muon with the polynomial of the peer."""
+    """Our Muon, with the baseline's polynomial."""
     shardings = {name: leaf.sharding for name, leaf in leaves.items()}
     return muon(
         0.02,
         orthogonalizer="jordan",
-        matrices=numbers({name: leaf.shape for name, leaf in leaves.items()}),
+        matrices=dimension_numbers({name: leaf.shape for name, leaf in leaves.items()}),
         shardings=shardings if entry == "handed over" else None,
     )
 
 
 def optax_muon(leaves: Tree, entry: str) -> optax.GradientTransformation:
-    """The peer."""
+    """The baseline."""
     del entry
-    by_name = numbers({name: leaf.shape for name, leaf in leaves.items()})
+    by_name = dimension_numbers({name: leaf.shape for name, leaf in leaves.items()})
     return optax.contrib.muon(0.02, muon_weight_dimension_numbers=by_name)
 
 
@@ -67,18 +67,18 @@ def measure(
     layers: int | None = None,
     make: Callable[[Tree, str], optax.GradientTransformation] = ours,
 ) -> Row:
-    """Lowers and compiles one step, and reads the result.
+    """Lowers and compiles one step, and counts what the compiled program does.
 
     Args:
-      model: a key of `QWEN3`.
-      layout: a key of `LAYOUTS`, or "none" for one device without a mesh.
-      dtype: of parameters, gradients and momentum.
-      entry: one of `ENTRIES`.
-      layers: None for all.
-      make: `ours` or `optax_muon`.
+        model: a key of `QWEN3`.
+        layout: a key of `LAYOUTS`, or "none" for one device without a mesh.
+        dtype: of parameters, gradients and momentum.
+        entry: one of `ENTRIES`.
+        layers: None: all of the model's.
+        make: `ours` or `optax_muon`.
     """
     config = QWEN3[model] if layers is None else QWEN3[model]._replace(layers=layers)
-    where = LAYOUTS.get(layout, NOWHERE)
+    where = LAYOUTS.get(layout, NO_MESH)
     shapes = config.shapes(scanned=where.scanned)
     kind = AxisType.Explicit if entry == "explicit" else AxisType.Auto
     leaves = abstract(shapes, where, kind, jnp.dtype(dtype))
@@ -88,7 +88,7 @@ def measure(
     start = time.perf_counter()
     try:
         compiled = lower(tx, leaves).compile()
-    except Exception as error:  # whatever a peer raises is a result
+    except Exception as error:  # whatever a baseline raises is a result
         return row._replace(failed=type(error).__name__)
     seconds = time.perf_counter() - start
     text = compiled.as_text() or ""
@@ -111,7 +111,7 @@ def measure(
 def lower(
     tx: optax.GradientTransformation, leaves: Tree, platform: str = "cpu"
 ) -> jax.stages.Lowered:
-    """One update; gradients and momentum, which are donated, lie like their parameters."""
+    """Lowers one update; gradients and momentum are donated, and sharded like their parameters."""
 
     def like_its_parameter(path: tuple, x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         parameter = leaves.get(getattr(path[-1], "key", "")) if path else None
@@ -125,14 +125,14 @@ def lower(
 
 
 def rows(
-    model: str = "0.6b", layers: int | None = None, dtype: str = "float32", peer: bool = True
+    model: str = "0.6b", layers: int | None = None, dtype: str = "float32", baseline: bool = True
 ) -> Iterator[Row]:
-    """All layouts and entries, then the peer's."""
+    """Ours in all layouts and entries, then the baseline."""
     for layout in LAYOUTS:
         for entry in ENTRIES:
             yield measure(model, layout, dtype, entry, layers)
     yield measure(model, "none", dtype, "auto", layers)
-    if peer:
+    if baseline:
         yield measure(model, "fsdp", dtype, "explicit", layers, optax_muon)
         for layout in [*LAYOUTS, "none"]:
             yield measure(model, layout, dtype, "auto", layers, optax_muon)

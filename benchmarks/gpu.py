@@ -1,4 +1,4 @@
-"""Everything that only a GPU can tell, in one command: the marked tests, times, shares."""
+"""Everything that needs a GPU, in one command: tests marked `gpu`, times, shares."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ SETS = ("qwen3-0.6b", "yolo26m")
 
 
 def run_tests() -> int:
-    """Runs the tests marked `gpu` in a process of their own, which leaves the memory to us."""
+    """Runs the tests marked `gpu` in a separate process, which releases the memory when it ends."""
     environment = os.environ | {
         "JAX_PLATFORMS": "cuda,cpu",
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
@@ -23,13 +23,13 @@ def run_tests() -> int:
 
 
 def default_path(device: str) -> Path:
-    """Where the results of a device go, by day."""
+    """Where the results of a device are written: one file per day."""
     name = device.lower().replace(" ", "-")
     return RESULTS / f"{date.today().isoformat()}-{name}.json"
 
 
 def rows(rounds: int = 5) -> Iterator[NamedTuple]:
-    """Times of both sets, and the shares of a real training step: 16 sequences of 1024 tokens."""
+    """Times of both sets, and shares of a real training step: 16 sequences of 1024 tokens."""
     from benchmarks import time, training
 
     yield from time.rows(list(SETS), rounds)

@@ -1,6 +1,6 @@
 """What a compiled program does each time it runs, read from its HLO text.
 
-Loops count as often as they run; of a conditional's branches the dearest counts.
+A loop body counts as often as it runs; of a conditional's branches the most expensive one counts.
 """
 
 import math
@@ -27,16 +27,16 @@ _CALLED = re.compile(r"(?:calls|to_apply|body|true_computation|false_computation
 
 @dataclass
 class Work:
-    """Of one device, in one run of the program."""
+    """What one device does in one run of the program."""
 
     collectives: Counter[str] = field(default_factory=Counter)
-    received: float = 0.0  # bytes that come out of collectives, a device's own share included
+    received: float = 0.0  # bytes that come out of collectives, the device's own share included
     products: int = 0  # matrix products executed
     flops: float = 0.0  # of the matrix products alone: 2 m n k each
     looped: int = 0  # collectives inside a loop
 
     def add(self, other: "Work", times: int = 1) -> None:
-        """Adds what ``times`` runs of something else do."""
+        """Adds the work of `times` runs of another computation."""
         for kind, count in other.collectives.items():
             self.collectives[kind] += times * count
         self.received += times * other.received
@@ -46,26 +46,26 @@ class Work:
 
 
 def work(text: str) -> Work:
-    """Reads ``compiled.as_text()``.
+    """Counts the work in `compiled.as_text()`.
 
     Raises:
-      ValueError: no entry computation, or a loop around something that counts without a known
-        number of turns.
+        ValueError: there is no entry computation, or a loop whose body counts has no known number
+            of iterations.
     """
     computations, entry = _computations(text)
     if entry is None:
-        raise ValueError("no ENTRY computation: this is no text of a compiled program")
+        raise ValueError("no ENTRY computation: this is not the text of a compiled program")
     return _of(entry, computations, {})
 
 
 def written_products(text: str) -> int:
-    """How many matrix products stand in ``compiled.as_text()``; one in a loop is one."""
+    """How many matrix products `compiled.as_text()` contains; one in a loop counts once."""
     computations, _ = _computations(text)
     return sum(i["code"] == "dot" for instructions in computations.values() for i in instructions)
 
 
 def _computations(text: str) -> tuple[dict[str, list[re.Match]], str | None]:
-    """Instructions of every computation, and the name of the first to run."""
+    """The instructions of every computation, and the name of the entry computation."""
     computations: dict[str, list[re.Match]] = {}
     entry, current = None, []
     for line in text.splitlines():
@@ -99,7 +99,7 @@ def _of(name: str, computations: dict[str, list[re.Match]], known: dict[str, Wor
         elif code not in ("reduce", "map", "sort", "scatter", "select-and-scatter"):
             for called in _CALLED.findall(rest):
                 inner = _of(called, computations, known)
-                total.add(inner, _turns(rest, inner) if code == "while" else 1)
+                total.add(inner, _iterations(rest, inner) if code == "while" else 1)
                 if code == "while":
                     total.looped += sum(inner.collectives.values())
     return total
@@ -111,36 +111,36 @@ def _branches(rest: str) -> list[str]:
     return re.findall(r"[\w.\-]+", listed[1]) if listed else _CALLED.findall(rest)
 
 
-def _turns(rest: str, inner: Work) -> int:
-    """How often a loop runs."""
+def _iterations(rest: str, inner: Work) -> int:
+    """How many iterations a loop runs; 1 if unknown and the body does nothing that counts."""
     count = re.search(r"known_trip_count\D*(\d+)", rest)
     if count is None and (inner.collectives or inner.products):
-        raise ValueError(f"a loop without a known number of turns: {rest[:200]}")
+        raise ValueError(f"a loop without a known number of iterations: {rest[:200]}")
     return int(count[1]) if count else 1
 
 
 def _flops(result: str, rest: str, types: dict[str, str]) -> float:
-    """``2 m n k`` of a dot."""
+    """The `2 m n k` of a dot."""
     operand = re.search(r"%?([\w.\-]+)[,)]", re.sub(r"\w+\[[\d,]*\](\{[^}]*\})? ", "", rest))
     contracted = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", rest)
     if operand is None or contracted is None:
-        raise ValueError(f"a dot in an unknown form: {rest[:200]}")
+        raise ValueError(f"a dot of unknown form: {rest[:200]}")
     (_, sizes), *_ = _arrays(types[operand[1]])
     depth = math.prod(sizes[int(axis)] for axis in contracted[1].split(",") if axis)
     return 2.0 * depth * sum(math.prod(shape) for _, shape in _arrays(result))
 
 
 def _bytes(type_: str) -> float:
-    """Size of an array or of all arrays of a tuple."""
+    """Size of an array, or of all arrays of a tuple."""
     return sum(_width(dtype) * math.prod(sizes) / 8 for dtype, sizes in _arrays(type_))
 
 
 def _arrays(type_: str) -> list[tuple[str, tuple[int, ...]]]:
-    """``"(f32[2,3]{1,0}, u8[])"`` -> ``[("f32", (2, 3)), ("u8", ())]``."""
+    """`"(f32[2,3]{1,0}, u8[])"` -> `[("f32", (2, 3)), ("u8", ())]`."""
     found = re.findall(r"([a-z]\w*)\[([\d,]*)\]", type_)
     return [(dtype, tuple(int(n) for n in sizes.split(",") if n)) for dtype, sizes in found]
 
 
 def _width(dtype: str) -> int:
-    """Bits of one element: ``f8e4m3fn`` and ``u16`` say it themselves."""
+    """Bits of one element; `f8e4m3fn` and `u16` have the number in their names."""
     return _BITS.get(dtype) or int(re.findall(r"\d+", dtype)[0])

@@ -1,4 +1,4 @@
-"""Peak memory of one compiled training step of Qwen3-0.6B on eight devices, by mesh."""
+"""Peak memory of one compiled training step of Qwen3-0.6B on eight devices, for several meshes."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -22,16 +22,16 @@ MESHES = ("data=8", "fsdp=8", "fsdp=4,tensor=2", "data=2,fsdp=2,tensor=2")
 
 
 class Memory(NamedTuple):
-    """One mesh; GB a device."""
+    """One mesh; in GB per device."""
 
     mesh: str
-    state: float  # what the step is given
+    state: float  # the arguments of the step
     temporary: float
-    peak: float  # of both, with results that take no buffer of the state
+    peak: float  # both, and results that do not reuse a buffer of the state
 
 
 def rows(layers: int | None, vocabulary: int | None, batch: int, length: int) -> Iterator[Memory]:
-    """Steps of MiMuon in float32, every layer computed again in the backward pass."""
+    """Steps of MiMuon in float32; every layer is recomputed in the backward pass."""
     config = qwen3_0_6b()
     config = dataclasses.replace(
         config,
@@ -57,7 +57,7 @@ def rows(layers: int | None, vocabulary: int | None, batch: int, length: int) ->
 
 
 def decoder_task(config: Qwen3Config, mesh: Mesh) -> Task:
-    """The loss of language-model training without its data."""
+    """The task of language-model training, without its data."""
     graph, _ = nnx.split(nnx.eval_shape(lambda: Qwen3(config, rngs=nnx.Rngs(0))), nnx.Param)
     rules = sharding_rules.qwen3(config)
     around = sharding_rules.layer_by_layer(rules, mesh, jax.checkpoint)

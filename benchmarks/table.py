@@ -12,14 +12,14 @@ import optax
 
 
 def show(row: Any) -> str:
-    """One value in few characters."""
+    """One value, in few characters."""
     if isinstance(row, float):
         return "-" if row != row else f"{row:.4g}"
     return str(row)
 
 
 def stream(rows: Iterable[NamedTuple], path: Path | None) -> None:
-    """Prints rows as they come, under a header for each kind of row, and keeps them in a file."""
+    """Prints rows as they come, with a header for each kind of row, and writes them to a file."""
     printed: list[NamedTuple] = []
     for row in rows:
         if not printed or printed[-1]._fields != row._fields:
@@ -27,11 +27,11 @@ def stream(rows: Iterable[NamedTuple], path: Path | None) -> None:
         print("  ".join(f"{show(value):>12}" for value in row), flush=True)
         printed.append(row)
         if path:
-            _save(path, printed)  # at every row: a measurement of half an hour may be ended
+            _save(path, printed)  # after every row: half an hour of measuring may be cut short
 
 
 def _save(path: Path, rows: Sequence[NamedTuple]) -> None:
-    """Writes rows and what they were measured on."""
+    """Writes rows, and what they were measured with."""
     record = {
         "date": date.today().isoformat(),
         "jax": jax.__version__,

@@ -1,4 +1,4 @@
-"""Wall-clock time of one optimizer step beside its peers: one process, alternating, medians."""
+"""Wall-clock time of one optimizer step and of its baselines, alternating in one process."""
 
 import functools
 import importlib
@@ -14,14 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks.workloads import QWEN3, Shapes, ideal_flops, numbers
+from benchmarks.workloads import QWEN3, Shapes, dimension_numbers, ideal_flops
 from benchmarks.yolo26 import yolo26
 from mimuon_jax import muon
 from mimuon_jax.linalg.coefficients import JORDAN
 from mimuon_jax.linalg.newton_schulz import fast_newton_schulz, newton_schulz
 
-STEPS = JORDAN.steps  # optax's and torch's default polynomial, for all but "default"
-PEER = "optax"
+STEPS = JORDAN.steps  # the default polynomial of optax and torch; "default" alone uses another
+BASELINE = "optax"
 
 
 class Row(NamedTuple):
@@ -30,10 +30,10 @@ class Row(NamedTuple):
     set: str
     implementation: str
     seconds: float  # median
-    ratio: float  # the peer's median over this one: above 1 is faster
-    difference: float  # largest difference from the peer's updates, which are about 0.02 / sqrt(n)
+    ratio: float  # the baseline's median over this one: above 1 is faster
+    difference: float  # largest of an entry from the baseline's; entries are about 0.02 / sqrt(n)
     tflops: float  # the standard iteration's FLOPs over the time, whatever was computed
-    ceiling: float  # share of the rate of a large matrix product in the same dtype
+    ceiling: float  # rate as a share of that of a large matrix product in the same dtype
 
 
 def sets() -> dict[str, Shapes]:
@@ -50,20 +50,20 @@ def sets() -> dict[str, Shapes]:
 
 
 def optimizers(shapes: Shapes) -> dict[str, tuple[optax.GradientTransformation, str]]:
-    """The implementations, and the dtype that their products are in."""
-    by_name = numbers(shapes)
+    """The implementations, and the dtype of their products."""
+    by_name = dimension_numbers(shapes)
     ours = functools.partial(muon, 0.02, matrices=by_name)
     standard = functools.partial(newton_schulz, schedule=JORDAN)
     fast = functools.partial(fast_newton_schulz, schedule=JORDAN)
     found = {
-        PEER: (optax.contrib.muon(0.02, muon_weight_dimension_numbers=by_name), "float32"),
+        BASELINE: (optax.contrib.muon(0.02, muon_weight_dimension_numbers=by_name), "float32"),
         "standard": (ours(orthogonalizer=standard), "float32"),
         "fast": (ours(orthogonalizer=fast), "float32"),
         "default": (ours(), "float32"),
     }
-    if jax.default_backend() != "cpu":  # where 16 bits are faster
-        peer = optax.contrib.muon(0.02, muon_weight_dimension_numbers=by_name)
-        found[f"{PEER} bfloat16"] = (_in_bfloat16(peer), "bfloat16")
+    if jax.default_backend() != "cpu":  # 16 bits are faster there
+        baseline = optax.contrib.muon(0.02, muon_weight_dimension_numbers=by_name)
+        found[f"{BASELINE} bfloat16"] = (_in_bfloat16(baseline), "bfloat16")
         for function, name in ((standard, "standard"), (fast, "fast")):
             for dtype in ("bfloat16", "float16"):
                 half = functools.partial(function, dtype=dtype)
@@ -72,7 +72,7 @@ def optimizers(shapes: Shapes) -> dict[str, tuple[optax.GradientTransformation, 
 
 
 def _in_bfloat16(tx: optax.GradientTransformation) -> optax.GradientTransformation:
-    """On gradients, parameters and state rounded to bfloat16: the peer computes as it is given."""
+    """The same with bfloat16 inputs and state: the baseline computes in the dtype it is given."""
     cast = functools.partial(optax.tree.cast, dtype=jnp.bfloat16)
 
     def update(updates: Any, state: Any, params: Any = None) -> Any:
@@ -83,7 +83,7 @@ def _in_bfloat16(tx: optax.GradientTransformation) -> optax.GradientTransformati
 
 
 def medians(functions: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """Median seconds of each function, all called in turn in every round."""
+    """Median seconds of each function; every round calls all of them in turn."""
     for function in functions.values():
         function()
     seconds: dict[str, list[float]] = {name: [] for name in functions}
@@ -96,7 +96,7 @@ def medians(functions: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str
 
 
 def rows(names: list[str] | None = None, rounds: int = 5) -> Iterator[Row]:
-    """One row an implementation and set."""
+    """One row per implementation and set."""
     ceilings = {dtype: matmul_rate(dtype) for dtype in ("float32", "bfloat16", "float16")}
     for name, shapes in sets().items():
         if names is None or {name, name.split(",")[0]} & set(names):
@@ -113,7 +113,7 @@ def _of_set(name: str, shapes: Shapes, ceilings: Mapping[str, float], rounds: in
         state, update = tx.init(gradients), jax.jit(tx.update)
         functions[implementation] = functools.partial(_run, update, gradients, state)
         dtypes[implementation] = dtype
-    wanted = functions[PEER]()
+    wanted = functions[BASELINE]()
     differences = {
         n: max(float(jnp.max(jnp.abs(run()[k] - wanted[k]))) for k in wanted)
         for n, run in functions.items()
@@ -127,7 +127,7 @@ def _of_set(name: str, shapes: Shapes, ceilings: Mapping[str, float], rounds: in
             name,
             implementation,
             median,
-            seconds[PEER] / median,
+            seconds[BASELINE] / median,
             differences.get(implementation, math.nan),
             rate / 1e12,
             rate / ceilings[dtypes.get(implementation, "float32")],
@@ -135,12 +135,12 @@ def _of_set(name: str, shapes: Shapes, ceilings: Mapping[str, float], rounds: in
 
 
 def _run(update: Callable, gradients: Any, state: Any) -> Any:
-    """The updates of one step, when they are there."""
+    """The updates of one step, once they are computed."""
     return jax.block_until_ready(update(gradients, state, gradients)[0])
 
 
 def matmul_rate(dtype: str, rounds: int = 5) -> float:
-    """FLOP/s of one large square matrix product: what the machine gives at best."""
+    """FLOP/s of one large square matrix product: the best that the machine can do."""
     size = 2048 if jax.default_backend() == "cpu" else 8192
     x = jnp.ones((size, size), dtype)
     product = jax.jit(functools.partial(jnp.matmul, preferred_element_type=jnp.float32))
@@ -149,10 +149,10 @@ def matmul_rate(dtype: str, rounds: int = 5) -> float:
 
 
 def torch_steps(shapes: Shapes) -> dict[str, Callable[[], Any]]:
-    """``torch.optim.Muon`` (bfloat16) and Jordan's iteration in float32; empty without torch."""
+    """`torch.optim.Muon` (bfloat16) and Jordan's iteration in float32; empty without torch."""
     if importlib.util.find_spec("torch") is None:
         return {}
-    torch: Any = importlib.import_module("torch")  # no dependency of ours
+    torch: Any = importlib.import_module("torch")  # not a dependency of ours
     random = np.random.default_rng(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     parameters = []

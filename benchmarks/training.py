@@ -1,4 +1,4 @@
-"""The optimizer's share of a training step of a decoder."""
+"""The optimizer's share of a decoder's training step."""
 
 import dataclasses
 import functools
@@ -18,7 +18,7 @@ from mimuon_jax.linalg.newton_schulz import fast_newton_schulz, newton_schulz
 from models.cross_entropy import cross_entropy
 from models.qwen3 import Qwen3, matrix_dimension_numbers, qwen3_0_6b
 
-# Without it 16 sequences of 1024 tokens need 143 GiB on a CPU, with it 30; products run once.
+# Without it 16 sequences of 1024 tokens need 143 GiB on a CPU, with it 30; no product is repeated.
 REMAT = functools.partial(
     jax.checkpoint,
     prevent_cse=False,
@@ -27,13 +27,13 @@ REMAT = functools.partial(
 
 
 class Share(NamedTuple):
-    """One optimizer after one forward and backward pass."""
+    """The time of one optimizer beside that of one forward and backward pass."""
 
     implementation: str
     tokens: int
     gradient: float  # median seconds, forward and backward
     update: float  # median seconds, all parameters
-    share: float  # of the update in both
+    share: float  # of the update in the sum of both
 
 
 def shares(
@@ -44,15 +44,15 @@ def shares(
     vocabulary: int = 4096,
     dtype: DTypeLike = jnp.float32,
 ) -> Iterator[Share]:
-    """Qwen3-0.6B, perhaps with fewer layers and words; parameters and momenta are float32.
+    """Qwen3-0.6B, with fewer layers and a smaller vocabulary; float32 parameters and momenta.
 
     Args:
-      layers: of 28.
-      batch: sequences a step.
-      length: tokens a sequence.
-      rounds: of which the medians are taken.
-      vocabulary: tokens that there are; the model has 151,936.
-      dtype: of the products, the model's as well as the orthogonalizers'.
+        layers: the model has 28.
+        batch: sequences per step.
+        length: tokens per sequence.
+        rounds: measurements, of which the median is taken.
+        vocabulary: number of tokens; the model has 151,936.
+        dtype: of the matrix products, the model's and the orthogonalizers'.
     """
     config = dataclasses.replace(qwen3_0_6b(), num_hidden_layers=layers, vocab_size=vocabulary)
     graph, params = nnx.split(Qwen3(config, rngs=nnx.Rngs(0), dtype=dtype), nnx.Param)

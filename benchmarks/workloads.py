@@ -1,4 +1,4 @@
-"""Parameter trees of real models, as shapes, and how they lie on eight devices."""
+"""Parameter trees of real models, as shapes, and how they are sharded over eight devices."""
 
 import math
 from collections.abc import Callable
@@ -14,7 +14,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 class Qwen3(NamedTuple):
-    """Sizes of the decoder's matrices; heads are 128 wide."""
+    """Sizes of a decoder's matrices; each head has width 128."""
 
     layers: int
     hidden: int
@@ -23,7 +23,7 @@ class Qwen3(NamedTuple):
     shared_heads: int
 
     def matrices(self) -> dict[str, tuple[int, int]]:
-        """``[reduction, output]`` of one layer."""
+        """`[reduction, output]` of each matrix of one layer."""
         queries, keys = 128 * self.heads, 128 * self.shared_heads
         return {
             "query": (self.hidden, queries),
@@ -36,7 +36,7 @@ class Qwen3(NamedTuple):
         }
 
     def shapes(self, *, scanned: bool) -> Shapes:
-        """One leaf a matrix, or all layers of a kind in one leaf."""
+        """One leaf per matrix or, if scanned, one leaf for that matrix of all layers."""
         if scanned:
             return {name: (self.layers, *shape) for name, shape in self.matrices().items()}
         return {
@@ -53,12 +53,14 @@ QWEN3 = {
 
 
 class Layout(NamedTuple):
-    """A mesh, and how a leaf lies on it."""
+    """A mesh, and how each leaf is sharded over it."""
 
     mesh: dict[str, int]
     scanned: bool
-    spec: Callable[[str], tuple[str | None, ...]]  # of the two axes of a matrix, by name
-    batch: str | None = None  # mesh axis that cuts the layers
+    spec: Callable[
+        [str], tuple[str | None, ...]
+    ]  # leaf name -> mesh axes of the two axes of a matrix
+    batch: str | None = None  # mesh axis that shards the layers
 
 
 def _two_dimensional(name: str) -> tuple[str, str]:
@@ -82,7 +84,7 @@ LAYOUTS = {
 def abstract(
     shapes: Shapes, layout: Layout, kind: AxisType, dtype: jnp.dtype = jnp.float32
 ) -> dict[str, jax.ShapeDtypeStruct]:
-    """The leaves as shapes with shardings; without any if the layout has no mesh."""
+    """The leaves as shapes with shardings; without shardings if the layout has no mesh."""
     if not layout.mesh:
         return {name: jax.ShapeDtypeStruct(shape, dtype) for name, shape in shapes.items()}
     devices = jax.devices()[: math.prod(layout.mesh.values())]
@@ -99,8 +101,8 @@ def abstract(
     return leaves
 
 
-def numbers(shapes: Shapes) -> dict[str, MuonDimensionNumbers]:
-    """The last two axes are the matrix; of kernels ``[h, w, in, out]`` all but the last reduce."""
+def dimension_numbers(shapes: Shapes) -> dict[str, MuonDimensionNumbers]:
+    """The last two axes are the matrix; kernels `[h, w, in, out]` are `[h w in, out]`."""
     return {
         name: MuonDimensionNumbers((0, 1, 2), 3)
         if len(shape) == 4
@@ -110,7 +112,7 @@ def numbers(shapes: Shapes) -> dict[str, MuonDimensionNumbers]:
 
 
 def ideal_flops(shapes: Shapes, steps: int) -> float:
-    """``steps (4 m^2 n + 2 m^3)``, summed over all matrices: the standard iteration alone."""
+    """`steps (4 m^2 n + 2 m^3)`, summed over all matrices: the standard iteration alone."""
     total = 0.0
     for shape in shapes.values():
         m, n = sorted((math.prod(shape[:-1]), shape[-1]) if len(shape) == 4 else shape[-2:])

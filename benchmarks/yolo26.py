@@ -13,7 +13,7 @@ SCALES = {"n": (0.25, 1024, False), "s": (0.5, 1024, False), "m": (1.0, 512, Tru
 
 
 def yolo26(scale: str = "m", classes: int = 20) -> Shapes:
-    """Convolution kernels ``[height, width, in, out]``, depthwise ones left out."""
+    """Convolution kernels `[height, width, in, out]`, without the depthwise ones."""
     factor, most, deep = SCALES[scale]
     c64, c128, c256, c512, c1024 = (
         8 * math.ceil(min(c, most) * factor / 8) for c in (64, 128, 256, 512, 1024)

@@ -1,4 +1,4 @@
-"""What a compiled step does: the reader of HLO, and the numbers that the library promises."""
+"""What a compiled step does: reading its HLO, and the counts that the library promises."""
 
 import functools
 import math
@@ -9,9 +9,9 @@ import pytest
 from jax import lax
 from jax.sharding import AxisType
 
-from benchmarks.counts import ENTRIES, NOWHERE, lower, measure, ours
+from benchmarks.counts import ENTRIES, NO_MESH, lower, measure, ours
 from benchmarks.hlo import work, written_products
-from benchmarks.workloads import LAYOUTS, QWEN3, abstract, ideal_flops, numbers
+from benchmarks.workloads import LAYOUTS, QWEN3, abstract, dimension_numbers, ideal_flops
 from benchmarks.yolo26 import yolo26
 from mimuon_jax import JORDAN, fast_newton_schulz, gram_newton_schulz, muon
 
@@ -46,7 +46,7 @@ def test_a_loop_counts_as_often_as_it_runs():
     assert written_products(text) == 1
 
 
-def test_of_the_branches_the_dearest_counts():
+def test_of_the_branches_the_most_expensive_counts():
     x = jnp.ones((8, 8))
     branches = [lambda x: x, lambda x: x @ x @ x, lambda x: x @ x]
     done = work(text_of(lambda i, x: lax.switch(i, branches, x), 1, x))
@@ -84,31 +84,31 @@ def test_collectives_are_counted_with_what_comes_out_of_them():
 def test_what_cannot_be_counted_is_an_error():
     with pytest.raises(ValueError, match="no ENTRY"):
         work("nothing")
-    with pytest.raises(ValueError, match="known number of turns"):
+    with pytest.raises(ValueError, match="known number of iterations"):
         work(WRITTEN.replace("known_trip_count", "unknown"))
 
 
-def test_the_workloads_are_those_of_the_models():
+def test_the_workloads_have_the_sizes_of_the_models():
     assert sum(map(math.prod, QWEN3["0.6b"].shapes(scanned=False).values())) == 440_401_920
     assert sum(map(math.prod, QWEN3["8b"].shapes(scanned=True).values())) == 6_945_767_424
     assert ideal_flops(QWEN3["0.6b"].shapes(scanned=True), 5) == pytest.approx(
         8 * 1390.5e9, rel=1e-4
     )
-    kernels = yolo26("m")  # 21,747,392 in 136 kernels, less 14 depthwise ones over 4,608 channels
+    kernels = yolo26("m")  # 21,747,392 in 136 kernels, minus 14 depthwise ones with 4,608 channels
     assert (len(kernels), sum(map(math.prod, kernels.values()))) == (122, 21_747_392 - 9 * 4608)
 
 
 def check(row):
-    """The promises, for a row of any layout and entry."""
+    """Checks the promises for a row of any layout and entry."""
     devices = math.prod(LAYOUTS[row.layout].mesh.values())
     assert row.failed == ""
     assert (row.collectives, row.looped) == (COLLECTIVES[row.layout], 0)
     assert row.products <= 3 * PRODUCTS
     assert row.ideal <= (1.07 if row.layout == "replicated" else 1.04)
     if row.collectives == 2:
-        # Ideal: every matrix comes home once and goes back once, 440.4 MB in float32.
+        # Ideal: every matrix goes to its owner once and back once, 440.4 MB in float32.
         assert row.received <= (231 if row.dtype == "bfloat16" else 462)
-    if row.layout == "replicated":  # all results come to all devices
+    if row.layout == "replicated":  # all results go to all devices
         assert row.received <= 1.05 * devices * (110.1 if row.dtype == "bfloat16" else 220.2)
 
 
@@ -133,11 +133,11 @@ def test_every_layout_and_entry_keeps_the_promises(layout, entry):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("form", [gram_newton_schulz, fast_newton_schulz])
-def test_the_cheaper_forms_exchange_the_same_for_fewer_flops(form):
+def test_the_cheaper_forms_exchange_as_much_for_fewer_flops(form):
     def make(leaves, entry):
         shapes = {name: leaf.shape for name, leaf in leaves.items()}
         jordan = functools.partial(form, schedule=JORDAN)
-        return muon(0.02, orthogonalizer=jordan, matrices=numbers(shapes))
+        return muon(0.02, orthogonalizer=jordan, matrices=dimension_numbers(shapes))
 
     row = measure("0.6b", "scanned fsdp", entry="explicit", make=make)
     assert (row.failed, row.collectives, row.looped) == ("", 2, 0)
@@ -145,7 +145,7 @@ def test_the_cheaper_forms_exchange_the_same_for_fewer_flops(form):
     assert row.ideal <= 0.87  # observed: 0.67
 
 
-def test_one_device_does_all_the_work_and_says_nothing():
+def test_one_device_does_all_the_work_without_collectives():
     row = measure("0.6b", "none", layers=2)
     assert (row.failed, row.collectives, row.received) == ("", 0, 0)
     assert row.ideal == pytest.approx(1)
@@ -153,10 +153,10 @@ def test_one_device_does_all_the_work_and_says_nothing():
     assert row.executed == 14 * PRODUCTS  # the matrices of two layers, one by one on a CPU
 
 
-# On eight devices the small matrices of two layers fill places beside larger ones: one shape less.
+# On eight devices the small matrices of two layers are batched with larger ones: one shape fewer.
 @pytest.mark.parametrize(("layout", "batches"), [("none", 3), ("fsdp", 2)])
 def test_on_an_accelerator_all_matrices_of_a_shape_are_one_batch(layout, batches):
-    config, where = QWEN3["0.6b"]._replace(layers=2), LAYOUTS.get(layout, NOWHERE)
+    config, where = QWEN3["0.6b"]._replace(layers=2), LAYOUTS.get(layout, NO_MESH)
     leaves = abstract(config.shapes(scanned=where.scanned), where, AxisType.Explicit)
     text = lower(ours(leaves, "explicit"), leaves, "cuda").as_text()
     assert text.count("stablehlo.dot_general") == batches * PRODUCTS
