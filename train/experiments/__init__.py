@@ -1,4 +1,4 @@
-"""Experiments: one file each, whose `SCALES` say what is run at the paper's and at small scale."""
+"""Experiments: one file each, whose `SCALES` define what runs at small and at the paper's scale."""
 
 import importlib
 import pkgutil
@@ -22,19 +22,22 @@ class Experiment(Protocol):
         sweep: str | None,
         say: Callable[[str], None],
     ) -> Report:
-        """Runs what is not in the directory yet, and reports all of it.
+        """Runs what the directory does not contain yet, and reports everything.
 
         Args:
-            directory: where results are kept from one call to the next, and pictures go.
-            seeds: of the runs.
-            sweep: which settings are tried, see `train.experiments.comparison`; None: the
-                experiment's own choice.
+            directory: where results are kept between calls, and pictures are written.
+            seeds: one run is made per seed.
+            sweep: which settings are tried, see `train.experiments.sweep`; None: the experiment's
+                own choice.
             say: prints a line of progress.
         """
         ...
 
     def with_data(self, **fields: Path) -> Self:
-        """The same on other data: fields of the task's `data`.
+        """The same experiment on other data.
+
+        Args:
+            **fields: new values of fields of the task's `data`.
 
         Raises:
             BadInput: there are no such fields.
@@ -43,7 +46,7 @@ class Experiment(Protocol):
 
 
 def names() -> list[str]:
-    """The experiments, sorted."""
+    """The names of the experiments, sorted."""
     modules = sorted(module.name for module in pkgutil.iter_modules(__path__))
     return [n for n in modules if hasattr(importlib.import_module(f"{__name__}.{n}"), "SCALES")]
 
@@ -52,7 +55,7 @@ def load(name: str) -> ModuleType:
     """Imports an experiment.
 
     Raises:
-        BadInput: there is none of that name; with those there are.
+        BadInput: there is none of that name; the message lists the existing ones.
     """
     if name not in names():
         raise BadInput(

@@ -1,4 +1,4 @@
-"""Optimizers compared under one budget: the plan, the runs, and what is reported of them."""
+"""Optimizers compared under one budget: the plan, the runs, and the report."""
 
 import dataclasses
 import math
@@ -16,11 +16,11 @@ from train.experiments.sweep import Sweep, candidates, parse_sweep
 from train.optimizers import MuonMVR2, Optimizer
 from train.report import Picture, Report, Table, mean_and_spread
 
-POINTS = 100  # of a training curve, each a mean
+POINTS = 100  # of a training curve; each is a mean over its part of the run
 
 
 class Column(NamedTuple):
-    """A column of the result table: a metric at the end of a run."""
+    """A column of the result table: one metric at the end of a run."""
 
     title: str  # with the unit
     split: Literal["train", "validation"]
@@ -29,12 +29,12 @@ class Column(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """A picture: a metric over a run."""
+    """A picture: one metric over a run."""
 
     title: str  # with the unit
     split: Literal["train", "validation"]
     metric: str
-    per: Literal["step", "gradient"] = "step"  # what is counted; MVR2 takes two gradients a step
+    per: Literal["step", "gradient"] = "step"  # what x counts; MVR2 takes two gradients per step
     log: bool = False
 
 
@@ -47,7 +47,7 @@ class Comparison:
     optimizers: Mapping[str, Optimizer]
     columns: Sequence[Column]
     curves: Sequence[Curve]
-    best: tuple[str, Literal["min", "max"]] = ("loss", "min")  # of the evaluation, picks settings
+    best: tuple[str, Literal["min", "max"]] = ("loss", "min")  # validation metric that selects
     sweep: str | None = None
     paper: Mapping[str, float] = dataclasses.field(default_factory=dict)  # the paper's numbers
     paper_title: str = "paper"
@@ -61,7 +61,7 @@ class Comparison:
         sweep: str | None,
         say: Callable[[str], None],
     ) -> Report:
-        """Tries settings with the first seed, trains each optimizer's best with all seeds."""
+        """Tries settings with the first seed, then trains each optimizer's best with all seeds."""
         text = self.sweep if sweep is None else sweep
         tried = parse_sweep(text) if text and text != "none" else None
         plans = {
@@ -80,7 +80,7 @@ class Comparison:
         return self._report(directory, chosen, sweeps if tried else {}, tried, seeds)
 
     def with_data(self, **fields: Path) -> Self:
-        """The same on other data: fields of the task's `data`."""
+        """The same comparison on other data: new values of fields of the task's `data`."""
         data: Any = vars(self.config)["data"]
         known = {field.name for field in dataclasses.fields(data)}
         require(set(fields) <= known, f"the task's data has no {' or '.join({*fields} - known)}")
@@ -90,7 +90,7 @@ class Comparison:
     def _plan(
         self, label: str, optimizer: Optimizer, sweep: Sweep | None, seed: int, directory: Path
     ) -> list[Run]:
-        """The runs of an optimizer with the first seed."""
+        """The runs of one optimizer with the first seed: one per setting."""
         runs = []
         for setting, variant in candidates(optimizer, sweep).items():
             folder = directory / (f"{label},{setting}" if setting else label) / f"seed-{seed}"
@@ -99,7 +99,7 @@ class Comparison:
         return runs
 
     def _rank(self, outcome: Outcome) -> float:
-        """What is to be small: the last evaluation, or infinity of a run that stopped."""
+        """A key that is smaller for a better run: infinity for one that stopped."""
         name, mode = self.best
         value = outcome.final("validation", name)
         return math.inf if math.isnan(value) else value if mode == "min" else -value
@@ -112,7 +112,7 @@ class Comparison:
         sweep: Sweep | None,
         seeds: Sequence[int],
     ) -> Report:
-        """Tables, pictures and the conditions they were made under."""
+        """Tables, pictures, and the conditions under which the runs were made."""
         pictures = []
         for i, curve in enumerate(self.curves):
             path = directory / f"curve-{i + 1}.png"
@@ -121,13 +121,16 @@ class Comparison:
         every = [o for outcomes in (*chosen.values(), *sweeps.values()) for o in outcomes]
         _require_same_start(every)
         text = [f"Every optimizer trains for {self.config.steps} steps of {self.config.batch_size}"]
-        text[0] += " examples; of one seed all have the same initial weights and the same batches."
+        text[0] += (
+            " examples; for each seed all have the same initial weights and the same batches."
+        )
         if sweep is not None:
             count = len(sweep.values)
             text.append(
                 f"Every optimizer was tried with {count} settings of {sweep.field} and seed "
-                f"{seeds[0]}; the one of the {'lowest' if self.best[1] == 'min' else 'highest'} "
-                f"last validation {self.best[0]} was trained with all seeds, the first included."
+                f"{seeds[0]}; the setting with the "
+                f"{'lowest' if self.best[1] == 'min' else 'highest'} last validation "
+                f"{self.best[0]} was trained with all seeds, the first included."
             )
         tables = [self._results(chosen, sweep)]
         tables += [self._tried(sweeps, chosen, sweep)] if sweep else []
@@ -140,11 +143,11 @@ class Comparison:
         )
 
     def _results(self, chosen: dict[str, list[Outcome]], sweep: Sweep | None) -> Table:
-        """A row an optimizer: mean and standard deviation over seeds."""
+        """One row per optimizer: mean and standard deviation over seeds."""
         rows = []
         for label, outcomes in chosen.items():
             ended = [o for o in outcomes if not o.stopped]
-            row: list[Any] = [label, _said(outcomes[0].run, sweep)]
+            row: list[Any] = [label, _setting(outcomes[0].run, sweep)]
             for column in self.columns:
                 values = [o.final(column.split, column.metric) for o in ended]
                 values = [value for value in values if not math.isnan(value)]
@@ -154,27 +157,27 @@ class Comparison:
             row.append(round(step_memory(outcomes[0].run), 1))
             rows.append([*row, self.paper.get(label)] if self.paper else row)
         columns = ["optimizer", "setting", *(c.title for c in self.columns)]
-        columns += ["runs that ended", "step (ms, median)", "memory of a step (MiB a device)"]
+        columns += ["runs that finished", "step (ms, median)", "memory of a step (MiB per device)"]
         return Table(
             name="results",
             title="Results: mean ± standard deviation over seeds",
             columns=[*columns, self.paper_title] if self.paper else columns,
             rows=rows,
-            note="Times depend on what else the machine does.",
+            note="Times depend on what else the machine was doing.",
         )
 
     def _tried(
         self, sweeps: dict[str, list[Outcome]], chosen: dict[str, list[Outcome]], sweep: Sweep
     ) -> Table:
-        """A row a tried setting, and which was chosen."""
+        """One row per setting that was tried, and which one was chosen."""
         rows = []
         for label, outcomes in sweeps.items():
             for outcome in outcomes:
                 value = outcome.final("validation", self.best[0])
                 result = "stopped" if outcome.stopped else f"{value:.4f}"
                 best = outcome.run == chosen[label][0].run
-                said = _said(outcome.run, sweep)
-                rows.append([label, said, result, "chosen" if best else ""])
+                setting = _setting(outcome.run, sweep)
+                rows.append([label, setting, result, "chosen" if best else ""])
         return Table(
             name="sweep",
             title="Settings tried with the first seed",
@@ -190,8 +193,8 @@ def _with_seed(planned: Run, seed: int) -> Run:
     return planned._replace(seed=seed, config=config)
 
 
-def _said(planned: Run, sweep: Sweep | None) -> str:
-    """A setting as the report names it: with its value where values were tried."""
+def _setting(planned: Run, sweep: Sweep | None) -> str:
+    """The setting of a run as the report names it: with the value, if several were tried."""
     if sweep is None:
         return "its own"
     value = getattr(planned.config.optimizer, sweep.field)
@@ -199,18 +202,18 @@ def _said(planned: Run, sweep: Sweep | None) -> str:
 
 
 def _require_same_start(outcomes: Sequence[Outcome]) -> None:
-    """Checks what the report says: of one seed all runs start from the same weights."""
+    """Checks what the report states: all runs of one seed start from the same weights."""
     for seed in {o.run.seed for o in outcomes}:
         first = {o.validation[0]["loss"] for o in outcomes if o.run.seed == seed and o.validation}
         require(
             not first or max(first) - min(first) <= 1e-5 * max(abs(x) for x in first),
-            f"runs of seed {seed} start from different losses {sorted(first)}: some are of another "
-            "version of the program or of the data; choose another --run-dir",
+            f"runs of seed {seed} start from different losses {sorted(first)}: some were made with "
+            "another version of the program or of the data; choose another --run-dir",
         )
 
 
 def _draw(curve: Curve, chosen: dict[str, list[Outcome]], path: Path) -> None:
-    """One picture: the mean over seeds, and a band of the standard deviation."""
+    """Draws one picture: the mean over seeds, with a band of one standard deviation."""
     figure, (axes,) = panels(1)
     for label, outcomes in chosen.items():
         lines = [o.series(curve.split, curve.metric) for o in outcomes if not o.stopped]
@@ -229,7 +232,7 @@ def _draw(curve: Curve, chosen: dict[str, list[Outcome]], path: Path) -> None:
 
 
 def _thinned(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """At most `POINTS` points, each the mean of its part of the run."""
+    """Reduces a curve to at most `POINTS` points, each the mean of its part of the run."""
     parts = np.array_split(np.arange(len(steps)), min(POINTS, len(steps)))
     return (
         np.asarray([steps[part].mean() for part in parts]),

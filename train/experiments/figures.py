@@ -1,4 +1,4 @@
-"""Pictures of experiments: panels side by side, and lines with their spread."""
+"""Figures of experiments: panels side by side, and lines with their spread."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,7 @@ import numpy as np
 
 
 def panels(count: int) -> tuple[Any, list[Any]]:
-    """A figure with axes side by side, a grid on each."""
+    """A figure with axes side by side, each with a grid."""
     from matplotlib.figure import Figure  # not pyplot: no window system, no global state
 
     figure = Figure(figsize=(5.5 * count, 4.2), layout="constrained")
@@ -18,14 +18,14 @@ def panels(count: int) -> tuple[Any, list[Any]]:
 
 
 def band(axes: Any, x: Any, y: Any, label: str, *, half_width: Any) -> None:
-    """Draws the mean of lines, and a band around it.
+    """Draws the mean of several lines, and a band around it.
 
     Args:
-        axes: where to.
-        x: of the points.
+        axes: where to draw.
+        x: `[points]`.
         y: `[lines, points]`.
         label: for the legend.
-        half_width: `[points]`, of the band.
+        half_width: of the band, `[points]`.
     """
     mean = np.asarray(y).mean(0)
     axes.plot(x, mean, label=label, marker="o" if len(mean) < 10 else "")

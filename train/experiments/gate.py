@@ -1,8 +1,8 @@
-"""What MiMuon's gate does: which measure tells it apart from Muon and from momentum SGD.
+"""What MiMuon's gate does: which measure makes MiMuon differ from Muon and from momentum SGD.
 
-A decoder trains with every measure at the paper's threshold, beside Muon (threshold 0) and momentum
-SGD (threshold inf); and along three of these runs all measures of all momenta are recorded, so that
-the open rate is known for every threshold, kind of matrix and time.
+A decoder is trained with every measure at the paper's threshold, with Muon (threshold 0) and with
+momentum SGD (threshold inf). Along three of these runs all measures of all momenta are recorded,
+which gives the share of open gates for every threshold, kind of matrix and time.
 """
 
 import dataclasses
@@ -22,8 +22,8 @@ from train.optimizers import MiMuon, Optimizer
 from train.presets import lm, qwen3_0_6b_wikitext103
 from train.report import Picture, Report, Table
 
-THRESHOLDS = (0.005, 0.01)  # the paper's, of the language model and of the detector
-RANGE = np.logspace(-8, 2, 101)  # thresholds of the picture
+THRESHOLDS = (0.005, 0.01)  # the paper's, for the language model and the detector
+RANGE = np.logspace(-8, 2, 101)  # thresholds in the figure
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,11 +42,11 @@ class Gate:
         sweep: str | None,
         say: Callable[[str], None],
     ) -> Report:
-        """Trains, measures, and reports both."""
+        """Compares the optimizers, measures along some runs, and reports both."""
         report = self.comparison.run(directory, seeds=seeds, sweep=sweep, say=say)
         found = {}
         for label in self.along:
-            say(f"{directory}: measures along {label}")
+            say(f"{directory}: measuring along {label}")
             config = dataclasses.replace(
                 self.comparison.config,
                 optimizer=self.comparison.optimizers[label],
@@ -60,12 +60,12 @@ class Gate:
         )
 
     def with_data(self, **fields: Path) -> Self:
-        """The same on other data."""
+        """The same experiment on other data."""
         return dataclasses.replace(self, comparison=self.comparison.with_data(**fields))
 
 
 def _rates(found: Mapping[str, Spectra]) -> Table:
-    """Open rate by run and measure, at the paper's thresholds, early and late."""
+    """Share of open gates by run and measure, at the paper's thresholds, early and late."""
     rows = []
     for label, s in found.items():
         quarter = max(len(s.steps) // 4, 1)
@@ -86,12 +86,12 @@ def _rates(found: Mapping[str, Spectra]) -> Table:
             "median of the measure",
         ],
         rows=rows,
-        note="1: MiMuon would be Muon. 0: it would be momentum SGD. Seed: the first.",
+        note="1: MiMuon would be Muon. 0: it would be momentum SGD. First seed only.",
     )
 
 
 def _kinds(label: str, s: Spectra) -> Table:
-    """Open rate by kind of matrix and measure, at the language model's threshold."""
+    """Share of open gates by kind of matrix and measure, at the language model's threshold."""
     rows = [
         [of, *(float(s.open_rate(measure, THRESHOLDS[0], of).mean()) for measure in MEASURES)]
         for of in s.kinds()
@@ -105,7 +105,7 @@ def _kinds(label: str, s: Spectra) -> Table:
 
 
 def _draw(label: str, s: Spectra, path: Path) -> Picture:
-    """Open rate against threshold and, at the paper's, over the run; by kind for the default."""
+    """Draws open gates against thresholds, over the run, and by kind for the default measure."""
     figure, (over_thresholds, over_steps, by_kind) = panels(3)
     for measure in MEASURES:
         rates = [s.open_rate(measure, threshold).mean() for threshold in RANGE]
@@ -129,7 +129,7 @@ def _draw(label: str, s: Spectra, path: Path) -> Picture:
 
 
 def _optimizers(tuned: MiMuon) -> dict[str, Optimizer]:
-    """Muon, momentum SGD and every measure, equal in all else."""
+    """Muon, momentum SGD and MiMuon with every measure, otherwise equal."""
     gated: dict[str, Optimizer] = {
         f"mimuon_{measure}": dataclasses.replace(tuned, measure=measure) for measure in MEASURES
     }
@@ -154,8 +154,8 @@ def _gate(config: Config, tuned: MiMuon, title: str) -> Gate:
                 Curve("share of open gates", "train", "gate_rate"),
             ),
             note=(
-                "muon and sgdm are MiMuon with the thresholds 0 and inf; all have the same "
-                "learning rate and decay."
+                "muon and sgdm are MiMuon with thresholds 0 and inf; all have the same learning "
+                "rate and decay."
             ),
         ),
         along=("muon", "mimuon_rms", "sgdm"),

@@ -1,7 +1,7 @@
 """Variance reduction, after the Muon-MVR paper: loss and gradient norm against steps and gradients.
 
 small: the classifier of `python -m train classify` on handwritten digits. paper: ResNet-18 on
-CIFAR-10 as in `python -m train cifar10`; the paper's own settings are not in its text.
+CIFAR-10 as in `python -m train cifar10`; the paper does not state its settings.
 """
 
 import dataclasses
@@ -25,8 +25,8 @@ CURVES = (
     Curve("validation loss (nats)", "validation", "loss", log=True),
 )
 NOTE = (
-    "muon_mvr2 takes two gradients a step: curves against gradient evaluations give it half the "
-    "steps of the others at the same cost."
+    "muon_mvr2 takes two gradients per step: in the curves against gradient evaluations it has "
+    "made half as many steps as the others at the same cost."
 )
 
 SCALES = {

@@ -1,7 +1,7 @@
 """Variance reduction, after the Muon-MVR paper: the same comparison as `mvr`, on a language model.
 
 small: the decoder of `python -m train lm` on its text. paper: 134M parameters on C4 as in
-`python -m train c4_130m`; the paper's own size and settings are not in its text.
+`python -m train c4_130m`; the paper does not state its size and settings.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""The runs of a comparison: trained once, read again, and what they cost."""
+"""The runs of a comparison: training them once, reading them again, and what they cost."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -19,35 +19,35 @@ from train.optimizers import make_optimizer
 from train.step import State, jit_step, make_state, parameter_shardings
 from train.task import Task, Tree, split_batch
 
-STOPPED = "stopped.txt"  # in the folder of a run that could not go on: why
+STOPPED = "stopped.txt"  # in the folder of a run that could not continue: the reason
 
 
 class Run(NamedTuple):
     """One training run: an optimizer with one setting and one seed."""
 
-    label: str  # of the optimizer in the comparison
+    label: str  # name of the optimizer in the comparison
     setting: str  # `field=value`, or '' for the optimizer's own
     seed: int
     config: Config
 
     @property
     def directory(self) -> Path:
-        """Where it is kept."""
+        """The run directory."""
         return self.config.directory
 
 
 class Outcome(NamedTuple):
-    """What came of a run; metrics in the order of the steps."""
+    """The result of a run; metrics in the order of the steps."""
 
     run: Run
     train: list[dict[str, Any]]
     validation: list[dict[str, Any]]
-    stopped: str | None  # why it could not go on
+    stopped: str | None  # why it could not continue
 
     def final(self, split: str, metric: str) -> float:
-        """The last value of a metric; of training the mean over the last tenth of the run.
+        """The last value of a metric; for training, the mean over the last tenth of the run.
 
-        NaN if there is none, or the run stopped.
+        NaN if there is none, or if the run stopped.
         """
         lines = self.validation[-1:] if split == "validation" else self.train
         tail = lines[-max(len(lines) // 10, 1) :]
@@ -62,7 +62,7 @@ class Outcome(NamedTuple):
         return np.asarray(steps), np.asarray(values, np.float64)
 
     def step_seconds(self) -> float:
-        """Median time from one step to the next, in seconds; NaN of a single step."""
+        """Median time from one step to the next, in seconds; NaN for a single step."""
         found = [
             after["wall"]["seconds"] - before["wall"]["seconds"]
             for before, after in zip(self.train, self.train[1:], strict=False)
@@ -72,17 +72,17 @@ class Outcome(NamedTuple):
 
 
 def train(planned: Run, say: Callable[[str], None]) -> Outcome:
-    """Trains a run, goes on with it, or reads it if it has ended before.
+    """Trains a run, resumes it, or reads it if it has already ended.
 
-    A run that stops by itself (its loss is no number) is an outcome like any other.
+    A run that stops by itself, because its loss is not finite, is an outcome like any other.
     """
     directory = planned.directory
     reason = directory / STOPPED
     if not reason.exists():
         try:
             result = run(planned.config, quiet=True)
-            said = f"{result.best_metric} {result.best_value:.4f} at step {result.best_step}"
-            say(f"{directory}: {'best ' if result.trained else 'kept, best '}{said}")
+            best = f"{result.best_metric} {result.best_value:.4f} at step {result.best_step}"
+            say(f"{directory}: {'best ' if result.trained else 'kept, best '}{best}")
         except TrainingStopped as error:
             write_atomically(reason, f"{error}\n")
             say(f"{directory}: stopped")
@@ -93,14 +93,14 @@ def train(planned: Run, say: Callable[[str], None]) -> Outcome:
 
 
 def step_memory(planned: Run) -> float:
-    """Memory of a compiled step, in MiB a device: arguments, results and temporaries, by XLA.
+    """Memory of a compiled step in MiB per device: arguments, results and temporaries, by XLA.
 
-    Unlike a peak of the process it does not depend on what else ran before. Kept in a file.
+    Unlike the peak of the process, it does not depend on what ran before. Cached in a file.
     """
     path = planned.directory / "memory.json"
     if path.exists():
         return json.loads(path.read_text())["step_mebibytes"]
-    parts = assembled(planned.config)
+    parts = build(planned.config)
     step: Any = parts.step
     usage = step.lower(parts.state, parts.batch(0)).compile().memory_analysis()
     every = usage.argument_size_in_bytes + usage.output_size_in_bytes + usage.temp_size_in_bytes
@@ -110,16 +110,16 @@ def step_memory(planned: Run) -> float:
 
 
 class Parts(NamedTuple):
-    """What the loop makes of a configuration, for those who step by themselves."""
+    """What the training loop builds from a configuration, for code with a loop of its own."""
 
     task: Task
     state: State
     step: Callable[[State, Tree], tuple[State, dict[str, Any]]]
-    batch: Callable[[int], Tree]  # of step k, on the mesh
+    batch: Callable[[int], Tree]  # the batch of step k, on the mesh
 
 
-def assembled(config: Config) -> Parts:
-    """Builds task, first state and step of a configuration."""
+def build(config: Config) -> Parts:
+    """Builds the task, the first state and the step of a configuration."""
     mesh = make_mesh(config.mesh, explicit=config.mesh_axes == "explicit")
     task = config.task(automatic(mesh))
     optimizer, schedule = make_optimizer(
@@ -143,7 +143,7 @@ def assembled(config: Config) -> Parts:
 
 
 def conditions(directories: list[Path], seeds: Sequence[int]) -> list[tuple[str, str]]:
-    """Revision, machine, versions and seeds, of all starts of what is in some folders."""
+    """Revision, machine, versions and seeds of all runs in some folders."""
     paths = [run_directory.files(directory).environment for directory in directories]
     lines = [line for path in paths if path.exists() for line in path.read_text().splitlines()]
     found = [json.loads(line) for line in lines]
@@ -162,5 +162,5 @@ def conditions(directories: list[Path], seeds: Sequence[int]) -> list[tuple[str,
 
 
 def clear() -> None:
-    """Lets go of compiled programs, which otherwise pile up over many runs."""
+    """Releases compiled programs, which otherwise accumulate over many runs."""
     jax.clear_caches()

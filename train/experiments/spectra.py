@@ -1,4 +1,4 @@
-"""What the gate's measures say of every matrix's momentum while a configuration trains."""
+"""The gate's measures of every matrix's momentum along a training run."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,34 +13,34 @@ from mimuon_jax.transforms.momentum import HeavyBallState
 from mimuon_jax.transforms.roles import roles
 from mimuon_jax.types import Array, Matrices, State
 from train.config import Config
-from train.experiments.runs import assembled
+from train.experiments.runs import build
 
 
 class Spectra(NamedTuple):
     """Measures of every matrix at every record."""
 
     steps: np.ndarray  # [R]
-    paths: tuple[str, ...]  # [matrices], a parameter's path, once for each of its matrices
+    paths: tuple[str, ...]  # [matrices]: the path of its parameter
     values: dict[str, np.ndarray]  # measure: [R, matrices], in the unit of the momentum
 
     def open_rate(self, measure: str, threshold: float, of: str = "") -> np.ndarray:
-        """Share of the matrices whose gate is open, at every record.
+        """Share of the matrices whose gate would be open, at every record.
 
         Args:
             measure: which one.
             threshold: tau.
-            of: only of parameters of this kind, see `kind`; empty: of all.
+            of: only matrices of this kind, see `kind`; empty: all.
         """
         mine = [not of or kind(path) == of for path in self.paths]
         return (self.values[measure][:, mine] >= threshold).mean(1)
 
     def kinds(self) -> list[str]:
-        """The kinds of matrices that there are."""
+        """The kinds of matrices, sorted."""
         return sorted({kind(path) for path in self.paths})
 
 
 def kind(path: str) -> str:
-    """What a matrix is in its layer: its path without numbers and without the last name.
+    """The role of a matrix within its layer: its path without numbers and without the last name.
 
     Example:
         >>> kind("layers/attention/query/kernel"), kind("blocks/0/conv1/kernel")
@@ -51,12 +51,12 @@ def kind(path: str) -> str:
 
 
 def spectra(config: Config, path: Path, *, records: int) -> Spectra:
-    """Trains a configuration and measures its momenta as it goes; kept in a file.
+    """Trains a configuration and measures its momenta along the way; cached in a file.
 
     Args:
-        config: whose optimizer has heavy-ball momentum.
-        path: of the file, `.npz`.
-        records: how often is measured, at equal distances; the last step is one.
+        config: its optimizer has heavy-ball momentum.
+        path: the file, `.npz`.
+        records: number of measurements, at equal distances; the last step is one of them.
 
     Returns:
         The measures.
@@ -73,8 +73,8 @@ def spectra(config: Config, path: Path, *, records: int) -> Spectra:
 
 
 def _measure(config: Config, records: int) -> Spectra:
-    """Steps through the run."""
-    parts = assembled(config)
+    """Makes the steps of the run, and measures at some of them."""
+    parts = build(config)
     state, kept = parts.state, []
     matrices = parts.task.matrices
     measured = jax.jit(lambda momentum: _measures(momentum, matrices))

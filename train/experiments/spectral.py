@@ -1,12 +1,12 @@
 """The spectral family, after "Delving into Muon and Beyond": eight variants on a GPT-2 decoder.
 
-mSGD, mSGDS, mSGDQ, mSGDZ apply U S^p V^T with p = 1, 1/2, 1/4, 0 to momentum, Adam, AdamS, AdamQ,
-AdamZ to Adam's update; queries, keys and values are taken apart. small: a decoder of the size of
-`python -m train lm` on its text. paper: GPT-2 124M on OpenWebText.
+mSGD, mSGDS, mSGDQ and mSGDZ apply U S^p V^T with p = 1, 1/2, 1/4, 0 to the momentum; Adam, AdamS,
+AdamQ and AdamZ apply it to Adam's update. Queries, keys and values are separate matrices. small: a
+decoder of the size of `python -m train lm` on its text. paper: GPT-2 124M on OpenWebText.
 
-The paper gives 7e-3 for mSGDZ and 1e-2 for AdamS. An update of power p scales as the gradient to
-the p, so the others have learning rates of their own; those of the small scale are guesses that the
-sweep corrects.
+The paper gives the learning rates 7e-3 for mSGDZ and 1e-2 for AdamS. An update of power p scales as
+the gradient to the power p, so the others need different ones; those of the small scale are guesses
+that the sweep corrects.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from train.experiments.comparison import Column, Comparison, Curve
 from train.optimizers import Optimizer, SpectralAdam, SpectralSGD
 from train.presets import gpt2_124m_openwebtext, lm
 
-VECTOR_RATE = 3e-4  # of the paper, for what is no matrix
+VECTOR_RATE = 3e-4  # the paper's, for parameters that are not matrices
 SGD_RATES = {"mSGD": (1.0, 0.1), "mSGDS": (0.5, 0.05), "mSGDQ": (0.25, 0.02), "mSGDZ": (0.0, 7e-3)}
 ADAM_RATES = {
     "Adam": (1.0, 1e-3),
@@ -30,8 +30,8 @@ def variants(sgd_vectors: float, adam_vectors: float) -> dict[str, Optimizer]:
     """The eight variants, by their names in the paper.
 
     Args:
-        sgd_vectors: learning rate of what is no matrix beside momentum, which it takes unchanged.
-        adam_vectors: the same beside Adam.
+        sgd_vectors: learning rate of parameters that are not matrices, with momentum.
+        adam_vectors: the same with Adam.
     """
     sgd = {
         name: SpectralSGD(learning_rate=rate, p=p, auxiliary_learning_rate=sgd_vectors)
@@ -61,13 +61,13 @@ SCALES = {
             preset="spectral",
             steps=150,
             model=tiny(),
-            sample=dataclasses.replace(lm.CONFIG.sample, length=200),  # it has 256 positions
+            sample=dataclasses.replace(lm.CONFIG.sample, length=200),  # the model has 256 positions
         ),
         optimizers=variants(sgd_vectors=0.1, adam_vectors=3e-3),
         columns=COLUMNS,
         curves=CURVES,
         sweep="learning_rate=x0.3,x1,x3",
-        note="Learning rates of what is no matrix: 0.1 beside momentum, 3e-3 beside Adam.",
+        note="Learning rates of vectors and embeddings: 0.1 with momentum, 3e-3 with Adam.",
     ),
     "paper": Comparison(
         title="The spectral family on GPT-2 124M, OpenWebText",
@@ -75,6 +75,6 @@ SCALES = {
         optimizers=variants(sgd_vectors=VECTOR_RATE, adam_vectors=VECTOR_RATE),
         columns=COLUMNS,
         curves=CURVES,
-        note="Matrices: the paper's 7e-3 (mSGDZ) and 1e-2 (AdamS); the other six are ours.",
+        note="Learning rates: 7e-3 (mSGDZ) and 1e-2 (AdamS) are the paper's, the other six ours.",
     ),
 }

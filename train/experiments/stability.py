@@ -1,9 +1,9 @@
-"""Algorithmic stability, measured: how far apart do two trainings end that differ in one sample?
+"""Algorithmic stability: how far apart do two runs end whose training sets differ in one sample?
 
 The MiMuon paper proves a generalization error of O(1 / (N kappa^T)) for Muon and of O(1 / N) for
-MiMuon, for N samples, T steps and kappa the smallest gap between singular values of the gradient
-estimate, and measures neither. Here a small network is trained on handwritten digits from many
-pairs of sets that differ in one sample, with equal initial weights and equal indices.
+MiMuon, with N samples, T steps, and kappa the smallest gap between singular values of the gradient
+estimate. It measures neither. Here a small network is trained on handwritten digits, on many pairs
+of sets that differ in one sample, with equal initial weights and equal indices.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ from train.run_directory import record_environment
 
 Chosen: TypeAlias = dict[str, tuple[float, Trajectory]]  # learning rate and trajectories
 
-THRESHOLD = 5e-3  # of the paper's language model
+THRESHOLD = 5e-3  # the paper's, for the language model
 
 # Every optimizer treats every weight as a matrix, as the theory does.
 OPTIMIZERS: dict[str, Callable[[Any], optax.GradientTransformation]] = {
@@ -43,7 +43,7 @@ OPTIMIZERS: dict[str, Callable[[Any], optax.GradientTransformation]] = {
     "mimuon_gap": lambda rate: mimuon(rate, threshold=THRESHOLD, measure="gap", momentum=0.9),
 }
 
-RATES = {"sgd": 0.3, "sgdm": 0.03}  # in the middle of the tried rates
+RATES = {"sgd": 0.3, "sgdm": 0.03}  # the middle one of the rates that are tried
 OTHER_RATE = 0.01
 FACTORS = (1 / 3, 1.0, 3.0)
 
@@ -53,10 +53,10 @@ class Stability:
     """One scale of the experiment."""
 
     sizes: tuple[int, ...]  # N, increasing
-    pairs: int  # of each size and seed
+    pairs: int  # per size and seed
     steps: int  # T
-    records: int  # how often is recorded; divides the steps
-    batch: int  # samples a step
+    records: int  # number of records; divides the steps
+    batch: int  # samples per step
     widths: tuple[int, ...]  # hidden layers
 
     def run(
@@ -67,12 +67,13 @@ class Stability:
         sweep: str | None,
         say: Callable[[str], None],
     ) -> Report:
-        """Trains with every optimizer and rate, and reports."""
-        require(sweep is None, "stability tries three learning rates by itself; leave --sweep out")
+        """Trains with every optimizer and learning rate, and reports."""
+        require(sweep is None, "stability always tries three learning rates; leave --sweep out")
         _check_same(self, seeds, directory)
         pool = digits_pool()
         require(
-            self.sizes[-1] < len(pool.labels), f"the data has {len(pool.labels)} samples to draw"
+            self.sizes[-1] < len(pool.labels),
+            f"N = {self.sizes[-1]} is too large: there are {len(pool.labels)} samples to draw from",
         )
         lanes = self._lanes(seeds, len(pool.labels))
         chosen: Chosen = {}
@@ -86,11 +87,11 @@ class Stability:
         return self._report(chosen, directory, seeds)
 
     def with_data(self, **fields: Path) -> NoReturn:
-        """Its data is embedded."""
-        raise BadInput(f"stability has data of its own; leave {' and '.join(fields)} out")
+        """Refuses: the data is fixed."""
+        raise BadInput(f"stability has its own data; leave {' and '.join(fields)} out")
 
     def _lanes(self, seeds: Sequence[int], pool: int) -> Lane:
-        """Every seed's pairs, sizes side by side."""
+        """All seeds' pairs, each in all sizes."""
         keys = jnp.stack([jax.random.key(seed) for seed in seeds])
         keys = jax.vmap(lambda key: jax.random.split(key, self.pairs))(keys).reshape(-1)
         draw = functools.partial(draw_lane, pool=pool, largest=self.sizes[-1])
@@ -100,7 +101,7 @@ class Stability:
     def _trajectories(
         self, name: str, rate: float, lanes: Lane, pool: Pool, directory: Path, say: Callable
     ) -> Trajectory:
-        """The trajectories of an optimizer, `[pair, size, record]`; kept in a file."""
+        """The trajectories of an optimizer, `[pair, size, record]`; cached in a file."""
         path = directory / f"{name},learning_rate={rate:.4g}.npz"
         if not path.exists():
             say(f"{name}, learning rate {rate:.4g}: {self.steps} steps of {len(lanes.size)} pairs")
@@ -129,7 +130,7 @@ class Stability:
         return mean if math.isfinite(mean) else math.inf
 
     def _report(self, chosen: Chosen, directory: Path, seeds: Sequence[int]) -> Report:
-        """Tables and pictures of the chosen rates."""
+        """Tables and pictures for the chosen learning rates."""
         found = {name: trajectory for name, (_, trajectory) in chosen.items()}
         steps = np.arange(1, self.records + 1) * (self.steps // self.records)
         draw_distances(found, steps, self.sizes, directory / "distance.png")
@@ -139,15 +140,15 @@ class Stability:
             title=f"Stability: two training sets that differ in one of N samples, T = {self.steps}",
             text=[
                 (
-                    f"{pairs} pairs of sets for every N ({self.pairs} a seed), a network 64-"
+                    f"{pairs} pairs of sets for every N ({self.pairs} per seed); a network 64-"
                     f"{'-'.join(map(str, self.widths))}-10 without biases on scikit-learn's "
-                    f"digits, {self.batch} samples a step at a constant learning rate. Of "
-                    f"{len(FACTORS)} learning rates every optimizer has the one of the lowest "
-                    f"held-out loss at N = {self.sizes[-1]}."
+                    f"digits, with {self.batch} samples per step at a constant learning rate. Each "
+                    f"optimizer was tried with {len(FACTORS)} learning rates; the one with the "
+                    f"lowest held-out loss at N = {self.sizes[-1]} is reported."
                 ),
                 (
-                    f"mimuon_rms and mimuon_gap open their gates at {THRESHOLD} in the unit of "
-                    "heavy-ball momentum 0.9; muon_svd is exact where the others orthogonalize by "
+                    f"mimuon_rms and mimuon_gap open their gates at {THRESHOLD}, in the unit of "
+                    "heavy-ball momentum 0.9; muon_svd is exact, the others orthogonalize by "
                     "Newton-Schulz. kappa is the smallest gap between two singular values of any "
                     "matrix's momentum at the records."
                 ),
@@ -161,7 +162,7 @@ class Stability:
         )
 
     def _summary(self, chosen: Chosen) -> Table:
-        """A row an optimizer, at the largest N and the last step."""
+        """One row per optimizer, at the largest N and the last step."""
         rows = []
         for name, (rate, t) in chosen.items():
             last: Any = t._replace(**{k: v[:, -1, -1] for k, v in t._asdict().items()})
@@ -183,14 +184,14 @@ class Stability:
             )
         return Table(
             name="stability",
-            title=f"At N = {self.sizes[-1]}, T = {self.steps}: mean ± standard deviation of pairs",
+            title=f"At N = {self.sizes[-1]}, T = {self.steps}: mean ± standard deviation (pairs)",
             columns=[
                 "optimizer",
                 "learning rate",
                 "training loss (nats)",
                 "held-out loss (nats)",
                 "distance",
-                "distance / way from W_0",
+                "distance / distance from W_0",
                 "slope of distance in N",
                 "slope of loss change in N",
                 "slope of generalization gap in N",
@@ -198,11 +199,11 @@ class Stability:
                 "open gates",
             ],
             rows=rows,
-            note="Slopes are of logarithms over all N: -1 is O(1/N), 0 does not depend on N.",
+            note="Slopes are log-log over all N: -1 is O(1/N), 0 does not depend on N.",
         )
 
     def _by_size(self, found: Found) -> Table:
-        """A row an optimizer and N, at the last step."""
+        """One row per optimizer and N, at the last step."""
         rows = []
         for name, t in found.items():
             for i, size in enumerate(self.sizes):
@@ -217,7 +218,7 @@ class Stability:
                 rows.append([f"{name}, N = {size}", *(float(x.mean()) for x in means), kappa])
         return Table(
             name="by_size",
-            title=f"By N, T = {self.steps}: means of pairs",
+            title=f"By N, T = {self.steps}: means over pairs",
             columns=[
                 "run",
                 "distance",
@@ -231,7 +232,7 @@ class Stability:
 
 
 def slope(x: Sequence[float], y: Any) -> float | None:
-    """The slope of log y over log x by least squares; None where a y is not positive.
+    """The slope of log y over log x, by least squares; None if any y is not positive.
 
     Example:
         >>> slope([1, 10, 100], np.array([5.0, 0.5, 0.05]))
@@ -243,7 +244,7 @@ def slope(x: Sequence[float], y: Any) -> float | None:
 
 
 def _check_same(settings: Stability, seeds: Sequence[int], directory: Path) -> None:
-    """Refuses a folder with results of other settings."""
+    """Refuses a directory with results of other settings."""
     path, now = directory / "settings.json", {"seeds": list(seeds), **to_json(settings)}
     if path.exists():
         found = differences(json.loads(path.read_text()), now)

@@ -1,4 +1,4 @@
-"""The pictures of the stability experiment."""
+"""The figures of the stability experiment."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,20 +13,20 @@ Found: TypeAlias = dict[str, Trajectory]  # `[pair, size, record]`, NumPy, by op
 
 
 def _band(axes: Any, x: Any, y: Any, label: str) -> None:
-    """The mean over pairs, and its standard error."""
+    """Draws the mean over pairs, with a band of its standard error."""
     y = np.asarray(y)
     band(axes, x, y, label, half_width=y.std(0) / len(y) ** 0.5)
 
 
 def _mark_sizes(axes: Any, sizes: Sequence[int]) -> None:
-    """A logarithmic axis with the sizes that there are."""
+    """Makes the x axis logarithmic, with ticks at the sizes."""
     axes.set_xscale("log")
     axes.set_xticks(sizes, [str(size) for size in sizes])
     axes.minorticks_off()
 
 
 def draw_distances(found: Found, steps: Any, sizes: Sequence[int], path: Path) -> None:
-    """Distance against steps at the largest N, and against N at the last step."""
+    """Draws distance against steps at the largest N, and against N at the last step."""
     figure, (over_steps, over_sizes) = panels(2)
     for name, t in found.items():
         _band(over_steps, steps, t.distance[:, -1], name)
@@ -40,7 +40,7 @@ def draw_distances(found: Found, steps: Any, sizes: Sequence[int], path: Path) -
 
 
 def draw_generalization(found: Found, steps: Any, sizes: Sequence[int], path: Path) -> None:
-    """Generalization gap against steps and N, and the smallest gap of singular values so far."""
+    """Draws the generalization gap against steps and N, and kappa against steps."""
     figure, (over_steps, over_sizes, kappas) = panels(3)
     for name, t in found.items():
         difference = t.held_loss - t.train_loss

@@ -8,22 +8,22 @@ from train.optimizers import Optimizer
 
 
 class Sweep(NamedTuple):
-    """One option, and the values or factors that are tried."""
+    """One option, and the values or factors to try."""
 
-    field: str  # of every optimizer that is compared
+    field: str  # an option of every optimizer that is compared
     values: tuple[float, ...]
-    relative: bool  # values are factors of each optimizer's own setting
+    relative: bool  # whether values are factors of each optimizer's own setting
 
 
 def parse_sweep(text: str) -> Sweep:
     """Reads a sweep.
 
     Args:
-        text: an option of the optimizers and values, or, with an `x` before each, factors of every
+        text: `OPTION=VALUE,...`; with an `x` before each value, they are factors of every
             optimizer's own setting.
 
     Raises:
-        BadInput: anything else.
+        BadInput: the text has another form.
 
     Example:
         >>> parse_sweep("learning_rate=x0.5,x1")
@@ -38,17 +38,17 @@ def parse_sweep(text: str) -> Sweep:
         values = ()
     require(
         bool(field and equals and values) and len(set(values)) == len(values),
-        f"--sweep {text!r} is no list; write learning_rate=0.01,0.02 or, as factors of each "
-        "optimizer's own, learning_rate=x0.5,x1,x2",
+        f"--sweep {text!r} is not OPTION=VALUE,...; write learning_rate=0.01,0.02 or, as factors "
+        "of each optimizer's own, learning_rate=x0.5,x1,x2",
     )
     return Sweep(field.strip().replace("-", "_"), values, relative)
 
 
 def candidates(optimizer: Optimizer, sweep: Sweep | None) -> dict[str, Optimizer]:
-    """The optimizer with every setting that is tried, by `field=value`; '' for its own.
+    """The optimizer with every setting to try, by `field=value`; '' for its own setting.
 
     Raises:
-        BadInput: an option that it has not, or one without a number.
+        BadInput: the optimizer does not have the option, or its own setting is not a number.
 
     Example:
         >>> from train.optimizers import Muon
@@ -62,7 +62,9 @@ def candidates(optimizer: Optimizer, sweep: Sweep | None) -> dict[str, Optimizer
     require(sweep.field in fields, f"--sweep: {name} has no option {sweep.field!r}")
     own = getattr(optimizer, sweep.field)
     if not isinstance(own, int | float) and sweep.relative:
-        raise BadInput(f"--sweep: {sweep.field} of {name} is {own}, so factors mean nothing")
+        raise BadInput(
+            f"--sweep: {sweep.field} of {name} is {own}, which has no multiples; give values"
+        )
     values = [own * value if sweep.relative else value for value in sweep.values]
     return {
         "" if value == own else f"{sweep.field}={value:.4g}": dataclasses.replace(

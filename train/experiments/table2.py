@@ -21,7 +21,7 @@ PAPER = {
     "mimuon": 3.684,
 }
 
-EMBEDDING_RATE = 5e-3  # of Adam beside Muon, that suits a model this small
+EMBEDDING_RATE = 5e-3  # of Adam next to Muon; suits a model this small
 
 SMALL: dict[str, Optimizer] = {
     "adamw": AdamW(learning_rate=1.5e-3, weight_decay=0.1),
@@ -64,9 +64,9 @@ SCALES = {
         paper=PAPER,
         paper_title="paper, Qwen3-0.6B (nats/token)",
         note=(
-            "The paper's numbers are of another size, text and length of training: only the order "
-            "can be compared. The ranges that the paper tuned in are not in its text. Tokens are "
-            "bytes."
+            "The paper's numbers are for another model size, text and length of training: only the "
+            "order can be compared. The paper does not state the ranges that it tuned in. Tokens "
+            "are bytes."
         ),
     ),
     "paper": Comparison(

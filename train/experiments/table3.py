@@ -59,7 +59,7 @@ SCALES = {
         sweep="learning_rate=x0.3,x1,x3",
         paper=PAPER,
         paper_title="paper, YOLO26m on VOC (fitness)",
-        note="The paper's numbers are of another size and data: only the order can be compared.",
+        note="The paper's numbers are for another size and data: only the order can be compared.",
     ),
     "paper": Comparison(
         title="Six optimizers on YOLO26m, Pascal VOC (MiMuon paper, table 3)",

@@ -1,4 +1,4 @@
-"""Training on two sets that differ in one sample: the trajectories of many such pairs at once.
+"""Training on two sets that differ in one sample: many such pairs at once.
 
 Axes: L lanes (pairs of every size), T steps, B batch, R records, N samples of the largest set,
 F features, M held-out samples.
@@ -34,28 +34,28 @@ class Pool(NamedTuple):
 
 
 class Lane(NamedTuple):
-    """One pair of sets: rows of the pool."""
+    """One pair of sets, as rows of the pool."""
 
     size: Int32[Array, ""]
     rows: Int32[Array, "N"]  # the first `size` are the set
-    other: Int32[Array, ""]  # row that stands in the twin's set where this one has rows[0]
-    key: PRNGKeyArray  # of initial weights and of the indices
+    other: Int32[Array, ""]  # row that replaces rows[0] in the twin's set
+    key: PRNGKeyArray  # for initial weights and indices
 
 
 class Trajectory(NamedTuple):
-    """What is recorded along a run, at every record; `[L, R]` once vmapped over lanes."""
+    """What is recorded along a run; `[L, R]` once vmapped over lanes."""
 
     distance: Float[Array, "R"]  # ||W - W'||_F over all weights
     travelled: Float[Array, "R"]  # ||W - W_0||_F
     train_loss: Float[Array, "R"]  # mean over the lane's set, nats
     held_loss: Float[Array, "R"]  # mean over the held-out samples, nats
     loss_change: Float[Array, "R"]  # mean over the held-out samples of |loss - twin's loss|
-    kappa: Float[Array, "R"]  # smallest gap of singular values of any matrix's estimate, so far
+    kappa: Float[Array, "R"]  # smallest gap so far between singular values of any matrix's momentum
     gate: Float[Array, "R"]  # share of open gates since the last record; NaN without a gate
 
 
 def digits_pool() -> Pool:
-    """Standardized digits: the training split to draw from, the held-out one to measure with."""
+    """Standardized digits: the training split to draw from, the held-out split to measure on."""
     training, held_out = digits()
     pixels = training.images.reshape(len(training.labels), -1).astype(np.float32)
     others = held_out.images.reshape(len(held_out.labels), -1).astype(np.float32)
@@ -65,14 +65,14 @@ def digits_pool() -> Pool:
 
 
 def draw_lane(key: PRNGKeyArray, size: Int32[Array, ""], *, pool: int, largest: int) -> Lane:
-    """Draws a set and the sample that its twin has in place of the first one."""
+    """Draws a set, and the sample that its twin has in place of the first one."""
     rows_key, key = jax.random.split(key)
     order = jax.random.permutation(rows_key, pool)
     return Lane(size, order[:largest], order[largest], key)
 
 
 def initial_weights(key: PRNGKeyArray, sizes: tuple[int, ...]) -> Params:
-    """Weights of a network without biases, of variance 2 / inputs."""
+    """Weights of a network without biases, with variance 2 / inputs."""
     keys = jax.random.split(key, len(sizes) - 1)
     return {
         f"w{i}": jax.random.normal(keys[i], shape) * (2 / shape[0]) ** 0.5
@@ -108,13 +108,13 @@ def trajectories(
         pool: their samples.
         learning_rate: constant over the run.
         make: builds the optimizer.
-        widths: of the hidden layers.
-        records: how often is recorded.
+        widths: sizes of the hidden layers.
+        records: number of records.
         every: steps between two records.
-        batch: samples a step, drawn with replacement.
+        batch: samples per step, drawn with replacement.
 
     Returns:
-        What was recorded, `[L, R]`.
+        The records, `[L, R]`.
     """
     optimizer = make(learning_rate)
     classes = 10
@@ -166,7 +166,7 @@ def _recorded(
     lane: Lane,
     pool: Pool,
 ) -> Trajectory:
-    """One record of a lane."""
+    """Makes one record of a lane."""
     own = losses(params, *_samples(pool, lane.rows))
     inside = jnp.arange(lane.rows.size) < lane.size
     held, twins = (losses(p, pool.held_features, pool.held_labels) for p in (params, other))

@@ -1,4 +1,4 @@
-"""Presets: one file each, with a `CONFIG` and the settings tuned for it, `OPTIMIZERS`."""
+"""Presets: one file each, with a `CONFIG` and `OPTIMIZERS` whose settings suit it."""
 
 import importlib
 import pkgutil
@@ -8,7 +8,7 @@ from train.errors import BadInput, did_you_mean
 
 
 def names() -> list[str]:
-    """The presets, sorted."""
+    """The names of the presets, sorted."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
@@ -16,7 +16,7 @@ def load(name: str) -> ModuleType:
     """Imports a preset.
 
     Raises:
-        BadInput: there is none of that name; with those there are.
+        BadInput: there is none of that name; the message lists the existing ones.
     """
     if name not in names():
         raise BadInput(

@@ -1,9 +1,9 @@
-"""A 10M-parameter Qwen3-style decoder with a vocabulary of its own, on a folder of books.
+"""A 10M-parameter Qwen3-style decoder on a folder of books, with a vocabulary learned from them.
 
-Pretraining in small, all of it: MiMuon, byte-pair encoding learned from the training text, and the
-perplexity of WikiText-103's official validation file, which is of another kind than the books. It
-reproduces no paper; the optimizers have the settings of the MiMuon paper's language model, and a
-learning rate for the embedding that suits this size.
+Complete pretraining at small scale: byte-pair encoding learned from the training text, MiMuon, and
+the loss on WikiText-103's official validation file, which is a different kind of text. It does not
+reproduce a paper. The optimizers have the settings of the MiMuon paper's language model, except
+that the embedding has a learning rate that suits this size.
 
 Command: python -m train books_10m --data.path BOOKS --data.validation wiki.valid.tokens
     BOOKS is a folder of .txt, .txt.xz or .txt.gz files; without --data.validation the end of the

@@ -1,15 +1,15 @@
-"""A 134M-parameter Qwen3-style decoder on C4, where variance reduction is compared.
+"""A 134M-parameter Qwen3-style decoder on C4, to compare optimizers with variance reduction.
 
-The workload of the Muon-MVR paper's language model: muon_mvr1 and muon_mvr2 against muon, adamw and
-momentum SGD. The paper's text gives neither size nor settings of its model: size and sequences are
-those usual for "130M on C4", the settings are the optimizers' defaults.
+The task of the Muon-MVR paper's language model: muon_mvr1 and muon_mvr2 against muon, adamw and
+momentum SGD. The paper states neither the size of its model nor its settings: model and sequence
+length are those usual for "130M on C4", the settings are the optimizers' defaults.
 
 Command: python -m train c4_130m --optimizer muon_mvr2
-Data: TFDS's c4/en, prepared with file_format="array_record" (which takes TensorFlow and Apache
-    Beam) in $TFDS_DATA_DIR or --data.path; its first two million pages, about a billion tokens, are
-    made into tokens of a vocabulary learned from them.
-Device: a GPU or TPU with 24 GB of memory, or several with --mesh.
-Expect: this preset has not been run here.
+Data: TFDS's c4/en in $TFDS_DATA_DIR or --data.path, prepared with file_format="array_record" (which
+    requires TensorFlow and Apache Beam). The first two million pages, about a billion tokens, are
+    used, with a vocabulary learned from them.
+Device: a GPU or TPU with 24 GB of memory (an estimate), or several with --mesh.
+Expect: this preset has never been run.
 """
 
 from models.qwen3 import Qwen3Config

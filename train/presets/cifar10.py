@@ -1,8 +1,10 @@
-"""ResNet-18 on CIFAR-10: the image classifier of the Muon-MVR paper, whose settings are not known.
+"""ResNet-18 on CIFAR-10: the image classifier of the Muon-MVR paper, which states no settings.
 
-Command: python -m train cifar10 --data.path FOLDER, the folder with train.zip and test.zip (one
-    folder of images a class) or with a prepared TFDS dataset.
-Device: a GPU; a step is 0.43 TFLOP.
+Command: python -m train cifar10 --data.path FOLDER
+Data: FOLDER contains train.zip and test.zip (with one folder of images per class), or a prepared
+    TFDS dataset.
+Device: a GPU; each step takes 0.43 TFLOP.
+Expect: this preset has never been run to its end.
 """
 
 from pathlib import Path
@@ -23,7 +25,7 @@ OPTIMIZERS = {
 
 CONFIG = Classification(
     preset="cifar10",
-    steps=11_700,  # 30 passes
+    steps=11_700,  # 30 epochs
     batch_size=128,
     evaluate_every=390,
     model=resnet18(),

@@ -1,7 +1,7 @@
 """A small residual network on scikit-learn's handwritten digits, 8x8 pixels.
 
-A classifier with BatchNorm and convolutions, end to end, without a download. It reproduces no
-paper; it is the small scale of the Muon-MVR paper's image classifier.
+A classifier with BatchNorm and convolutions, end to end, without a download. It does not reproduce
+a paper; it stands in for the Muon-MVR paper's image classifier at small scale.
 
 Command: python -m train classify
 Device: anything; two CPU cores are enough.

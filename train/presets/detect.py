@@ -1,12 +1,12 @@
 """A small YOLO26-style detector on scenes of handwritten digits, made on the fly.
 
-The demonstration of the detector, end to end, without a download: a model of half the channels of
-scale n, on 6000 scenes composed of scikit-learn's scans, 96 pixels a side; held out are 200 scenes
-of scans that no training scene shows. It reproduces no paper.
+A demonstration of the detector, end to end, without a download: a model with half the channels of
+scale n, on 6000 scenes of 96 x 96 pixels that are composed of scikit-learn's scans of digits. The
+200 held-out scenes show other scans than the training scenes. It does not reproduce a paper.
 
 Command: python -m train detect
 Device: anything; two CPU cores are enough.
-Time: about 400 CPU seconds with compiling, so four to five minutes on two free cores.
+Time: about 400 CPU seconds, compilation included; four to five minutes on two free cores.
 Expect: mAP50 above 0.75 and mAP50-95 above 0.5 (0.85 and 0.66 with --steps 1500 --average-ramp 300;
 one seed, no search).
 """

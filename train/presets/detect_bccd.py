@@ -1,7 +1,7 @@
 """YOLO26-style detector, scale n, on a folder in Pascal VOC layout: by default blood cells (BCCD).
 
-The small scale of the MiMuon paper's table 3, from scratch on 205 real images of 3 classes. Any
-folder of that layout will do: its own classes are found (docs/detection_data.md).
+Table 3 of the MiMuon paper at small scale: from scratch on 205 real images of 3 classes. Any folder
+with that layout works; the classes are read from it (docs/detection_data.md).
 
 Command: python -m train detect_bccd --data.train bccd:train --data.held-out bccd:val
 Data: Annotations, ImageSets and JPEGImages of BCCD (MIT licence) in data/bccd, or the two options.

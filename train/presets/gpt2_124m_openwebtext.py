@@ -1,23 +1,24 @@
 """GPT-2 124M on OpenWebText: the spectral family of "Delving into Muon and Beyond".
 
-Eight variants, U S^p V^T of momentum (mSGD, mSGDS, mSGDQ, mSGDZ) or of Adam's update (Adam, AdamS,
-AdamQ, AdamZ) for p = 1, 1/2, 1/4, 0:
+Eight variants: U S^p V^T of the momentum (mSGD, mSGDS, mSGDQ, mSGDZ) or of Adam's update (Adam,
+AdamS, AdamQ, AdamZ) for p = 1, 1/2, 1/4, 0:
 
     python -m train gpt2_124m_openwebtext --optimizer spectral_adam --optimizer.p 0.5
     python -m train gpt2_124m_openwebtext --optimizer spectral_sgd --optimizer.p 0
 
-From the paper: learning rates of the matrices 7e-3 (mSGDZ) and 1e-2 (AdamS), 3e-4 for what is no
-matrix, queries, keys and values taken apart. The other powers need learning rates of their own, and
-the paper's text names neither the batch nor the length: here 0.5 million tokens a step, as is usual
-for this model. The vocabulary is filled up from 50257 to a multiple of 128.
+From the paper: learning rates 7e-3 (mSGDZ) and 1e-2 (AdamS) for the matrices and 3e-4 for the other
+parameters; queries, keys and values are separate matrices. The other powers need different learning
+rates. The paper states neither the batch size nor the length of the run: here it is 0.5 million
+tokens per step, as is usual for this model. The vocabulary is padded from 50257 to a multiple of
+128.
 
 Command: python -m train gpt2_124m_openwebtext --optimizer spectral_adam
 Data: OpenWebText as a prepared TFDS dataset `openwebtext` with the feature `text`, in
-    $TFDS_DATA_DIR or --data.path (TFDS itself has none of that name; any prepared text does, with
-    --data.dataset), and tokenizer.json of GPT-2 in data/gpt2 (or --data.tokenizer; "bpe" learns a
-    vocabulary instead).
-Device: a GPU or TPU with 40 GB of memory, or several with --mesh.
-Expect: this preset has not been run here.
+    $TFDS_DATA_DIR or --data.path, and GPT-2's tokenizer.json in data/gpt2 (or --data.tokenizer;
+    "bpe" learns a vocabulary instead). TFDS does not provide OpenWebText; another prepared text
+    can be chosen with --data.dataset.
+Device: a GPU or TPU with 40 GB of memory (an estimate), or several with --mesh.
+Expect: this preset has never been run.
 """
 
 import dataclasses

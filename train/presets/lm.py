@@ -1,14 +1,14 @@
 """A 0.6M-parameter Qwen3-style decoder on the Python language reference, byte by byte.
 
-The demonstration: MiMuon on real text, end to end, without a download. It reproduces no paper; the
-optimizers have the settings of the MiMuon paper's language model, and a learning rate for the
-embedding that suits this size.
+A demonstration of MiMuon on real text, end to end, without a download. It does not reproduce a
+paper. The optimizers have the settings of the MiMuon paper's language model, except that the
+embedding has a learning rate that suits this size.
 
 Command: python -m train lm
 Device: anything; two CPU cores are enough.
-Time: about 100 CPU seconds with set-up and sampling, so one to two minutes on two cores.
-Expect: validation loss from 5.42 down to 1.38 nats/byte; 1.30 with muon, 1.73 with adamw (one
-seed, learning rates of two or three tried).
+Time: about 100 CPU seconds, set-up and sampling included; one to two minutes on two cores.
+Expect: validation loss from 5.42 down to 1.38 nats/byte; 1.30 with muon, 1.73 with adamw (one seed,
+the best of two or three learning rates).
 """
 
 from train.data.text import TextData

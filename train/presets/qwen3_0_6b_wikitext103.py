@@ -1,18 +1,18 @@
 """Qwen3-0.6B from scratch on WikiText-103: table 2 of the MiMuon paper.
 
-From the paper: 16 sequences of 1024 tokens a step, 300 steps of warm-up, a cosine after it, five
-Newton-Schulz steps, learning rates of muon, musgd and mimuon, all weight decays, musgd's weights
-0.7 and 0.4, mimuon's threshold 0.005, shampoo's longest side 768. The paper does not say: the
-length of the run (here one pass over the text), the learning rates of adamw, lion and shampoo, that
-of the embedding, and which bound of the gap the gate measures (here "rms").
+From the paper: 16 sequences of 1024 tokens per step, 300 steps of warm-up followed by cosine decay,
+five Newton-Schulz steps, the learning rates of muon, musgd and mimuon, all weight decays, musgd's
+weights 0.7 and 0.4, mimuon's threshold 0.005, shampoo's longest side 768. Not stated in the paper:
+the length of the run (here one epoch), the learning rates of adamw, lion, shampoo and of the
+embedding, and which bound of the gap the gate measures (here "rms").
 
 Command: python -m train qwen3_0_6b_wikitext103 --optimizer mimuon
 Data: wiki.train.tokens, wiki.valid.tokens and wiki.test.tokens of WikiText-103, or its archive, in
     data/wikitext-103 (or --data.path), and tokenizer.json of Qwen3-0.6B in data/qwen3-0.6b (or
     --data.tokenizer; "bpe" learns a vocabulary instead).
-Device: a GPU or TPU with 40 GB of memory, or several with --mesh.
-Expect: the paper's validation losses after its run are adamw 4.790, lion 4.508, shampoo 4.204,
-muon 4.141, musgd 4.087, mimuon 3.684 nats/token. This preset has not been run to its end here.
+Device: a GPU or TPU with 40 GB of memory (an estimate), or several with --mesh.
+Expect: the paper reports validation losses of adamw 4.790, lion 4.508, shampoo 4.204, muon 4.141,
+    musgd 4.087 and mimuon 3.684 nats/token. This preset has never been run to its end.
 """
 
 from pathlib import Path
