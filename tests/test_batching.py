@@ -14,7 +14,7 @@ from optax.contrib import MuonDimensionNumbers
 
 from mimuon_jax.engine.axes import from_matrices, to_matrices
 from mimuon_jax.engine.batching import map_matrices
-from mimuon_jax.engine.plan import Cut, Layout, plan
+from mimuon_jax.engine.plan import Layout, Shards, plan
 from mimuon_jax.linalg.newton_schulz import newton_schulz
 
 N = MuonDimensionNumbers
@@ -45,7 +45,7 @@ def one_by_one(function, xs):
 
 
 def weighted(x):
-    """Commutes with nothing: every element gets a factor of its place."""
+    """Commutes with nothing: every element gets a factor of its own."""
     _, m, n = x.shape
     return x * jnp.arange(m * n, dtype=x.dtype).reshape(1, m, n)
 
@@ -102,17 +102,6 @@ def test_arrays_keep_their_dtypes_and_are_computed_in_them():
     chex.assert_trees_all_equal(results, xs)
     assert [y.dtype for y in results] == [x.dtype for x in xs]
     assert seen == {"float32", "bfloat16"}
-
-
-def test_a_dtype_rounds_what_goes_in_and_what_comes_out():
-    rounded = [x.astype(jnp.bfloat16).astype(jnp.float32) for x in arrays()]
-    results = map_matrices(lambda x: x, arrays(), NUMBERS, dtype="bfloat16")
-    chex.assert_trees_all_equal(results, rounded)
-
-
-def test_float16_is_refused_with_the_reason():
-    with pytest.raises(ValueError, match=r"float16 holds no small momenta.*use bfloat16"):
-        map_matrices(lambda x: x, arrays(), NUMBERS, dtype=jnp.float16)
 
 
 def test_a_function_without_a_hash_will_do():
@@ -178,8 +167,8 @@ def test_it_can_be_mapped_and_differentiated():
     )
 
 
-def layout(m, n, matrices, axes=((), ()), copies=("data",), dtype="float32"):
-    return Layout(Cut((m, n), axes, 1), matrices, copies, dtype)
+def layout(m, n, matrices, axes=((), ()), replicated=("data",), dtype="float32"):
+    return Layout(Shards((m, n), axes, 1), matrices, replicated, dtype)
 
 
 def planned(*layouts, devices=1, equivariant=True, max_bytes=2**28):
@@ -192,9 +181,10 @@ def sketch(exchanges):
 
 
 def test_transposes_share_a_batch():
-    plans = planned(layout(1024, 3072, 3), layout(3072, 1024, 2))
-    assert sketch(plans) == [((1024, 3072), 5, 5)]
-    assert [member.transposed for member in plans[0].batches[0].members] == [False] * 3 + [True] * 2
+    exchanges = planned(layout(1024, 3072, 3), layout(3072, 1024, 2))
+    assert sketch(exchanges) == [((1024, 3072), 5, 5)]
+    members = exchanges[0].batches[0].members
+    assert [member.transposed for member in members] == [False] * 3 + [True] * 2
     apart = planned(layout(1024, 3072, 3), layout(3072, 1024, 2), equivariant=False)
     assert sorted(sketch(apart)) == [((1024, 3072), 3, 3), ((3072, 1024), 2, 2)]
 
@@ -205,7 +195,7 @@ def test_a_small_shape_joins_a_larger_one_only_where_the_padding_is_cheaper_than
     assert len(sketch(planned(layout(96, 128, 2), layout(128, 90, 9)))) == 2  # neither holds it
 
 
-def test_free_places_take_the_remainder_of_a_smaller_shape():
+def test_free_slots_take_the_remainder_of_a_smaller_shape():
     kinds = layout(1024, 3072, 5), layout(1024, 2048, 19)
     assert sketch(planned(*kinds, devices=8)) == [((1024, 3072), 1, 8), ((1024, 2048), 2, 16)]
     kinds = layout(1024, 3072, 6), layout(1024, 2048, 19)
@@ -213,23 +203,25 @@ def test_free_places_take_the_remainder_of_a_smaller_shape():
 
 
 def test_what_travels_differently_is_an_exchange_of_its_own():
-    cut = ((), ("data",))
-    plans = planned(
-        layout(8, 4, 2, cut, ()),
-        layout(8, 4, 2, cut, ()),
+    columns = ((), ("data",))
+    exchanges = planned(
+        layout(8, 4, 2, columns, ()),
+        layout(8, 4, 2, columns, ()),
         layout(8, 8, 2),
-        layout(8, 4, 2, cut, (), "bfloat16"),
+        layout(8, 4, 2, columns, (), "bfloat16"),
         devices=2,
     )
-    assert [(e.cut, e.copies) for e in plans] == [(("data",), ()), ((), ("data",)), (("data",), ())]
+    assert [(e.sharded, e.replicated) for e in exchanges] == [
+        (("data",), ()), ((), ("data",)), (("data",), ())
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("max_bytes", "slots"), [(2**30, [10]), (4 * 8 * 8 * 3, [3, 3, 3, 1]), (1, [1] * 10)]
 )
 def test_max_bytes_divides_the_work_by_slots(max_bytes, slots):
-    plans = planned(layout(8, 8, 80), devices=8, max_bytes=max_bytes)
-    assert [[b.slots for b in e.batches] for e in plans] == [[k] for k in slots]
+    exchanges = planned(layout(8, 8, 80), devices=8, max_bytes=max_bytes)
+    assert [[b.slots for b in e.batches] for e in exchanges] == [[k] for k in slots]
 
 
 @given(
@@ -241,7 +233,7 @@ def test_max_bytes_divides_the_work_by_slots(max_bytes, slots):
     equivariant=st.booleans(),
     max_bytes=st.sampled_from([1, 2**16, 2**28]),
 )
-def test_a_plan_holds_every_matrix_once_and_costs_no_more_than_one_batch_a_shape(
+def test_a_plan_holds_every_matrix_once_and_costs_no_more_than_one_batch_per_shape(
     kinds, scale, devices, equivariant, max_bytes
 ):
     layouts = [layout(m * scale, n * scale, k) for m, n, k in kinds]
@@ -258,7 +250,7 @@ def test_a_plan_holds_every_matrix_once_and_costs_no_more_than_one_batch_a_shape
         assert batch.slots == math.ceil(len(batch.members) / devices)
         assert 4 * batch.slots * math.prod(batch.shape) <= max_bytes or batch.slots == 1
         for member in batch.members:
-            shape = layouts[member.array].cut.sizes
+            shape = layouts[member.array].shards.shape
             assert member.transposed == (equivariant and shape[0] > shape[1])
             m, n = shape[::-1] if member.transposed else shape
             fits = m <= batch.shape[0] and n <= batch.shape[1]

@@ -100,9 +100,9 @@ def test_the_least_damping_keeps_small_ill_conditioned_matrices_finite(p, dtype)
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"dtype": jnp.bfloat16}, r"dtype=bfloat16 diverges at damping=1e-08.*0.004 or more"),
-        ({"dtype": jnp.float16}, r"dtype=float16 diverges at damping=1e-08.*0.0005 or more"),
-        ({"steps": (10, 6)}, r"steps=\(10, 6\) diverges at damping=1e-08.*1e-06 or more"),
+        ({"dtype": jnp.bfloat16}, r"dtype=bfloat16 diverges at damping=1e-08.*at least 0.004"),
+        ({"dtype": jnp.float16}, r"dtype=float16 diverges at damping=1e-08.*at least 0.0005"),
+        ({"steps": (10, 6)}, r"steps=\(10, 6\) diverges at damping=1e-08.*at least 1e-06"),
         ({"damping": -1.0}, r"damping=-1.0 is not a finite number"),
         ({"damping": float("nan")}, r"damping=nan is not a finite number"),
         ({"steps": (8, 0)}, r"steps=0 is not an integer of at least 1"),
@@ -115,10 +115,10 @@ def test_diverging_combinations_are_refused(options, message):
 
 @pytest.mark.parametrize("p", [0.0, 0.3, 1.0])
 def test_other_powers_are_refused(p):
-    with pytest.raises(ValueError, match=f"p={p} is no power of coupled Newton"):
+    with pytest.raises(ValueError, match=f"p={p} must be 0.5 or 0.25"):
         coupled_newton(jnp.ones((3, 5)), p)
 
 
 def test_a_traced_power_is_refused():
-    with pytest.raises(ValueError, match="known when tracing"):
+    with pytest.raises(ValueError, match="and not traced"):
         jax.jit(coupled_newton)(jnp.ones((3, 5)), 0.5)

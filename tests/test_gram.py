@@ -149,7 +149,11 @@ def test_default_restarts_come_before_every_second_step():
         ((2, 4, 6), None, r"restarts=\(2, 4, 6\) must be increasing"),
         ((2,), None, r"restarts=\(2,\) leaves 4 of 6 steps.*float32 more than 3.*\(2, 4\) here"),
         ((3, 5), jnp.float16, r"restarts=\(3, 5\) leaves 3 of 6 steps.*float16 more than 2"),
-        (None, jnp.bfloat16, r"dtype=bfloat16 cannot store the Gram form.*Use float16"),
+        (
+            None,
+            jnp.bfloat16,
+            r"dtype=bfloat16 is not accurate enough for the Gram form.*Use float16",
+        ),
     ],
 )
 def test_unstable_combinations_are_refused(restarts, dtype, message):

@@ -1,5 +1,6 @@
-"""The same results on any mesh, however the arrays lie on it and however that is known."""
+"""The same results on any mesh, however the arrays are sharded and however that is known."""
 
+import functools
 import socket
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from optax.contrib import MuonDimensionNumbers
 
+from mimuon_jax.engine import batching
 from mimuon_jax.engine.axes import from_matrices, to_matrices
 from mimuon_jax.engine.batching import map_matrices
 from mimuon_jax.engine.sharding import of_leaves
@@ -22,21 +24,25 @@ N = MuonDimensionNumbers
 MESHES = {1: (1, 1), 2: (2, 1), 4: (2, 2), 8: (4, 2)}  # devices: sizes of the axes "x" and "y"
 AUTO, EXPLICIT = AxisType.Auto, AxisType.Explicit
 
-# Every way in which an array can lie on two axes, in one tree: shape, numbers, spec.
+# Every way to shard an array over two axes, in one tree: shape, numbers, spec.
 TREE = [
-    ((16, 24), N(0, 1), P("x")),  # FSDP; copies along y
+    ((16, 24), N(0, 1), P("x")),  # FSDP; replicated along y
     ((16, 24), N(0, 1), P("x")),
-    ((24, 16), N(0, 1), P("x")),  # the transpose, cut the other way
+    ((24, 16), N(0, 1), P("x")),  # the transpose, sharded along the other side
     ((16, 24), N(0, 1), P("x", "y")),  # two-dimensional
     ((24, 16), N(0, 1), P("y", "x")),
     ((16, 24), N(0, 1), P(("x", "y"), None)),  # both axes on one dimension, in both orders
     ((16, 24), N(0, 1), P(None, ("y", "x"))),
-    ((7, 9), N(0, 1), P()),  # copies everywhere; sizes that divide nothing
+    ((7, 9), N(0, 1), P()),  # replicated; sizes that divide nothing
     ((5, 8, 12), N(1, 2), P(None, "x", "y")),  # scanned layers, not a multiple of the devices
     ((8, 16, 24), N(1, 2), P("x", None, "y")),  # layers over x, matrices over y
     ((8, 10, 6), N(1, 2), P(("x", "y"))),  # nothing to exchange
     ((3, 3, 8, 16), N((0, 1, 2), 3), P(None, None, "x", "y")),  # a convolution
-    ((8, 4, 16, 5), N((0, 2), 3), P("x", "y", None, None)),  # a batch axis between, cut
+    (
+        (8, 4, 16, 5),
+        N((0, 2), 3),
+        P("x", "y", None, None),
+    ),  # a sharded batch axis between the others
 ]
 SHAPES, NUMBERS, SPECS = zip(*TREE, strict=True)
 SOME = [0, 4, 7, 9, 11]  # where a part of the tree shows as much
@@ -127,10 +133,10 @@ def test_every_layout_gives_the_unsharded_result_and_keeps_its_sharding(devices,
 
 
 @pytest.mark.parametrize("kinds", [(EXPLICIT, AUTO), (AUTO, EXPLICIT)])
-@pytest.mark.parametrize("handed", [False, True])
-def test_a_mesh_of_both_kinds_of_axes(kinds, handed, expected):
+@pytest.mark.parametrize("given", [False, True])
+def test_a_mesh_of_both_kinds_of_axes(kinds, given, expected):
     placed = some(place(arrays(), make_mesh(8, kinds)))
-    shardings = some(SPECS) if handed else None
+    shardings = some(SPECS) if given else None
     run = jax.jit(lambda xs: map_matrices(cubic, xs, some(NUMBERS), shardings=shardings))
     assert_values(run(placed), some(expected))
 
@@ -217,28 +223,27 @@ def test_matrices_that_are_whole_do_not_travel(kind):
     assert collectives(run, placed) == []
 
 
-def test_max_bytes_divides_one_exchange_into_several():
+def test_a_large_exchange_is_divided_into_several(monkeypatch):
+    one_matrix_per_device = functools.partial(batching.plan, max_bytes=4 * 16 * 32)
+    monkeypatch.setattr(batching, "plan", one_matrix_per_device)
     mesh = make_mesh(8, AUTO, (8, 1))
     xs = arrays([(24, 16, 32)])
     placed = place(xs, mesh, [P(None, "x")])
-
-    def run(xs):
-        return map_matrices(cubic, xs, [N(1, 2)], max_bytes=4 * 16 * 32)  # one matrix a device
-
+    run = lambda xs: map_matrices(cubic, xs, [N(1, 2)])  # noqa: E731
     assert collectives(run, placed) == ["all-to-all"] * 6
     assert_same(jax.jit(run)(placed), reference(cubic, xs, [N(1, 2)]), placed)
 
 
 def test_sixteen_bits_travel_as_sixteen_bits():
     mesh = make_mesh(8, EXPLICIT, (8, 1))
-    xs = arrays([(16, 24)] * 3)
+    xs = [x.astype(jnp.bfloat16) for x in arrays([(16, 24)] * 3)]
     placed = place(xs, mesh, [P("x")] * 3)
-    run = jax.jit(lambda xs: map_matrices(cubic, xs, [N(0, 1)] * 3, dtype=jnp.bfloat16))
+    run = jax.jit(lambda xs: map_matrices(cubic, xs, [N(0, 1)] * 3))
     text = run.lower(placed).compile().as_text() or ""
     sent = [line for line in text.splitlines() if " all-to-all(" in line]
     assert len(sent) == 2
     assert all("u16[" in line and "f32[" not in line.split(" all-to-all(")[0] for line in sent)
-    alone = map_matrices(cubic, xs, [N(0, 1)] * 3, dtype=jnp.bfloat16)
+    alone = map_matrices(cubic, xs, [N(0, 1)] * 3)
     assert_same(run(placed), alone, placed, atol=2e-3)  # one bit of bfloat16 between 0.25 and 0.5
 
 
@@ -275,7 +280,7 @@ def test_a_device_without_active_matrices_computes_nothing():
 
 
 @pytest.mark.parametrize("kind", [AUTO, EXPLICIT])
-def test_inside_shard_map_arrays_are_whole_unless_their_shardings_are_told(kind):
+def test_inside_shard_map_arrays_are_whole_unless_shardings_are_given(kind):
     mesh = make_mesh(8, kind, (8, 1))
     (x,) = arrays([(16, 24)])
     (placed,) = place([x], mesh, [P("x")])
@@ -338,7 +343,7 @@ def test_shardings_of_leaves_follow_paths_and_prefixes():
     [
         (P("z"), r"must name axes of the mesh, 'x', 'y', each at most once"),
         (P("x", "x"), r"each at most once"),
-        (P(None, None, "x"), r"PartitionSpec of its rank"),
+        (P(None, None, "x"), r"PartitionSpec with at most 2 entries"),
         ("x", r"must be a NamedSharding or a PartitionSpec"),
     ],
 )

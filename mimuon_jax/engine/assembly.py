@@ -1,4 +1,4 @@
-"""Whole matrices from the parts that devices hold of them, and the parts back."""
+"""Assembles whole matrices from the shards of all devices, and splits them into shards again."""
 
 import itertools
 import math
@@ -8,93 +8,97 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import Array, lax
 
-from mimuon_jax.engine.plan import Batch, Cut, Layout, whole_shape
+from mimuon_jax.engine.plan import Batch, Layout, Shards, whole_shape
 
 
 class Segment(NamedTuple):
-    """Slots that are put together alike: on device ``i`` in the way ``ways[which[i]]``.
+    """Slots ``start:stop``, all assembled alike: on owner ``i`` by ``recipes[which[i]]``.
 
-    A way is a cut, and whether the matrix is computed as its transpose.
+    A recipe is how a matrix is sharded, and whether it is computed as its transpose.
     """
 
     start: int
     stop: int
-    ways: tuple[tuple[Cut, bool], ...]
+    recipes: tuple[tuple[Shards, bool], ...]
     which: tuple[int, ...]
 
 
-def segments(batch: Batch, layouts: Sequence[Layout], workers: int) -> list[Segment]:
-    """Divides the slots of a batch into as few segments as their members' cuts allow."""
-    every = [(layouts[array].cut, transposed) for array, _, transposed in batch.members]
-    found: list[Segment] = []
-    for slot, place in enumerate(range(0, len(every), workers)):
-        own = every[place : place + workers]
-        ways = tuple(dict.fromkeys(own))
-        which = tuple(ways.index(way) for way in own)
-        which += (0,) * (workers - len(which))  # a free place holds zeros, cut in any way
-        if found and found[-1][2:] == (ways, which):
-            found[-1] = found[-1]._replace(stop=slot + 1)
+def segments_of(batch: Batch, layouts: Sequence[Layout], owners: int) -> list[Segment]:
+    """Divides the slots of a batch into as few segments as the layouts of its members allow."""
+    every = [(layouts[array].shards, transposed) for array, _, transposed in batch.members]
+    segments: list[Segment] = []
+    for slot, first in enumerate(range(0, len(every), owners)):
+        of_slot = every[first : first + owners]
+        recipes = tuple(dict.fromkeys(of_slot))
+        which = tuple(recipes.index(recipe) for recipe in of_slot)
+        which += (0,) * (owners - len(which))  # a free slot holds zeros: any recipe will do
+        if segments and segments[-1][2:] == (recipes, which):
+            segments[-1] = segments[-1]._replace(stop=slot + 1)
         else:
-            found.append(Segment(slot, slot + 1, ways, which))
-    return found
+            segments.append(Segment(slot, slot + 1, recipes, which))
+    return segments
 
 
-def put_together(
-    parts: Array,
-    plan: Sequence[Segment],
+def assemble(
+    blocks: Array,
+    segments: Sequence[Segment],
     shape: tuple[int, int],
     devices: Mapping[str, int],
-    worker: Array,
+    owner: Array,
 ) -> Array:
-    """Matrices ``[slots, *shape]`` from their parts ``[device, slots, block]``.
+    """Whole matrices ``[slots, *shape]`` from their shards ``[device, slots, block]``.
 
     Args:
-      parts: a device's elements of a matrix are the first of the block.
-      plan: how the slots are cut.
+      blocks: each begins with the elements of one shard.
+      segments: how the slots are sharded.
       shape: ``(m, n)``; smaller matrices are padded with zeros.
-      devices: mesh axes over which the matrices are cut, with their sizes, slowest first.
-      worker: number of this device.
+      devices: sizes of the mesh axes that shard the matrices, slowest first.
+      owner: number of this device among the owners.
     """
 
-    def whole(part: Array, cut: Cut, transposed: bool) -> Array:
-        slots = part.shape[1]
-        part = part[:, :, : math.prod(cut.sizes)].reshape(*devices.values(), slots, *cut.sizes)
-        part = part.transpose(_order(cut, transposed, devices))
-        return pad(part.reshape(slots, *_shape(cut, transposed, devices)), shape)
+    def whole(blocks: Array, shards: Shards, transposed: bool) -> Array:
+        slots = blocks.shape[1]
+        x = blocks[:, :, : math.prod(shards.shape)]
+        x = x.reshape(*devices.values(), slots, *shards.shape)
+        x = x.transpose(_order(shards, transposed, devices))
+        return pad(x.reshape(slots, *_shape(shards, transposed, devices)), shape)
 
-    wholes = [
-        _choose([whole(parts[:, start:stop], *way) for way in ways], which, worker)
-        for start, stop, ways, which in plan
-    ]
-    return concatenate(wholes)
+    return concatenate(
+        [
+            _choose([whole(blocks[:, start:stop], *recipe) for recipe in recipes], which, owner)
+            for start, stop, recipes, which in segments
+        ]
+    )
 
 
-def take_apart(
+def split(
     matrices: Array,
-    plan: Sequence[Segment],
+    segments: Sequence[Segment],
     block: int,
     devices: Mapping[str, int],
-    worker: Array,
+    owner: Array,
 ) -> Array:
-    """Undoes `put_together`: ``[slots, m, n]`` to ``[device, slots, block]``."""
+    """Undoes `assemble`: ``[slots, m, n]`` to ``[device, slots, block]``."""
 
-    def part(whole: Array, cut: Cut, transposed: bool) -> Array:
-        slots, order = len(whole), _order(cut, transposed, devices)
-        m, n = _shape(cut, transposed, devices)
-        sizes = (*devices.values(), slots, *cut.sizes)
-        whole = whole[:, :m, :n].reshape([sizes[axis] for axis in order])
-        whole = whole.transpose(sorted(range(len(order)), key=order.__getitem__))
-        return pad(whole.reshape(math.prod(devices.values()), slots, -1), (block,))
+    def shards_of(x: Array, shards: Shards, transposed: bool) -> Array:
+        slots, order = len(x), _order(shards, transposed, devices)
+        m, n = _shape(shards, transposed, devices)
+        sizes = (*devices.values(), slots, *shards.shape)
+        x = x[:, :m, :n].reshape([sizes[axis] for axis in order])
+        x = x.transpose(sorted(range(len(order)), key=order.__getitem__))
+        return pad(x.reshape(math.prod(devices.values()), slots, -1), (block,))
 
-    parts = [
-        _choose([part(matrices[start:stop], *way) for way in ways], which, worker)
-        for start, stop, ways, which in plan
-    ]
-    return concatenate(parts, axis=1)
+    return concatenate(
+        [
+            _choose([shards_of(matrices[start:stop], *recipe) for recipe in recipes], which, owner)
+            for start, stop, recipes, which in segments
+        ],
+        axis=1,
+    )
 
 
 def pad(x: Array, sizes: Sequence[int]) -> Array:
-    """Zeros at the end of the last axes, up to the given sizes."""
+    """Appends zeros to the last axes, up to the given sizes."""
     missing = [size - have for size, have in zip(sizes, x.shape[-len(sizes) :], strict=True)]
     if not any(missing):
         return x
@@ -102,31 +106,32 @@ def pad(x: Array, sizes: Sequence[int]) -> Array:
 
 
 def concatenate(parts: Sequence[Array], axis: int = 0) -> Array:
-    """Concatenates, without an operation where there is only one part."""
+    """Concatenates; a single part is returned as it is."""
     return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis)
 
 
-def _order(cut: Cut, transposed: bool, devices: Mapping[str, int]) -> list[int]:
-    """Transposition of ``[*devices, slots, *cut.sizes]`` to slots, rows, columns."""
+def _order(shards: Shards, transposed: bool, devices: Mapping[str, int]) -> list[int]:
+    """The transposition of ``[*devices, slots, *shards.shape]`` to slots, rows, columns."""
     position = {axis: i for i, axis in enumerate(devices)}
     slots = len(position)
     groups = [
-        [*(position[axis] for axis in axes), slots + 1 + i] for i, axes in enumerate(cut.axes)
+        [*(position[axis] for axis in axes), slots + 1 + i]
+        for i, axes in enumerate(shards.mesh_axes)
     ]
-    rows, columns = groups[: cut.reductions], groups[cut.reductions :]
+    rows, columns = groups[: shards.reductions], groups[shards.reductions :]
     if transposed:
         rows, columns = columns, rows
     return [slots, *itertools.chain(*rows, *columns)]
 
 
-def _shape(cut: Cut, transposed: bool, devices: Mapping[str, int]) -> tuple[int, int]:
+def _shape(shards: Shards, transposed: bool, devices: Mapping[str, int]) -> tuple[int, int]:
     """``(m, n)`` of the whole matrix as it is computed."""
-    m, n = whole_shape(cut, devices)
+    m, n = whole_shape(shards, devices)
     return (n, m) if transposed else (m, n)
 
 
-def _choose(options: Sequence[Array], which: tuple[int, ...], worker: Array) -> Array:
-    """``options[which[worker]]`` without a branch: all options are computed."""
+def _choose(options: Sequence[Array], which: tuple[int, ...], owner: Array) -> Array:
+    """``options[which[owner]]`` without a branch: all options are computed."""
     if len(options) == 1:
         return options[0]
-    return lax.select_n(jnp.asarray(which, jnp.int32)[worker], *options)
+    return lax.select_n(jnp.asarray(which, jnp.int32)[owner], *options)

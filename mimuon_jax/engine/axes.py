@@ -1,7 +1,7 @@
 """Arrays as batches of matrices: which axes are merged into ``[reduction, output]``.
 
-The axes that ``optax.contrib.MuonDimensionNumbers`` names are merged into these two; all others
-are batch axes (scanned layers, experts, heads).
+``optax.contrib.MuonDimensionNumbers`` names the axes to merge; all others are batch axes (scanned
+layers, experts, heads).
 """
 
 import math
@@ -13,18 +13,18 @@ from mimuon_jax.types import MuonDimensionNumbers
 
 
 def matrix_shape(shape: Sequence[int], numbers: MuonDimensionNumbers) -> tuple[int, int]:
-    """Sizes ``(m, n)`` of one matrix: the products of the reduction and of the output axes."""
+    """``(m, n)`` of one matrix: the merged sizes of its reduction and of its output axes."""
     _, reduction, output = axes_of(len(shape), numbers)
     return math.prod(shape[i] for i in reduction), math.prod(shape[i] for i in output)
 
 
 def batch_shape(shape: Sequence[int], numbers: MuonDimensionNumbers) -> tuple[int, ...]:
-    """Sizes of the axes that are neither reduction nor output, in their order."""
+    """Sizes of the batch axes, in order."""
     return tuple(shape[i] for i in axes_of(len(shape), numbers)[0])
 
 
 def to_matrices(x: Float[Array, "..."], numbers: MuonDimensionNumbers) -> Float[Array, "b m n"]:
-    """Views an array as its batch of matrices, all batch axes flattened into one."""
+    """The batch of matrices in an array, with all batch axes flattened into one."""
     batch, reduction, output = axes_of(x.ndim, numbers)
     m, n = matrix_shape(x.shape, numbers)
     sizes = (math.prod(batch_shape(x.shape, numbers)), m, n)

@@ -1,4 +1,4 @@
-"""Carries out a plan on one device: matrices to their homes, the function, and back."""
+"""Carries out a plan on one device: matrices to their owners, the function, and back."""
 
 import itertools
 import math
@@ -9,21 +9,21 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from mimuon_jax.engine.assembly import concatenate, pad, put_together, segments, take_apart
-from mimuon_jax.engine.plan import Batch, Exchange, Layout, product
+from mimuon_jax.engine.assembly import assemble, concatenate, pad, segments_of, split
+from mimuon_jax.engine.plan import Batch, Exchange, Layout, device_count
 
 #: ``[k, m, n] -> [k, m, n]``.
 Function = Callable[[Array], Array]
 
 
 class _Run(NamedTuple):
-    """Matrices ``start:stop`` of one array: members ``place:place + stop - start`` of a batch."""
+    """Matrices ``start:stop`` of one array, neighbours in a batch from member ``first`` on."""
 
     array: int
     transposed: bool
     start: int
     stop: int
-    place: int
+    first: int
 
 
 def carry_out(
@@ -34,31 +34,31 @@ def carry_out(
     matrices: Sequence[Array],
     active: Sequence[Array] | None,
 ) -> list[Array]:
-    """Applies ``function`` to all matrices: what one device does.
+    """Applies ``function`` to all matrices: the work of one device.
 
     Args:
       exchanges: the plan.
-      layouts: one an array.
+      layouts: one per array.
       sizes: sizes of the mesh axes; those that the plan uses must be manual here.
       function: ``[k, m, n] -> [k, m, n]``.
-      matrices: the device's parts ``[b, m, n]``, one an array.
-      active: which of them need a result ``[b]``, one an array, or None for all.
+      matrices: for each array the matrices or shards that the device holds, ``[b, m, n]``.
+      active: for each array which of them need a result, ``[b]``; or None for all.
 
     Returns:
-      The device's parts of the results, like ``matrices``.
+      The results, sharded and shaped like ``matrices``.
     """
     pieces: list[list[tuple[int, Array]]] = [[] for _ in matrices]
     for exchange in exchanges:
-        if product(sizes, exchange.cut + exchange.copies) == 1:
-            results = _at_home(exchange.batches, function, matrices, active)
+        if device_count(sizes, exchange.sharded + exchange.replicated) == 1:
+            results = _locally(exchange.batches, function, matrices, active)
         else:
-            results = _away(exchange, layouts, sizes, function, matrices, active)
+            results = _at_owners(exchange, layouts, sizes, function, matrices, active)
         for run, result in results:
             pieces[run.array].append((run.start, result))
     return [concatenate([y for _, y in sorted(own, key=lambda p: p[0])]) for own in pieces]
 
 
-def _at_home(
+def _locally(
     batches: Sequence[Batch],
     function: Function,
     matrices: Sequence[Array],
@@ -67,15 +67,17 @@ def _at_home(
     """Computes batches whose matrices are whole on this device already."""
     for batch in batches:
         runs = _runs(batch)
-        parts = [_turn(matrices[run.array][run.start : run.stop], run.transposed) for run in runs]
-        x = concatenate([pad(part, batch.shape) for part in parts])
+        wholes = [
+            _oriented(matrices[run.array][run.start : run.stop], run.transposed) for run in runs
+        ]
+        x = concatenate([pad(whole, batch.shape) for whole in wholes])
         y = _apply(function, x, _flags(runs, active))
-        for run, part in zip(runs, parts, strict=True):
-            k, m, n = part.shape
-            yield run, _turn(y[run.place : run.place + k, :m, :n], run.transposed)
+        for run, whole in zip(runs, wholes, strict=True):
+            k, m, n = whole.shape
+            yield run, _oriented(y[run.first : run.first + k, :m, :n], run.transposed)
 
 
-def _away(
+def _at_owners(
     exchange: Exchange,
     layouts: Sequence[Layout],
     sizes: Mapping[str, int],
@@ -83,52 +85,57 @@ def _away(
     matrices: Sequence[Array],
     active: Sequence[Array] | None,
 ) -> Iterator[tuple[_Run, Array]]:
-    """Computes batches whose matrices are cut over devices, or whose copies share the work."""
-    cut, copies = product(sizes, exchange.cut), product(sizes, exchange.copies)
-    workers = copies * cut
-    row, column = _position(exchange.copies), _position(exchange.cut)
-    worker = row * cut + column
+    """Computes batches whose matrices are sharded, or replicated, so that devices share the work.
+
+    The owners form a grid: its rows are the positions along the replicated axes, its columns those
+    along the sharded axes.
+    """
+    rows = device_count(sizes, exchange.replicated)
+    columns = device_count(sizes, exchange.sharded)
+    owners = rows * columns
+    row = _position(exchange.replicated)
+    owner = row * columns + _position(exchange.sharded)
     runs = [_runs(batch) for batch in exchange.batches]
 
-    packed = []
+    blocks = []
     for batch, own in zip(exchange.batches, runs, strict=True):
-        block = max(math.prod(layouts[run.array].cut.sizes) for run in own)
-        parts = [matrices[run.array][run.start : run.stop] for run in own]
-        x = concatenate([pad(part.reshape(len(part), -1), (block,)) for part in parts])
-        x = pad(x, (batch.slots * workers, block)).reshape(batch.slots, copies, cut, block)
+        block = max(math.prod(layouts[run.array].shards.shape) for run in own)
+        local = [matrices[run.array][run.start : run.stop] for run in own]
+        x = concatenate([pad(shards.reshape(len(shards), -1), (block,)) for shards in local])
+        x = pad(x, (batch.slots * owners, block)).reshape(batch.slots, rows, columns, block)
         x = lax.dynamic_index_in_dim(x, row, axis=1, keepdims=False)
-        packed.append(x.swapaxes(0, 1))  # [receiver, slots, block]
+        blocks.append(x.swapaxes(0, 1))  # [receiver, slots, block]
 
-    packed = _together(_all_to_all, exchange.cut, packed)
-    devices = {axis: sizes[axis] for axis in exchange.cut}
+    blocks = _together(_all_to_all, exchange.sharded, blocks)
+    devices = {axis: sizes[axis] for axis in exchange.sharded}
     for i, (batch, own) in enumerate(zip(exchange.batches, runs, strict=True)):
-        slots = segments(batch, layouts, workers)
-        x = put_together(packed[i], slots, batch.shape, devices, worker)
+        segments = segments_of(batch, layouts, owners)
+        x = assemble(blocks[i], segments, batch.shape, devices, owner)
         flags = _flags(own, active)
         if flags is not None:
-            flags = pad(flags, (batch.slots * workers,)).reshape(batch.slots, workers)
-            flags = lax.dynamic_index_in_dim(flags, worker, axis=1, keepdims=False)
+            flags = pad(flags, (batch.slots * owners,)).reshape(batch.slots, owners)
+            flags = lax.dynamic_index_in_dim(flags, owner, axis=1, keepdims=False)
         y = _apply(function, x, flags)
-        packed[i] = take_apart(y, slots, packed[i].shape[-1], devices, worker)
+        blocks[i] = split(y, segments, blocks[i].shape[-1], devices, owner)
 
-    packed = _together(_all_to_all, exchange.cut, packed)
-    packed = _together(_all_gather, exchange.copies, packed)  # [copies, cut, slots, block]
-    for batch, own, x in zip(exchange.batches, runs, packed, strict=True):
-        x = x.reshape(copies, cut, batch.slots, -1).transpose(2, 0, 1, 3)
-        x = x.reshape(batch.slots * workers, -1)
+    blocks = _together(_all_to_all, exchange.sharded, blocks)
+    blocks = _together(_all_gather, exchange.replicated, blocks)  # [rows, columns, slots, block]
+    for batch, own, x in zip(exchange.batches, runs, blocks, strict=True):
+        x = x.reshape(rows, columns, batch.slots, -1).transpose(2, 0, 1, 3)
+        x = x.reshape(batch.slots * owners, -1)
         for run in own:
             k, m, n = (run.stop - run.start, *matrices[run.array].shape[1:])
-            yield run, x[run.place : run.place + k, : m * n].reshape(k, m, n)
+            yield run, x[run.first : run.first + k, : m * n].reshape(k, m, n)
 
 
 def _runs(batch: Batch) -> list[_Run]:
     """The members of a batch as few slices of arrays."""
     runs: list[_Run] = []
-    for place, (array, matrix, transposed) in enumerate(batch.members):
+    for first, (array, matrix, transposed) in enumerate(batch.members):
         if runs and runs[-1].array == array and runs[-1].stop == matrix:
             runs[-1] = runs[-1]._replace(stop=matrix + 1)
         else:
-            runs.append(_Run(array, transposed, matrix, matrix + 1, place))
+            runs.append(_Run(array, transposed, matrix, matrix + 1, first))
     return runs
 
 
@@ -141,14 +148,15 @@ def _flags(runs: Sequence[_Run], active: Sequence[Array] | None) -> Array | None
 
 def _apply(function: Function, x: Array, active: Array | None) -> Array:
     """``function`` in the dtype of its argument, skipped if no matrix is active."""
-    # Compiled on its own, so that outside jit a step compiles `lax.cond` once and not every time
-    # (1.2 s a step for three small matrices), and so that with and without it the numbers are the
-    # same. What has no hash cannot be found again.
+    # Compiled on its own, so that outside jit `lax.cond` is compiled once and not in every step
+    # (1.2 s per step for three small matrices), and so that the results are the same with and
+    # without it. A function without a hash cannot be found in the cache of compiled functions.
     run = _apply_compiled if isinstance(function, Hashable) else _apply_once
     return run(function, x, active)
 
 
 def _apply_once(function: Function, x: Array, active: Array | None) -> Array:
+    """The same, outside the cache of compiled functions."""
     compute = lambda x: function(x).astype(x.dtype)  # noqa: E731
     if active is None:
         return compute(x)
@@ -161,27 +169,29 @@ _apply_compiled = jax.jit(_apply_once, static_argnums=0)
 def _together(
     collective: Callable[[Array, tuple[str, ...]], Array],
     axes: tuple[str, ...],
-    packed: Sequence[Array],
+    blocks: Sequence[Array],
 ) -> list[Array]:
-    """One collective for several ``[devices, slots, block]``."""
+    """One collective for several arrays ``[devices, slots, block]``."""
     if not axes:
-        return list(packed)
-    buffer = jnp.concatenate([x.reshape(len(x), -1) for x in packed], axis=1)
-    # As bits: XLA for CPU silently widens collectives of bfloat16 to float32, twice the bytes.
+        return list(blocks)
+    buffer = jnp.concatenate([x.reshape(len(x), -1) for x in blocks], axis=1)
+    # As bits: XLA for CPU silently widens collectives of bfloat16 to float32, which doubles them.
     half = buffer.dtype.itemsize == 2
     bits = lax.bitcast_convert_type(buffer, jnp.uint16) if half else buffer
     bits = collective(bits, axes)
     buffer = lax.bitcast_convert_type(bits, buffer.dtype) if half else bits
-    ends = list(itertools.accumulate(math.prod(x.shape[1:]) for x in packed))
-    split = jnp.split(buffer, ends[:-1], axis=-1)
-    return [y.reshape(*y.shape[:-1], *x.shape[1:]) for x, y in zip(packed, split, strict=True)]
+    ends = list(itertools.accumulate(math.prod(x.shape[1:]) for x in blocks))
+    received = jnp.split(buffer, ends[:-1], axis=-1)
+    return [y.reshape(*y.shape[:-1], *x.shape[1:]) for x, y in zip(blocks, received, strict=True)]
 
 
 def _all_to_all(x: Array, axes: tuple[str, ...]) -> Array:
+    """Block ``i`` goes to device ``i``; the result holds one block from each device."""
     return lax.all_to_all(x, axes, split_axis=0, concat_axis=0, tiled=True)
 
 
 def _all_gather(x: Array, axes: tuple[str, ...]) -> Array:
+    """The blocks of all devices, on each of them."""
     return lax.all_gather(x, axes)
 
 
@@ -190,5 +200,6 @@ def _position(axes: tuple[str, ...]) -> Array:
     return lax.axis_index(axes) if axes else jnp.int32(0)
 
 
-def _turn(x: Array, transposed: bool) -> Array:
+def _oriented(x: Array, transposed: bool) -> Array:
+    """The matrices, or their transposes."""
     return x.mT if transposed else x

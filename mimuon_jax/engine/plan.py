@@ -1,8 +1,8 @@
 """Which matrices are computed together, and on which device: a static plan from shapes alone.
 
-Every matrix gets one *home* device, where it is computed whole. Matrices of one shape form a batch
-of ``slots`` matrices on each of the ``workers`` devices, so that all devices do the same work.
-Places that stay free are zeros, or hold smaller matrices padded with zeros.
+Every matrix gets one *owner*, the device that computes it whole. Matrices of one shape form a batch
+with the same number of *slots* on each of its owners, so all devices do equal work. Slots that
+remain free hold zeros, or smaller matrices padded with zeros.
 """
 
 import itertools
@@ -13,31 +13,38 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-# FLOPs that are worth one batch less: a batch costs some forty launches, whatever its size. It
-# makes 20 batches of the 33 shapes of YOLO26n, at 0.8 % more FLOPs, and 23 of YOLO26m's 27, at
-# 0.02 %; on a CPU, where a launch costs next to nothing, the time was the same up to 3e7.
+#: The most bytes that a device holds of one exchange, or one matrix if that is larger. It bounds
+#: the temporaries: on 8 devices in float32, a Muon step of Qwen3-0.6B needs 0.6 GB per device in
+#: one exchange (the momentum is 0.2 GB), and one of Qwen3-8B 2.2 GB in 18 exchanges (the momentum
+#: is 3.5 GB), where a single exchange would need 10.3 GB.
+MAX_BYTES = 2**28
+
+# The FLOPs that one batch less is worth. A batch costs about forty kernel launches, whatever its
+# size. At this value the 33 shapes of YOLO26n become 20 batches, at 0.8 % more FLOPs, and the 27 of
+# YOLO26m become 23, at 0.02 %. On a CPU, where a launch is almost free, the time did not change up
+# to 3e7.
 _BATCH_FLOPS = 3e7
 
 
-class Cut(NamedTuple):
-    """How a matrix is cut over mesh axes."""
+class Shards(NamedTuple):
+    """How one matrix is sharded over mesh axes."""
 
-    sizes: tuple[int, ...]  # of one device's part: reduction axes, then output axes
-    axes: tuple[tuple[str, ...], ...]  # mesh axes that cut each of these, slowest first
-    reductions: int  # how many of them are reduction axes
+    shape: tuple[int, ...]  # of one shard: reduction axes, then output axes
+    mesh_axes: tuple[tuple[str, ...], ...]  # that shard each of these axes, slowest first
+    reductions: int  # how many of these axes are reduction axes
 
 
 class Layout(NamedTuple):
-    """One array as a device sees it."""
+    """The matrices of one array as a device sees them."""
 
-    cut: Cut
-    matrices: int  # of which the device has (a part of) each
-    copies: tuple[str, ...]  # mesh axes along which all devices have the same values
-    dtype: str  # in which the matrices travel and are computed
+    shards: Shards
+    matrices: int  # how many; the device holds each of them, or a shard of each
+    replicated: tuple[str, ...]  # mesh axes along which all devices hold the same values
+    dtype: str  # of the array
 
 
 class Member(NamedTuple):
-    """A matrix of a batch: number ``matrix`` of array number ``array``."""
+    """One matrix of a batch: number ``matrix`` of array number ``array``."""
 
     array: int
     matrix: int
@@ -45,9 +52,9 @@ class Member(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Matrices computed together: ``[slots, m, n]`` on each device.
+    """Matrices computed together: ``[slots, m, n]`` on each owner.
 
-    Member ``i`` has slot ``i // workers`` of device ``i % workers``.
+    Member ``i`` has slot ``i // owners`` on owner ``i % owners``.
     """
 
     shape: tuple[int, int]
@@ -56,10 +63,10 @@ class Batch(NamedTuple):
 
 
 class Exchange(NamedTuple):
-    """Batches that travel together: one all-to-all over ``cut`` there, one back."""
+    """Batches that travel together: one all-to-all to the owners, and one back."""
 
-    cut: tuple[str, ...]  # mesh axes that cut the matrices
-    copies: tuple[str, ...]  # mesh axes that divide the work on copies, and gather the results
+    sharded: tuple[str, ...]  # mesh axes that shard the matrices
+    replicated: tuple[str, ...]  # mesh axes that replicate them: work is divided, results gathered
     batches: tuple[Batch, ...]
 
 
@@ -69,84 +76,88 @@ def plan(
     mesh: tuple[tuple[str, int], ...],
     *,
     equivariant: bool,
-    max_bytes: int,
+    max_bytes: int = MAX_BYTES,
 ) -> tuple[Exchange, ...]:
-    """Plans the batches of all arrays and the exchanges that bring them to their homes.
+    """Plans the batches of all arrays, and the exchanges that bring them to their owners.
 
     Args:
-      layouts: one an array.
+      layouts: one per array.
       mesh: names and sizes of the mesh axes; empty without a mesh.
       equivariant: whether matrices may be transposed (to ``m <= n``) and padded with zeros.
-      max_bytes: most that a device holds of one exchange, but at least one matrix.
+      max_bytes: the most that a device holds of one exchange, or one matrix if that is larger.
 
     Returns:
-      Exchanges that together hold every matrix once.
+      Exchanges that together contain every matrix once.
     """
     sizes = dict(mesh)
     groups: dict[tuple, dict[int, Layout]] = {}
     for array, layout in enumerate(layouts):
-        cut = tuple(axis for axis in sizes if axis in itertools.chain(*layout.cut.axes))
-        groups.setdefault((cut, layout.copies, layout.dtype), {})[array] = layout
+        used = set(itertools.chain(*layout.shards.mesh_axes))
+        sharded = tuple(axis for axis in sizes if axis in used)
+        groups.setdefault((sharded, layout.replicated, layout.dtype), {})[array] = layout
     exchanges = []
-    for (cut, copies, dtype), group in groups.items():
-        workers = product(sizes, cut + copies)
-        batches = _batches(group, sizes, workers, equivariant)
-        elements = max_bytes // jnp.dtype(dtype).itemsize
-        chunks = _chunks(batches, workers, elements)
-        exchanges += [Exchange(cut, copies, chunk) for chunk in chunks]
+    for (sharded, replicated, dtype), group in groups.items():
+        owners = device_count(sizes, sharded + replicated)
+        batches = _batches(group, sizes, owners, equivariant)
+        chunks = _chunks(batches, owners, max_bytes // jnp.dtype(dtype).itemsize)
+        exchanges += [Exchange(sharded, replicated, chunk) for chunk in chunks]
     return tuple(exchanges)
 
 
-def product(sizes: Mapping[str, int], axes: Sequence[str]) -> int:
+def device_count(sizes: Mapping[str, int], axes: Sequence[str]) -> int:
     """Number of devices along some mesh axes."""
     return math.prod(sizes[axis] for axis in axes)
 
 
-def whole_shape(cut: Cut, sizes: Mapping[str, int]) -> tuple[int, int]:
-    """``(reduction, output)`` of a matrix with all its parts together."""
-    whole = [size * product(sizes, axes) for size, axes in zip(cut.sizes, cut.axes, strict=True)]
-    return math.prod(whole[: cut.reductions]), math.prod(whole[cut.reductions :])
+def whole_shape(shards: Shards, sizes: Mapping[str, int]) -> tuple[int, int]:
+    """``(reduction, output)`` of the matrix that the shards make up."""
+    whole = [
+        size * device_count(sizes, axes)
+        for size, axes in zip(shards.shape, shards.mesh_axes, strict=True)
+    ]
+    return math.prod(whole[: shards.reductions]), math.prod(whole[shards.reductions :])
 
 
 def _batches(
-    layouts: Mapping[int, Layout], sizes: Mapping[str, int], workers: int, equivariant: bool
+    layouts: Mapping[int, Layout], sizes: Mapping[str, int], owners: int, equivariant: bool
 ) -> list[Batch]:
-    """One batch a shape, merged where that is cheaper; the largest first."""
+    """One batch per shape, merged where that is cheaper; the largest first."""
     groups: dict[tuple[int, int], list[Member]] = {}
-    # Like cuts side by side: a slot that unlike ones share is put together in several ways.
-    for array, layout in sorted(layouts.items(), key=lambda item: item[1].cut):
-        m, n = whole_shape(layout.cut, sizes)
-        turn = equivariant and m > n
-        members = (Member(array, matrix, turn) for matrix in range(layout.matrices))
-        groups.setdefault((n, m) if turn else (m, n), []).extend(members)
+    # Sorted, so that arrays sharded alike are neighbours: a slot whose members are sharded in
+    # several ways is assembled in each of them.
+    for array, layout in sorted(layouts.items(), key=lambda item: item[1].shards):
+        m, n = whole_shape(layout.shards, sizes)
+        transposed = equivariant and m > n
+        members = (Member(array, matrix, transposed) for matrix in range(layout.matrices))
+        groups.setdefault((n, m) if transposed else (m, n), []).extend(members)
     if equivariant:
-        _merge(groups, workers)
+        _merge(groups, owners)
     return [
-        Batch(shape, tuple(members), math.ceil(len(members) / workers))
+        Batch(shape, tuple(members), math.ceil(len(members) / owners))
         for shape, members in sorted(groups.items(), key=lambda item: -_flops(item[0]))
     ]
 
 
-def _merge(groups: dict[tuple[int, int], list[Member]], workers: int) -> None:
-    """Moves matrices into batches of a larger shape, best move first, as long as that saves.
+def _merge(groups: dict[tuple[int, int], list[Member]], owners: int) -> None:
+    """Moves matrices into batches of a larger shape, the best move first, while that saves FLOPs.
 
-    A move takes all matrices of a shape, or those that do not fill a slot on every device.
+    A move takes all matrices of a shape, or the remainder that does not fill a slot on every owner.
     """
 
     def saving(small: tuple[int, int], large: tuple[int, int], count: int) -> float:
         """FLOPs that a device saves if ``count`` matrices move."""
-        slots = lambda matrices: math.ceil(matrices / workers)  # noqa: E731
-        have, target = len(groups[small]), len(groups[large])
-        less = (slots(have) - slots(have - count)) * _flops(small)
-        more = (slots(target + count) - slots(target)) * _flops(large)
-        return less - more + (_BATCH_FLOPS if count == have else 0)
+        slots = lambda matrices: math.ceil(matrices / owners)  # noqa: E731
+        small_count, large_count = len(groups[small]), len(groups[large])
+        less = (slots(small_count) - slots(small_count - count)) * _flops(small)
+        more = (slots(large_count + count) - slots(large_count)) * _flops(large)
+        return less - more + (_BATCH_FLOPS if count == small_count else 0)
 
     while True:
         moves = [
             (saving(small, large, count), small, large, count)
             for small, large in itertools.permutations(groups, 2)
             if small[0] <= large[0] and small[1] <= large[1]
-            for count in {len(groups[small]), len(groups[small]) % workers} - {0}
+            for count in {len(groups[small]), len(groups[small]) % owners} - {0}
         ]
         if not moves or max(moves)[0] <= 0:
             return
@@ -163,16 +174,16 @@ def _flops(shape: tuple[int, int]) -> float:
     return 5.0 * (4 * m * m * n + 2 * m**3)
 
 
-def _chunks(batches: list[Batch], workers: int, elements: int) -> list[tuple[Batch, ...]]:
+def _chunks(batches: list[Batch], owners: int, elements: int) -> list[tuple[Batch, ...]]:
     """Divides batches by slots, so that a device holds at most ``elements`` of one chunk."""
     chunks: list[list[Batch]] = [[]]
     held = 0
     for shape, members, slots in batches:
         most = max(1, elements // math.prod(shape))
-        step = math.ceil(slots / math.ceil(slots / most))  # parts of nearly equal size
+        step = math.ceil(slots / math.ceil(slots / most))  # chunks of nearly equal size
         for start in range(0, slots, step):
-            part = members[start * workers : (start + step) * workers]
-            batch = Batch(shape, part, min(step, slots - start))
+            chosen = members[start * owners : (start + step) * owners]
+            batch = Batch(shape, chosen, min(step, slots - start))
             size = batch.slots * math.prod(shape)
             if chunks[-1] and held + size > elements:
                 chunks.append([])

@@ -1,8 +1,8 @@
-"""How arrays lie on a mesh, and the ways into one program for each of its devices.
+"""How arrays are sharded, and the ways to run one program on every device of a mesh.
 
-Explicit axes are read from the arrays' types, and outside jit from the arrays themselves. For Auto
-axes the caller may hand the shardings over; where not, XLA's partitioner tells them while it
-compiles.
+Explicit mesh axes are read from the types of the arrays, and outside jit all axes from the arrays
+themselves. For Auto axes under jit the caller may provide the shardings; otherwise XLA's
+partitioner supplies them at compile time.
 """
 
 import itertools
@@ -19,10 +19,10 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 
 from mimuon_jax.types import Shardings, Tree
 
-#: For every axis of an array the mesh axes that cut it, slowest first.
+#: For every axis of an array the mesh axes that shard it, slowest first.
 Spec: TypeAlias = tuple[tuple[str, ...], ...]
 
-#: ``(specs, sizes of the mesh axes) -> f``, where ``f`` takes one device's parts of all operands.
+#: ``(specs, sizes of the mesh axes) -> f``, where ``f`` takes one device's shards of all operands.
 Program: TypeAlias = Callable[[Sequence[Spec], Mapping[str, int]], Callable[..., tuple[Array, ...]]]
 
 Sharding: TypeAlias = NamedSharding | PartitionSpec | None
@@ -38,22 +38,22 @@ def distribute(
     batch_axes: Sequence[tuple[int, ...]],
     shardings: Sequence[Sharding] | None,
 ) -> tuple[Array, ...]:
-    """Runs a program on every device of the mesh on which the arrays lie.
+    """Runs a program on every device of the mesh of the arrays.
 
     Args:
-      program: from how the arrays are cut, a function of one device's parts of arrays and flags
-        that returns its parts of the results. It sees no mesh axis of one device.
+      program: given how the arrays are sharded, returns a function from one device's shards of the
+        arrays and flags to its shards of the results. Mesh axes of size 1 are left out.
       arrays: the results have their shapes and shardings.
-      flags: none, or one for each array, of the shape of its batch axes.
-      batch_axes: which axes of each array these are.
-      shardings: one an array (None: not cut), or None if nothing is known. A wrong one costs time,
-        never correctness. Explicit axes need none.
+      flags: none, or one per array, shaped like its batch axes.
+      batch_axes: the batch axes of each array.
+      shardings: one per array (None: replicated), or None if nothing is known. A wrong one costs
+        time, never correctness. Explicit axes need none.
 
     Returns:
       The results. Without a mesh, those of the program on whole arrays.
 
     Raises:
-      ValueError: shardings without a mesh, or such that do not fit it or their arrays.
+      ValueError: there are shardings but no mesh, or they do not fit the mesh or the arrays.
     """
     mesh = _mesh(arrays, shardings)
     if shardings is not None:
@@ -61,12 +61,12 @@ def distribute(
     manual = _sizes(mesh, (AxisType.Manual,))
     alone = math.prod(_sizes(mesh, _FREE).values()) == 1
     if alone and manual and shardings is not None:
-        # The caller's shard_map, and the caller says how its parts make whole arrays.
+        # Inside the caller's shard_map, and the caller states how its arrays are sharded.
         specs = [_spec(s, x.ndim, manual) for s, x in zip(shardings, arrays, strict=True)]
-        return _of_one_device(program, specs, manual)(*arrays, *flags)
-    # Of one device too: outside shard_map not every reshape of an Explicit array is allowed.
-    apart = not alone or bool(_sizes(mesh, (AxisType.Explicit,)))
-    specs = _specs(arrays, shardings, mesh) if apart else None
+        return _on_one_device(program, specs, manual)(*arrays, *flags)
+    # An Explicit mesh of one device needs shard_map too: outside it, some reshapes are refused.
+    mapped = not alone or bool(_sizes(mesh, (AxisType.Explicit,)))
+    specs = _specs(arrays, shardings, mesh) if mapped else None
     if specs is not None:
         return _by_shard_map(program, arrays, flags, batch_axes, specs, mesh)
     traced = any(isinstance(x, Tracer) for x in arrays)
@@ -79,13 +79,13 @@ def of_leaves(shardings: Shardings, tree: Tree, chosen: Iterable[int]) -> list[S
     """The shardings of some leaves of a tree.
 
     Args:
-      shardings: a tree, a prefix tree or a function ``tree -> tree`` of NamedSharding,
-        PartitionSpec and None, or None if nothing is known.
+      shardings: a tree, a prefix tree or a function ``tree -> tree``, with leaves NamedSharding,
+        PartitionSpec or None (replicated); or None if nothing is known.
       tree: the arrays.
       chosen: which leaves, in flattening order.
 
     Returns:
-      One each, or None if nothing is known.
+      One sharding per chosen leaf, or None if nothing is known.
 
     Raises:
       ValueError: a chosen leaf has no entry.
@@ -102,7 +102,7 @@ def of_leaves(shardings: Shardings, tree: Tree, chosen: Iterable[int]) -> list[S
         if not prefixes:
             raise ValueError(
                 f"`shardings` has no entry for parameter {jax.tree_util.keystr(path)}; give a "
-                "NamedSharding, a PartitionSpec, or None for one that is not cut"
+                "NamedSharding, a PartitionSpec, or None for a replicated one"
             )
         found.append(entries[prefixes[0]])
     return found
@@ -116,16 +116,16 @@ def _by_shard_map(
     specs: Sequence[Spec],
     mesh: AnyMesh,
 ) -> tuple[Array, ...]:
-    """Shardings that are known while tracing."""
+    """Runs the program where the shardings are known while tracing."""
     free = _sizes(mesh, _FREE)
     inputs = _partition_specs(specs, batch_axes if flags else ())
     outputs = inputs[: len(arrays)]
     explicit = _sizes(mesh, (AxisType.Explicit,))
-    if explicit:  # what lies otherwise is an error there, and flags may
+    if explicit:  # shard_map refuses an Explicit array that is sharded otherwise; flags may be
         targets = [NamedSharding(mesh, _only(spec, explicit)) for spec in inputs[len(arrays) :]]
         flags = [jax.sharding.reshard(x, s) for x, s in zip(flags, targets, strict=True)]
     run = jax.shard_map(
-        _of_one_device(program, specs, free),
+        _on_one_device(program, specs, free),
         mesh=mesh,
         axis_names=set(free),
         in_specs=inputs,
@@ -141,7 +141,7 @@ def _by_partitioner(
     flags: Sequence[Array],
     batch_axes: Sequence[tuple[int, ...]],
 ) -> tuple[Array, ...]:
-    """Shardings that only XLA knows."""
+    """Runs the program where only XLA will know the shardings."""
     call = custom_partitioning(program([((),) * x.ndim for x in arrays], {}))
 
     def partition(mesh: Mesh, operands: Sequence[Any], results: object) -> tuple:
@@ -153,10 +153,10 @@ def _by_partitioner(
         ]
         inputs = _partition_specs(specs, batch_axes if flags else ())
         shardings = tuple(NamedSharding(mesh, spec) for spec in inputs)
-        lowered = _of_one_device(program, specs, sizes)
+        lowered = _on_one_device(program, specs, sizes)
         return mesh, lowered, shardings[: len(arrays)], shardings
 
-    # Every axis of every array is a factor of its own; the results are cut like the arrays.
+    # Every axis of every array is a factor of its own; the results are sharded like the arrays.
     number = itertools.count()
     factors = [" ".join(f"f{next(number)}" for _ in x.shape) for x in (*arrays, *flags)]
     call.def_partition(
@@ -169,17 +169,17 @@ def _by_partitioner(
     return tuple(call(*arrays, *flags))
 
 
-def _of_one_device(
+def _on_one_device(
     program: Program, specs: Sequence[Spec], sizes: Mapping[str, int]
 ) -> Callable[..., tuple[Array, ...]]:
-    """The program without mesh axes of one device, which would only cost empty collectives."""
+    """The program without mesh axes of size 1, which would only add empty collectives."""
     large = {axis: size for axis, size in sizes.items() if size > 1}
     specs = [tuple(tuple(a for a in axes if a in large) for axes in spec) for spec in specs]
     return program(specs, large)
 
 
 def _mesh(arrays: Sequence[Array], shardings: Sequence[object] | None) -> AnyMesh:
-    """The mesh of the arrays, else of the shardings, else of the context; perhaps empty."""
+    """The mesh of the arrays, else of the shardings, else of the context; it may be empty."""
     candidates = [
         *(_placed(x).mesh for x in arrays if _placed(x)),
         *(jax.typeof(x).sharding.mesh for x in arrays),
@@ -189,13 +189,13 @@ def _mesh(arrays: Sequence[Array], shardings: Sequence[object] | None) -> AnyMes
 
 
 def _placed(x: Array) -> Any:
-    """Where a concrete array is on a mesh, else None."""
+    """The sharding of a concrete array on a mesh, else None."""
     known = not isinstance(x, Tracer) and isinstance(x.sharding, NamedSharding)
     return x.sharding if known else None
 
 
 def _sizes(mesh: AnyMesh, types: Sequence[AxisType]) -> dict[str, int]:
-    """Axes of the given types, in the order of the mesh."""
+    """Sizes of the axes of the given types, in the order of the mesh."""
     kinds = zip(mesh.axis_names, mesh.axis_types, strict=True)
     return {axis: mesh.shape[axis] for axis, kind in kinds if kind in types}
 
@@ -203,27 +203,27 @@ def _sizes(mesh: AnyMesh, types: Sequence[AxisType]) -> dict[str, int]:
 def _specs(
     arrays: Sequence[Array], shardings: Sequence[Sharding] | None, mesh: AnyMesh
 ) -> list[Spec] | None:
-    """How the arrays are cut over all axes that are not manual, or None if only XLA will know."""
+    """How all axes that are not manual shard the arrays, or None if only XLA will know."""
     free, explicit = _sizes(mesh, _FREE), _sizes(mesh, (AxisType.Explicit,))
     auto = _sizes(mesh, (AxisType.Auto,))
     if shardings is None and not explicit and not all(_placed(x) for x in arrays):
         return None
     specs = []
-    for x, handed in zip(arrays, shardings or [None] * len(arrays), strict=True):
+    for x, given in zip(arrays, shardings or [None] * len(arrays), strict=True):
         typed = _spec(jax.typeof(x).sharding, x.ndim, explicit)
-        other = _spec(_placed(x) or handed, x.ndim, auto)
+        other = _spec(_placed(x) or given, x.ndim, auto)
         spec = tuple(map(operator.add, typed, other))
         specs.append(_divisible(spec, x.shape, free))
     return specs
 
 
 def _spec(sharding: object, rank: int, sizes: Mapping[str, int]) -> Spec:
-    """The mesh axes, of those that have a size, that cut each axis of an array."""
+    """The mesh axes among ``sizes`` that shard each axis of an array."""
     return tuple(tuple(a for a in axes if a in sizes) for axes in _entries(sharding, rank))
 
 
 def _entries(sharding: Any, rank: int) -> list[tuple[str, ...]]:
-    """A partition spec with one tuple for every axis; of an unknown sharding: not cut."""
+    """A partition spec with one tuple per axis; of an unknown sharding, all of them empty."""
     spec = getattr(sharding, "spec", sharding)
     entries = list(spec) if isinstance(spec, PartitionSpec) else []
     entries += [None] * (rank - len(entries))
@@ -232,7 +232,7 @@ def _entries(sharding: Any, rank: int) -> list[tuple[str, ...]]:
 
 
 def _divisible(spec: Spec, shape: Sequence[int], sizes: Mapping[str, int]) -> Spec:
-    """Without the mesh axes that do not divide an axis of the array."""
+    """The spec without mesh axes whose sizes do not divide the axis of the array."""
     kept = []
     for axes, size in zip(spec, shape, strict=True):
         while size % math.prod(sizes[axis] for axis in axes):
@@ -244,36 +244,39 @@ def _divisible(spec: Spec, shape: Sequence[int], sizes: Mapping[str, int]) -> Sp
 def _partition_specs(
     specs: Sequence[Spec], batch_axes: Sequence[tuple[int, ...]]
 ) -> tuple[PartitionSpec, ...]:
-    """Of the arrays, and of flags that are cut like their batch axes."""
+    """The specs of the arrays, and of the flags, which are sharded like the batch axes."""
     flags = [tuple(spec[i] for i in axes) for spec, axes in zip(specs, batch_axes, strict=False)]
     return tuple(PartitionSpec(*(axes or None for axes in spec)) for spec in [*specs, *flags])
 
 
 def _only(spec: PartitionSpec, sizes: Mapping[str, int]) -> PartitionSpec:
-    """Without the mesh axes that have no size here."""
+    """The spec without mesh axes that are not among ``sizes``."""
     return PartitionSpec(*(axes or None for axes in _spec(spec, len(spec), sizes)))
 
 
 def _check(arrays: Sequence[Array], shardings: Sequence[object], mesh: Mesh | AbstractMesh) -> None:
-    """Raises where a sharding fits neither mesh nor array."""
+    """Raises ``ValueError`` if a sharding does not fit the mesh or its array."""
     if len(shardings) != len(arrays):
-        raise ValueError(f"{len(shardings)} shardings for {len(arrays)} arrays; give one each")
+        raise ValueError(f"{len(shardings)} shardings for {len(arrays)} arrays; give one per array")
     for x, sharding in zip(arrays, shardings, strict=True):
         if sharding is None:
             continue
-        given = f"sharding {sharding} of an array of shape {x.shape}"
+        described = f"sharding {sharding} of an array of shape {x.shape}"
         spec = getattr(sharding, "spec", sharding)
         if not isinstance(spec, PartitionSpec) or len(spec) > x.ndim:
-            raise ValueError(f"{given} must be a NamedSharding or a PartitionSpec of its rank")
+            raise ValueError(
+                f"{described} must be a NamedSharding or a PartitionSpec with at most {x.ndim} "
+                "entries"
+            )
         if mesh.empty:
             raise ValueError(
-                f"{given} has no mesh, and neither the array nor the context has one; give "
-                "NamedSharding(mesh, spec), or call it under jax.set_mesh(mesh)"
+                f"{described} has no mesh, and neither the array nor the context has one; give "
+                "NamedSharding(mesh, spec), or call this under jax.set_mesh(mesh)"
             )
         names = list(itertools.chain(*_entries(spec, x.ndim)))
         unknown = [axis for axis in names if axis not in mesh.axis_names]
         if unknown or len(set(names)) < len(names):
             raise ValueError(
-                f"{given} must name axes of the mesh, {', '.join(map(repr, mesh.axis_names))}, "
+                f"{described} must name axes of the mesh, {', '.join(map(repr, mesh.axis_names))}, "
                 "each at most once"
             )

@@ -1,7 +1,7 @@
 """Coefficients of the Newton-Schulz iteration, each set kept together with its pre-scale.
 
 A schedule of ``K`` triples maps every singular value ``s`` of ``X_0`` to ``f_K(...f_1(s))`` with
-``f_i(s) = a_i s + b_i s^3 + c_i s^5``, and leaves the singular vectors alone. A good schedule takes
+``f_i(s) = a_i s + b_i s^3 + c_i s^5``, and leaves the singular vectors alone. A good schedule maps
 an interval ``[l, 1]`` close to 1.
 """
 
@@ -14,34 +14,34 @@ import numpy as np
 
 Triple = tuple[float, float, float]
 
-#: The interval [_LOWER, 1] that Polar Express is optimal for; smaller singular values only grow.
+#: Polar Express is optimal on the interval [_LOWER, 1]; smaller singular values only grow.
 _LOWER = 1e-3
 
-#: The paper's cushion: a step is optimized on [max(l, cushion u), u], not on [l, u], which keeps
-#: the slope at 0 finite and costs nothing once l has passed the cushion.
+#: The paper's cushion: a step is optimized on [max(l, cushion u), u] instead of [l, u]. That keeps
+#: the slope at 0 finite, and makes no difference once l is above the cushion.
 _CUSHION = 0.02407327424182761
 
-#: From this many steps on the interval has shrunk to rounding before the last step. That step then
-#: goes without safety factor, which otherwise leaves a bias (0.5 % in bfloat16 at 7 steps).
+#: From this many steps on, the interval has shrunk to rounding before the last step. That step then
+#: has no safety factor, which would leave a bias (0.5 % in bfloat16 at 7 steps).
 _UNSCALED_LAST_STEP = 8
 
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """Coefficients of one Newton-Schulz iteration and the pre-scale they were made for.
+    """Coefficients of one Newton-Schulz iteration, and the pre-scale that they were made for.
 
     The iteration starts at ``X_0 = M / (prescale ||M||_F)`` and step ``i`` is
     ``X <- a_i X + b_i (X X^T) X + c_i (X X^T)^2 X``. Instances are immutable and hashable, so a
     schedule can be a static argument of ``jax.jit``.
 
     Attributes:
-      triples: ``(a, b, c)`` of each step, in the order of use; kept as tuples.
-      prescale: what the Frobenius norm is multiplied by before the division; 1 where the triples
-        already contain a safety factor.
-      source: where the numbers come from.
+      triples: ``(a, b, c)`` of each step, in order; stored as tuples.
+      prescale: factor of the Frobenius norm in the division; 1 if the triples already contain a
+        safety factor.
+      source: where the coefficients come from.
 
     Raises:
-      ValueError: no triple, a triple that is not three finite numbers, or a pre-scale that is not
+      ValueError: there is no triple, a triple is not three finite numbers, or the pre-scale is not
         positive and finite.
 
     Example:
@@ -58,13 +58,13 @@ class Schedule:
     def __post_init__(self) -> None:
         triples = tuple(tuple(map(float, triple)) for triple in self.triples)
         if not triples:
-            raise ValueError("triples=() has no step; give at least one (a, b, c)")
+            raise ValueError("triples=() has no steps; give at least one (a, b, c)")
         for step, triple in enumerate(triples):
             if len(triple) != 3 or not all(map(math.isfinite, triple)):
                 raise ValueError(f"triples[{step}]={triple} is not three finite numbers (a, b, c)")
         if not (math.isfinite(self.prescale) and self.prescale > 0):
             raise ValueError(f"prescale={self.prescale} is not a positive finite number")
-        # As tuples, without which the record could not be hashed.
+        # Tuples can be hashed, lists cannot.
         object.__setattr__(self, "triples", triples)
 
     @property
@@ -76,26 +76,27 @@ class Schedule:
 def polar_express(steps: int, *, safety: float = 1.01) -> Schedule:
     """The composition of ``steps`` odd quintics that is closest to 1 on ``[1e-3, 1]``.
 
-    Step ``i`` minimizes ``max |1 - p(s)|`` over the interval that the steps before it left, among
-    ``p(s) = a s + b s^3 + c s^5``; the greedy choice is the optimal one. As the interval closes,
-    the triples tend to Newton-Schulz of order 5, ``(15/8, -10/8, 3/8)``.
+    Step ``i`` minimizes ``max |1 - p(s)|`` among ``p(s) = a s + b s^3 + c s^5`` over the interval
+    that the previous steps produce; the greedy choice is optimal. As the interval closes, the
+    triples approach Newton-Schulz of order 5, ``(15/8, -10/8, 3/8)``.
 
-    The pre-scale is 1: the safety factor is folded into the triples, which become
-    ``(a / safety, b / safety^3, c / safety^5)``, so every step sees its argument divided by it.
-    From 8 steps on the last step has no safety factor. Singular values of ``X_0`` below 1e-3 do
-    not converge: 6 steps take 1e-4 to about 0.17.
+    The safety factor is folded into the triples, which become
+    ``(a / safety, b / safety^3, c / safety^5)``: each step divides its argument by it. The
+    pre-scale is therefore 1. From 8 steps on, the last step has no safety factor. Singular values
+    of ``X_0`` below 1e-3 do not converge: 6 steps map 1e-4 to about 0.17.
 
     Args:
-      steps: number of steps, at least 1. 5 leave an error of 0.15 on the interval, 6 of 0.006, 8 of
-        1e-7 (float32).
-      safety: at least 1. Room for rounding above the interval; 1 is exact arithmetic's choice, 1.01
-        was enough in every precision measured, 1.05 costs accuracy.
+      steps: number of steps, at least 1. The error on the interval is 0.15 after 5 steps, 0.006
+        after 6 and 1e-7 after 8 (float32).
+      safety: at least 1. It leaves room for rounding above the interval. 1 suits exact arithmetic,
+        1.01 was enough in every precision measured, 1.05 costs accuracy.
 
     Returns:
       The schedule.
 
     Raises:
-      ValueError: ``steps`` below 1 or no integer, ``safety`` below 1 or not finite.
+      ValueError: ``steps`` is not an integer of at least 1, or ``safety`` is not a finite number of
+        at least 1.
 
     Source: Amsel, Persson, Musco, Gower, "The Polar Express" (arXiv 2505.16932), sections 3 and 4.
 
@@ -119,12 +120,12 @@ def polar_express(steps: int, *, safety: float = 1.01) -> Schedule:
 
 @functools.cache
 def _optimal_triples(steps: int) -> tuple[Triple, ...]:
-    """The triples without safety factor, composed greedily from ``[_LOWER, 1]``."""
+    """The triples without a safety factor, composed greedily from ``[_LOWER, 1]``."""
     lower, upper = _LOWER, 1.0
     triples = []
     for _ in range(steps):
         a, b, c = _best_quintic(max(lower, _CUSHION * upper), upper)
-        # The cushion leaves the image of [lower, upper] off centre: scale it to be centred at 1.
+        # The cushion moves the image of [lower, upper] off centre; scale it back to centre 1.
         image = a * np.array([lower, upper]) + b * np.array([lower, upper]) ** 3
         image += c * np.array([lower, upper]) ** 5
         centre = 2 / image.sum()
@@ -154,10 +155,10 @@ def _best_quintic(lower: float, upper: float) -> tuple[float, float, float]:
     return float(solution[0]), float(solution[1]), float(solution[2])
 
 
-#: Five equal steps, steep at 0; takes [1e-3, 1] to [0.47, 1.2], not to 1.
+#: Five equal steps, steep at 0. They map [1e-3, 1] to [0.47, 1.2], not to 1.
 JORDAN = Schedule(((3.4445, -4.7750, 2.0315),) * 5, source="Jordan et al., Muon (2024)")
 
-#: Five steps by You, optax's preset "dion": slower at 0 than Jordan's, no more accurate.
+#: Five steps by You, optax's preset "dion": as accurate as Jordan's, and less steep at 0.
 DION = Schedule(
     (
         (4.0848, -6.8946, 2.9270),
@@ -169,5 +170,5 @@ DION = Schedule(
     source="Jiacheng You; the preset 'dion' of optax.contrib.muon",
 )
 
-#: The default: on singular values above 1e-3 of the norm, within 0.006 (float32) of exact.
+#: The default: singular values above 1e-3 of the norm end within 0.006 of 1 (float32).
 POLAR_EXPRESS = polar_express(6)

@@ -13,18 +13,18 @@ from mimuon_jax.linalg.scaling import check_matrices, is_wide, unit_maximum
 from mimuon_jax.linalg.symmetric import symmetric_product
 from mimuon_jax.types import Number
 
-#: The least damping by storage dtype: one rounding. Rounding the Gram matrix moves its eigenvalues
-#: by about that at most, and a negative one diverges. With float16, 186 of 1,616 ill-conditioned
-#: matrices of 1 to 96 rows diverged at 1e-4 and none at 2.5e-4; with bfloat16, 9 of 156 at 1e-3
-#: and none at 2e-3.
+#: The least damping for each storage dtype, one unit of rounding. Rounding the Gram matrix moves
+#: its eigenvalues by at most about that much, and the iteration diverges on a negative one. In
+#: float16, 186 of 1,616 ill-conditioned matrices of 1 to 96 rows diverged at 1e-4 and none at
+#: 2.5e-4; in bfloat16, 9 of 156 diverged at 1e-3 and none at 2e-3.
 _LEAST_DAMPING = {
     jnp.dtype(jnp.float32): 0.0,
     jnp.dtype(jnp.float16): 5e-4,
     jnp.dtype(jnp.bfloat16): 4e-3,
 }
 
-#: More steps than this in the first run amplify the rounding of eigenvalues below 1e-8, unless
-#: damping lifts them: at damping 1e-8, 10 steps gave an error of 700, 9 steps one of 0.04.
+#: Without enough damping, more steps than this in the first run amplify the rounding of eigenvalues
+#: below 1e-8: at damping 1e-8, the error was 0.04 after 9 steps and 700 after 10.
 _UNDAMPED_STEPS, _DAMPED = 8, 1e-6
 
 
@@ -38,37 +38,37 @@ def coupled_newton(
 ) -> Float[Array, "*batch m n"]:
     """The spectral power ``U S^p V^T`` for ``p = 1/2`` or ``1/4``, by matrix products alone.
 
-    With ``X = M / ||M||_F`` on the smaller side and ``G = X X^T + damping I``, one run of the
-    coupled iteration gives ``G^(-1/2)`` and a second one its square root::
+    With ``X = M / ||M||_F`` on the smaller side and ``G = X X^T + damping I``, a first run of the
+    coupled iteration gives ``G^(-1/2)``, and a second run its square root::
 
         Y = A, Z = I;    T = Z Y,  H = a I + b T + c T^2,  Y <- Y H,  Z <- H Z
         Y -> A^(1/2),    Z -> A^(-1/2),    U S^(1/2) V^T = ||M||_F^(1/2) G^(-1/4) X
 
-    with the triples of Polar Express; ``T`` is made symmetric at every step. ``p = 1/4`` is the
-    square root taken twice.
+    with the triples of Polar Express. ``T`` is made symmetric at every step. ``p = 1/4`` takes the
+    square root twice.
 
-    Damping decides the accuracy of small directions: where ``||M||_F = 1``, ``s`` comes out as
-    ``s (s^2 + damping)^(-1/4)``. Relative Frobenius errors at the defaults are, on real momenta, at
-    most 1.0 % for ``p = 1/2`` and 3.1 % for ``p = 1/4``; `docs/accuracy.md` has every spectrum.
-    Zero stays zero, and finite matrices of any rank give finite results.
+    Damping limits the accuracy of small directions: if ``||M||_F = 1``, then ``s`` becomes
+    ``s (s^2 + damping)^(-1/4)``. With the defaults, the relative Frobenius error on real momenta is
+    at most 1.0 % for ``p = 1/2`` and 3.1 % for ``p = 1/4``; `docs/accuracy.md` lists every
+    spectrum. Zero stays zero, and finite matrices of any rank give finite results.
 
     Args:
       x: matrices ``[..., m, n]``.
-      p: 0.5 or 0.25, known when tracing.
-      damping: added to the squared singular values of ``M / ||M||_F``, at least 0. 1e-4 costs 15 %
-        for ``p = 1/2``, 1e-3 24 %.
-      steps: of the first and of the second run. At most 8 in the first unless damping is 1e-6 or
-        more.
-      dtype: what the iterations store their matrices in, with float32 accumulation; None is
-        float32. float16 needs a damping of 5e-4 or more, bfloat16 of 4e-3: either costs more
+      p: 0.5 or 0.25; not traced.
+      damping: added to the squared singular values of ``M / ||M||_F``, at least 0. For ``p = 1/2``,
+        1e-4 gives an error of 15 %, 1e-3 of 24 %.
+      steps: of the first and of the second run. More than 8 in the first need a damping of at least
+        1e-6.
+      dtype: the dtype in which the iterations store their matrices, with float32 accumulation; None
+        is float32. float16 needs a damping of at least 5e-4, and bfloat16 of 4e-3; both cost more
         accuracy than most uses can spare.
 
     Returns:
       The same shape and dtype as ``x``.
 
     Raises:
-      ValueError: ``x`` is no floating-point batch of matrices, ``p`` is neither 1/2 nor 1/4, or a
-        combination of damping, steps and dtype that diverges.
+      ValueError: ``x`` is not a floating-point batch of matrices, ``p`` is neither 1/2 nor 1/4, or
+        the combination of damping, steps and dtype diverges.
 
     Source: Higham, "Functions of Matrices", section 6.3, for the coupled iteration; "Delving into
     Muon and Beyond" for its use on momenta; Polar Express (arXiv 2505.16932) for the triples.
@@ -94,30 +94,30 @@ def coupled_newton(
 
 
 def _square_roots(p: Number) -> int:
-    """How many square roots make up the power ``p``."""
+    """The number of square roots in the power ``p``."""
     known = None if isinstance(p, Array) else p
     if known not in (0.5, 0.25):
         raise ValueError(
-            f"p={p} is no power of coupled Newton, which takes 0.5 and 0.25, as numbers known when"
-            " tracing; use method='svd' for any other"
+            f"p={p} must be 0.5 or 0.25, and not traced, for coupled Newton; use method='svd' for"
+            " any other power"
         )
     return 1 if known == 0.5 else 2
 
 
 def _checked(damping: float, steps: tuple[int, int], dtype: DTypeLike | None) -> jnp.dtype:
-    """The storage dtype, if the iterations are known to stay finite in it."""
+    """The storage dtype, checked so that the iterations stay finite in it."""
     stored = compute_dtype(dtype)
     if not (math.isfinite(damping) and damping >= 0):
         raise ValueError(f"damping={damping} is not a finite number of at least 0")
     if damping < _LEAST_DAMPING[stored]:
         raise ValueError(
             f"dtype={stored} diverges at damping={damping}: rounding moves the smallest eigenvalues"
-            f" below zero. Use float32, or a damping of {_LEAST_DAMPING[stored]} or more"
+            f" below zero. Use float32, or a damping of at least {_LEAST_DAMPING[stored]}"
         )
     if steps[0] > _UNDAMPED_STEPS and damping < _DAMPED:
         raise ValueError(
             f"steps={steps} diverges at damping={damping}: more than {_UNDAMPED_STEPS} steps in the"
-            f" first run need a damping of {_DAMPED} or more"
+            f" first run need a damping of at least {_DAMPED}"
         )
     return stored
 
@@ -149,8 +149,8 @@ def _coupled(
     y = a.astype(stored)
     z = None  # the identity
     for coefficients in triples:
-        # Y H and H Z, not Z H: only in this order does rounding not grow (Higham, section 6.4). For
-        # the same reason the three products with Y and Z are whole ones: mirrored halves diverge.
+        # Y H and H Z, not Z H: rounding stays small only in this order (Higham, section 6.4). For
+        # the same reason the three products with Y and Z are plain ones: symmetric halves diverge.
         t = y if z is None else _symmetrized(product(z, y)).astype(stored)
         h = coefficients[0] * _identity(a) + coefficients[1] * t.astype(jnp.float32)
         h = (h + coefficients[2] * symmetric_product(t, t)).astype(stored)
@@ -181,7 +181,7 @@ def _norm(a: Float[Array, "*batch m n"]) -> Float[Array, "*batch 1 1"]:
 
 
 def _identity(a: Float[Array, "*batch m n"]) -> Float[Array, "*ones m m"]:
-    """The float32 identity of ``m`` rows, of the rank of ``a``."""
+    """The float32 identity with ``m`` rows and as many axes as ``a``."""
     return jnp.eye(a.shape[-2], dtype=jnp.float32).reshape(
         (1,) * (a.ndim - 2) + (a.shape[-2], a.shape[-2])
     )

@@ -10,20 +10,20 @@ from jaxtyping import Array, Float
 from mimuon_jax.linalg.products import compute_dtype, product
 from mimuon_jax.linalg.symmetric import symmetric_product
 
-#: The most steps without a restart. Only a restart removes the drift between the Gram matrix and
-#: the matrix it stands for. With one step more, the error on the spectra of `docs/accuracy.md`
-#: rose from 0.005 to 0.13 in float16, and from 1e-6 to 0.02 in float32.
+#: The most steps without a restart. Only a restart removes the drift between R and the Gram matrix
+#: of Q X. One step more raised the error on the spectra of `docs/accuracy.md` from 0.005 to 0.13 in
+#: float16, and from 1e-6 to 0.02 in float32.
 _LONGEST = {jnp.dtype(jnp.float32): 3, jnp.dtype(jnp.float16): 2}
 
 
 def gram_dtype(dtype: DTypeLike | None) -> jnp.dtype:
-    """The storage dtype of the Gram form: float32 for None, and not bfloat16."""
+    """The storage dtype of the Gram form: float32 or float16, and float32 for None."""
     stored = compute_dtype(dtype)
     if stored not in _LONGEST:
         raise ValueError(
-            f"dtype={stored} cannot store the Gram form: squaring the singular values needs more"
-            " than its 8 bits, and the iteration loses small ones or diverges. Use float16 (same"
-            " speed), float32, or newton_schulz, which is stable in bfloat16"
+            f"dtype={stored} is not accurate enough for the Gram form: it squares the singular"
+            " values, and with 8 bits the iteration loses the small ones or diverges. Use float16"
+            " (same speed), float32, or newton_schulz, which is stable in bfloat16"
         )
     return stored
 
@@ -31,7 +31,7 @@ def gram_dtype(dtype: DTypeLike | None) -> jnp.dtype:
 def checked_restarts(
     restarts: Sequence[int] | None, steps: int, stored: jnp.dtype
 ) -> tuple[int, ...]:
-    """The restarts of a schedule of ``steps`` steps; every second step for None."""
+    """The restarts of a schedule of ``steps`` steps; for None, before every second step."""
     default = tuple(range(2, steps, 2))
     chosen = default if restarts is None else tuple(restarts)
     if list(chosen) != sorted(set(chosen)) or not all(0 < restart < steps for restart in chosen):
@@ -53,10 +53,10 @@ def gram_iteration(
     triples: Sequence[Sequence[float]],
     restarts: tuple[int, ...],
 ) -> Float[Array, "*batch m n"]:
-    """All steps on ``X``, normalized and wide, stored in the dtype of ``x``.
+    """All steps on normalized, wide ``X``, stored in the dtype of ``x``.
 
-    ``R = X X^T`` and the ``Q`` that stands for ``Q X`` are iterated alone; a restart multiplies
-    ``Q`` into ``X`` and computes ``R`` anew.
+    Only ``R``, the Gram matrix of ``Q X``, and ``Q`` are iterated; a restart multiplies ``Q`` into
+    ``X`` and computes ``R`` anew.
     """
     stored = x.dtype
 
@@ -71,10 +71,10 @@ def gram_iteration(
             x = product(q, x).astype(stored)
             r, q = symmetric_product(x, x).astype(stored), None
         # X <- (a I + Z) X, hence Q <- (a I + Z) Q and R <- (a I + Z) R (a I + Z), all polynomials
-        # of one symmetric matrix. Two things keep 16 bits accurate: Q and R see the same, rounded,
-        # Z; and what is taken transposed is r or z, never zr, since rounding leaves a product of
-        # unequal factors unsymmetric. Error on a matrix of half rank, float16: 0.14 without both,
-        # 0.02 without the second, 0.003 with both.
+        # of one symmetric matrix. Two choices keep 16 bits accurate. Q and R are multiplied by the
+        # same rounded Z. And `symmetric_product` transposes r or z, never zr, because rounding
+        # makes a product of unequal factors asymmetric. Error on a matrix of half rank in float16:
+        # 0.14 without both, 0.02 without the second, 0.003 with both.
         z = rounded(b, r, c * symmetric_product(r, r))
         if q is None:
             q = rounded(1.0, z, a * identity)

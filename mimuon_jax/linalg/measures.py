@@ -1,13 +1,13 @@
-"""Numbers that a threshold gate compares: the smallest singular-value gap and bounds of it.
+"""Measures that a threshold gate compares: the smallest singular-value gap and bounds of it.
 
-All take ``[..., m, n]`` and return float32 ``[...]``, one number a matrix, in the unit of its
-entries. With ``s_1 >= ... >= s_r > 0`` the non-zero singular values and ``r >= 2``::
+All take ``[..., m, n]`` and return float32 ``[...]``, one number per matrix, in the unit of its
+entries. If ``s_1 >= ... >= s_r > 0`` are the non-zero singular values and ``r >= 2``::
 
     gap <= s_1 / (r - 1) <= s_1 = spectral_norm <= frobenius
     gap <= rms    for full rank min(m, n) >= 3
 
-so a gate that opens on the gap also opens on each bound. No measure overflows or underflows where
-its value is a normal float32.
+so a gate that opens on the gap also opens on each bound. A measure whose value is a normal float32
+neither overflows nor underflows.
 """
 
 import jax
@@ -24,18 +24,18 @@ _HIGHEST = jax.lax.Precision.HIGHEST
 def gap(x: Float[Array, "*batch m n"]) -> Float[Array, "*batch"]:
     """The smallest gap between two non-zero singular values, by the SVD.
 
-    ``gap(M) = min over i != j of |s_i - s_j|``, over the singular values that are not zero. A
-    repeated singular value gives 0; rank 0 or 1 has no pair, and gives ``+inf``.
+    ``gap(M) = min over i != j of |s_i - s_j|``, over the non-zero singular values. A repeated
+    singular value gives 0. A matrix of rank 0 or 1 has no pair, and gives ``+inf``.
 
     Args:
       x: matrices ``[..., m, n]``. Singular values up to ``s_1 max(m, n) eps`` (float32's eps)
         count as zero.
 
     Returns:
-      ``[...]`` in float32, exact to ``s_1 eps`` times a small number.
+      ``[...]`` in float32, with an error of a few ``s_1 eps``.
 
     Raises:
-      ValueError: ``x`` is no floating-point batch of matrices.
+      ValueError: ``x`` is not a floating-point batch of matrices.
 
     Source: MiMuon, algorithm 2.
 
@@ -55,8 +55,8 @@ def gap(x: Float[Array, "*batch m n"]) -> Float[Array, "*batch"]:
 def frobenius(x: Float[Array, "*batch m n"]) -> Float[Array, "*batch"]:
     """The Frobenius norm: the square root of the sum of all squared entries.
 
-    ``||M||_F = sqrt(s_1^2 + ... + s_r^2)``, an upper bound of the gap of any matrix of rank 2 or
-    more, and of the spectral norm.
+    ``||M||_F = sqrt(s_1^2 + ... + s_r^2)``. It is an upper bound of the spectral norm, and of the
+    gap if the rank is at least 2.
 
     Args:
       x: matrices ``[..., m, n]``.
@@ -65,7 +65,7 @@ def frobenius(x: Float[Array, "*batch m n"]) -> Float[Array, "*batch"]:
       ``[...]`` in float32; 0 for a zero matrix.
 
     Raises:
-      ValueError: ``x`` is no floating-point batch of matrices.
+      ValueError: ``x`` is not a floating-point batch of matrices.
 
     Example:
       >>> import jax.numpy as jnp
@@ -86,9 +86,9 @@ def frobenius_along(x: Float[Array, "..."], axes: tuple[int, ...]) -> Float[Arra
 def rms(x: Float[Array, "*batch m n"]) -> Float[Array, "*batch"]:
     """The root mean square of the ``k = min(m, n)`` singular values, zeros included.
 
-    ``rms(M) = ||M||_F / sqrt(k)``, an upper bound of the gap of any matrix of full rank
-    ``k >= 3``. (``k = 2`` is not enough: of the singular values 1 and 0.1 the gap is 0.9, the rms
-    0.71.)
+    ``rms(M) = ||M||_F / sqrt(k)``. It is an upper bound of the gap of a matrix of full rank if
+    ``k >= 3``. For ``k = 2`` it need not be: singular values 1 and 0.1 have a gap of 0.9 and an rms
+    of 0.71.
 
     Args:
       x: matrices ``[..., m, n]``.
@@ -97,7 +97,7 @@ def rms(x: Float[Array, "*batch m n"]) -> Float[Array, "*batch"]:
       ``[...]`` in float32; 0 for a zero matrix.
 
     Raises:
-      ValueError: ``x`` is no floating-point batch of matrices.
+      ValueError: ``x`` is not a floating-point batch of matrices.
 
     Example:
       >>> import jax.numpy as jnp
@@ -110,22 +110,22 @@ def rms(x: Float[Array, "*batch m n"]) -> Float[Array, "*batch"]:
 
 
 def spectral_norm(x: Float[Array, "*batch m n"], *, iterations: int = 20) -> Float[Array, "*batch"]:
-    """The largest singular value ``s_1``, by power iteration; never above it but for rounding.
+    """The largest singular value ``s_1``, by power iteration; apart from rounding, never above it.
 
     ``v <- M M^T v / ||M M^T v||`` on the smaller side, by matrix-vector products alone, from a
-    fixed pseudo-random ``v``; the result is ``||M^T v||``. The error falls as
+    fixed pseudo-random ``v``; the result is ``||M^T v||``. The error decreases as
     ``(s_2 / s_1)^(4 iterations)``.
 
     Args:
       x: matrices ``[..., m, n]``.
-      iterations: at least 1; each reads the matrix twice. 20 come within 0.1 % where one singular
-        value leads, as in real momenta, and within 6 % where many are close, as in noise.
+      iterations: at least 1; each reads the matrix twice. 20 reach 0.1 % if one singular value
+        dominates, as in real momenta, and 6 % if many are close, as in noise.
 
     Returns:
       ``[...]`` in float32; 0 for a zero matrix.
 
     Raises:
-      ValueError: ``x`` is no floating-point batch of matrices, or ``iterations`` is below 1.
+      ValueError: ``x`` is not a floating-point batch of matrices, or ``iterations`` is below 1.
 
     Example:
       >>> import jax.numpy as jnp
@@ -145,7 +145,7 @@ def spectral_norm(x: Float[Array, "*batch m n"], *, iterations: int = 20) -> Flo
         v = jnp.einsum("...mn,...n->...m", y, along_rows(v), precision=_HIGHEST)
         return _unit(v)
 
-    # Embedded as a constant: the same on every backend, device and JAX version.
+    # A constant of the program, and so the same on every backend, device and JAX version.
     start = np.random.default_rng(0).standard_normal(y.shape[-2]).astype(np.float32)
     start = _unit(jnp.broadcast_to(jnp.asarray(start), y.shape[:-1]))
     v = jax.lax.fori_loop(0, iterations, step, start)
@@ -153,12 +153,12 @@ def spectral_norm(x: Float[Array, "*batch m n"], *, iterations: int = 20) -> Flo
 
 
 def _unit(v: Float[Array, "*batch k"]) -> Float[Array, "*batch k"]:
-    """``v`` divided by its length; zero stays zero."""
+    """``v / ||v||``; zero stays zero."""
     length = jnp.linalg.norm(v, axis=-1, keepdims=True)
     return v / jnp.where(length == 0, 1.0, length)
 
 
-#: The names that a gate's ``measure`` may be given by.
+#: The measures that have a name.
 MEASURES: dict[str, Measure] = {
     "gap": gap,
     "rms": rms,

@@ -1,4 +1,4 @@
-"""Newton-Schulz orthogonalization of batches of matrices: products only, no SVD."""
+"""Newton-Schulz orthogonalization of batches of matrices, by matrix products alone."""
 
 import functools
 import math
@@ -15,16 +15,16 @@ from mimuon_jax.linalg.products import compute_dtype, product
 from mimuon_jax.linalg.scaling import check_matrices, is_wide, unit_frobenius
 from mimuon_jax.linalg.symmetric import symmetric_product
 
-#: The aspect ratio from which on the Gram form needs fewer FLOPs, see `gram_newton_schulz`. The
-#: standard form's CPU time over that of the Gram form (float32, 6 steps, 2 shared cores): 128 rows
-#: 0.9 at 1.25, 0.96 at 1.5, 1.14 at 2; 64 rows 1.6 at 9; 256 rows 1.4 at 4. With blocks, which
-#: begin at 512 rows, `fast_newton_schulz` over the plain standard form: 1.3 at 1 and 2, 2.0 at 3.
+#: The Gram form needs fewer FLOPs above this aspect ratio, see `gram_newton_schulz`. CPU time of
+#: the standard form over that of the Gram form (float32, 6 steps, 2 shared cores), by aspect ratio:
+#: 128 rows 0.9 at 1.25, 0.96 at 1.5, 1.14 at 2; 64 rows 1.6 at 9; 256 rows 1.4 at 4. Of the
+#: standard form over `fast_newton_schulz` with blocks (512 rows or more): 1.3 at 1 and 2, 2.0 at 3.
 _GRAM_FROM = 1.5
 
-#: Entries from which on a CPU takes the matrices of a batch one by one. Between its products a step
-#: adds and scales, and finds one matrix in the cache where a batch would come from memory. Time of
-#: batches over that of their matrices, standard and Gram form, float32, 2 cores: 16 of 256 x 1024
-#: 1.09 and 1.14, 16 of 512 x 1024 1.13 and 1.12, 12 of 1024 x 3072 1.12 and 1.14.
+#: A CPU computes matrices of at least this many entries one by one. Between its products a step
+#: adds and scales, and one matrix stays in the cache where a batch does not. Time of a batch over
+#: that of its matrices one by one, standard and Gram form (float32, 2 cores): 16 of 256 x 1024 1.09
+#: and 1.14, 16 of 512 x 1024 1.13 and 1.12, 12 of 1024 x 3072 1.12 and 1.14.
 _ONE_BY_ONE_FROM = 2**18
 
 
@@ -40,25 +40,25 @@ def newton_schulz(
 
         A = X X^T,    X <- a X + (b A + c A^2) X
 
-    on the smaller side (``M^T`` where ``m > n``). The norm is taken without an added epsilon, so
-    the result does not depend on the scale of ``M`` (float32's whole normal range), and a zero
-    matrix gives exactly zero. Directions whose singular value is far below ``||M||_F`` stay short:
-    the schedule says from where on. Non-finite entries give NaN.
+    on the smaller side (``M^T`` if ``m > n``). The norm has no added epsilon, so the result does
+    not depend on the scale of ``M`` over float32's whole normal range, and a zero matrix gives
+    exactly zero. Singular values far below ``||M||_F`` stay below 1; the schedule determines the
+    limit. Non-finite entries give NaN.
 
     Args:
       x: matrices ``[..., m, n]``; each is orthogonalized alone.
       schedule: coefficients and their pre-scale: `POLAR_EXPRESS` (6 steps, accurate), `JORDAN` (5
         steps, singular values in [0.47, 1.2]), `DION`, ``polar_express(steps)`` or your own.
-      dtype: what the factors of the products are rounded to; sums and ``X`` itself are float32.
-        None is float32, true float32 on every backend (no TF32). bfloat16 and float16 run on the
-        tensor cores of a GPU and keep the error (0.006 with the default schedule); what they cost
-        is a rotation of the smallest directions. They gain nothing on a CPU.
+      dtype: the dtype to which the factors of the products are rounded; sums and ``X`` itself are
+        float32. None is float32, and true float32 on every backend (no TF32). bfloat16 and float16
+        run on tensor cores and keep the error (0.006 with the default schedule), but rotate the
+        smallest directions. They gain nothing on a CPU.
 
     Returns:
       The same shape and dtype as ``x``.
 
     Raises:
-      ValueError: ``x`` is no floating-point batch of matrices, or ``dtype`` is none of the three.
+      ValueError: ``x`` is not a floating-point batch of matrices, or ``dtype`` is not supported.
 
     Source: Jordan et al., "Muon" (2024); Amsel et al., "The Polar Express" (arXiv 2505.16932).
 
@@ -92,25 +92,25 @@ def gram_newton_schulz(
         Z = b R + c R^2,    Q <- (a I + Z) Q,    R <- (a I + Z) R (a I + Z)
 
     and the result is ``Q X``. Rounding makes ``R`` drift from the Gram matrix of ``Q X``; a restart
-    multiplies ``Q`` into ``X`` and starts anew. In FLOPs, two steps cost ``4 m^2 n + 10 m^3`` where
-    the standard form costs ``8 m^2 n + 4 m^3``: less from ``n > 1.5 m`` on.
+    multiplies ``Q`` into ``X`` and starts anew. Two steps cost ``4 m^2 n + 10 m^3`` FLOPs, and
+    ``8 m^2 n + 4 m^3`` in the standard form: the Gram form is cheaper if ``n > 1.5 m``.
 
     Args:
       x: matrices ``[..., m, n]``; each is orthogonalized alone.
       schedule: coefficients and their pre-scale, as for `newton_schulz`.
-      restarts: before which steps, counted from 0, to restart. None is before every second one,
-        (2, 4) for 6 steps. More than 2 steps without a restart are refused in float16, more than 3
-        in float32.
-      dtype: what the iteration stores its matrices in, with float32 accumulation: float32 (also
-        None) or float16, which is at home on a GPU. bfloat16 is refused: 8 bits are too few for
-        squared singular values.
+      restarts: the steps, counted from 0, that begin with a restart. None is every second step:
+        (2, 4) for 6 steps. More than 2 steps without a restart are refused in float16, and more
+        than 3 in float32.
+      dtype: the dtype in which the iteration stores its matrices, with float32 accumulation:
+        float32 (also None) or float16, which suits GPUs. bfloat16 is refused, because its 8 bits
+        are too few for squared singular values.
 
     Returns:
       The same shape and dtype as ``x``.
 
     Raises:
-      ValueError: ``x`` is no floating-point batch of matrices, ``dtype`` is neither float32 nor
-        float16, ``restarts`` is not increasing, outside the schedule or too sparse.
+      ValueError: ``x`` is not a floating-point batch of matrices, ``dtype`` is neither float32 nor
+        float16, or ``restarts`` is not increasing, outside the schedule or too sparse.
 
     Source: Dao-AILab, "Gram Newton-Schulz"; the order of the products is our own.
 
@@ -139,22 +139,22 @@ def fast_newton_schulz(
 ) -> Float[Array, "*batch m n"]:
     """`newton_schulz` in the form that is cheaper for the shape, with symmetric products halved.
 
-    The Gram form where the long side is more than 1.5 times the short one, the standard form
-    elsewhere and in bfloat16. From 512 rows on, symmetric products are computed by blocks, at 5/8
-    of their FLOPs. The polynomial is that of `newton_schulz` in every case; results differ by
-    rounding. The price is a larger program: up to 75 products a shape instead of 18.
+    This is the Gram form if the long side is more than 1.5 times the short one, and otherwise, and
+    in bfloat16, the standard form. From 512 rows on, symmetric products are computed by blocks, at
+    5/8 of their FLOPs. The polynomial is always that of `newton_schulz`, and results differ by
+    rounding. The price is a larger program: up to 75 products per shape instead of 18.
 
     Args:
       x: matrices ``[..., m, n]``; each is orthogonalized alone.
       schedule: coefficients and their pre-scale, as for `newton_schulz`.
-      dtype: what the factors of the products are rounded to: float32 (also None), float16 or
-        bfloat16.
+      dtype: the dtype to which the factors of the products are rounded: float32 (also None),
+        float16 or bfloat16.
 
     Returns:
       The same shape and dtype as ``x``.
 
     Raises:
-      ValueError: ``x`` is no floating-point batch of matrices, or ``dtype`` is none of the three.
+      ValueError: ``x`` is not a floating-point batch of matrices, or ``dtype`` is not supported.
 
     Example:
       >>> import jax.numpy as jnp
@@ -177,14 +177,14 @@ def fast_newton_schulz(
 def _iterated(
     x: Float[Array, "*batch m n"], schedule: Schedule, iterate: Callable[[Array], Array]
 ) -> Float[Array, "*batch m n"]:
-    """``iterate`` on the normalized matrices, wide and in float32, and back again."""
+    """``iterate`` on the normalized matrices in float32, transposed if that makes them wide."""
 
     def at_once(x: Array) -> Array:
         y = iterate(unit_frobenius(x if is_wide(x) else x.mT) / schedule.prescale)
         return (y if is_wide(x) else y.mT).astype(x.dtype)
 
-    cut = any(jax.typeof(x).sharding.spec)  # a loop over an Explicit axis that is cut is refused
-    if x.ndim != 3 or len(x) == 1 or cut or math.prod(x.shape[1:]) < _ONE_BY_ONE_FROM:
+    sharded = any(jax.typeof(x).sharding.spec)  # JAX refuses a loop over a sharded Explicit axis
+    if x.ndim != 3 or len(x) == 1 or sharded or math.prod(x.shape[1:]) < _ONE_BY_ONE_FROM:
         return at_once(x)
     one_by_one = functools.partial(jax.lax.map, at_once)
     return jax.lax.platform_dependent(x, cpu=one_by_one, default=at_once)
@@ -198,8 +198,8 @@ def _standard_iteration(
 ) -> Float[Array, "*batch m n"]:
     """All steps on float32 ``X``; ``symmetric(a, b)`` is a product ``a b^T`` that is symmetric."""
     for a, b, c in schedule.triples:
-        # X itself stays in float32, only what is multiplied is rounded: in bfloat16 the error then
-        # is 0.005 as in float32, where rounding X as well turned small directions and cost 0.018.
+        # Only the factors are rounded, and X itself stays in float32. In bfloat16 the error is then
+        # 0.005, as in float32; rounding X too rotated small directions, for an error of 0.018.
         y = x.astype(stored)
         gram = symmetric(y, y)
         half = gram.astype(stored)

@@ -19,9 +19,9 @@ PowerMethod = Callable[[Float[Array, "*batch m n"], Number], Float[Array, "*batc
 def polar(x: Float[Array, "*batch m n"]) -> Float[Array, "*batch m n"]:
     """The orthogonal factor ``U V^T`` of ``M = U S V^T``, by the SVD.
 
-    Only directions with a non-zero singular value count (``s > s_1 max(m, n) eps``, float32's eps),
-    so a matrix of rank ``r`` gives one with ``r`` singular values 1, and zero gives zero. The exact
-    reference for `newton_schulz`; slow on an accelerator.
+    Only directions with a non-zero singular value count (``s > s_1 max(m, n) eps``, float32's eps):
+    a matrix of rank ``r`` gives ``r`` singular values 1, and zero gives zero. This is the exact
+    reference for `newton_schulz`, and slow on an accelerator.
 
     Args:
       x: matrices ``[..., m, n]``.
@@ -30,7 +30,7 @@ def polar(x: Float[Array, "*batch m n"]) -> Float[Array, "*batch m n"]:
       The same shape and dtype as ``x``, computed in float32.
 
     Raises:
-      ValueError: ``x`` is no floating-point batch of matrices.
+      ValueError: ``x`` is not a floating-point batch of matrices.
 
     Example:
       >>> import jax.numpy as jnp
@@ -48,22 +48,22 @@ def power(
 ) -> Float[Array, "*batch m n"]:
     """The spectral power ``U S^p V^T`` of ``M = U S V^T``.
 
-    Homogeneous of degree ``p`` in the scale of ``M``. ``p = 1`` gives ``M``, ``p = 0`` gives
-    `polar`, and between them the singular values are drawn together.
+    ``p = 1`` gives ``M`` and ``p = 0`` gives `polar`; between them, the smaller ``p``, the closer
+    the singular values. Scaling ``M`` by ``t`` scales the result by ``t^p``.
 
     Args:
       x: matrices ``[..., m, n]``.
       p: exponent in [0, 1]; may be traced with method "svd", and is then not checked.
       method: "svd" (exact, any ``p``), "coupled_newton" (``p`` = 1/2 or 1/4, products only), or a
-        function ``(x, p) -> U S^p V^T``, such as `functools.partial` of `coupled_newton` with
-        another damping.
+        function ``(x, p) -> U S^p V^T``, for example a `functools.partial` of `coupled_newton` with
+        a different damping.
 
     Returns:
       The same shape and dtype as ``x``, computed in float32.
 
     Raises:
-      ValueError: ``x`` is no floating-point batch of matrices, ``p`` is outside [0, 1] or NaN, or
-        ``method`` is unknown or cannot take ``p``.
+      ValueError: ``x`` is not a floating-point batch of matrices, ``p`` is outside [0, 1] or NaN,
+        or ``method`` is unknown or does not support ``p``.
 
     Source: "Delving into Muon and Beyond", the family p in {1, 1/2, 1/4, 0}.
 
@@ -104,5 +104,5 @@ def _svd_power(x: Float[Array, "*batch m n"], p: Number) -> Float[Array, "*batch
     return (product(u * s[..., None, :], vt) * scale**exponent).astype(x.dtype)
 
 
-#: The names that a power's ``method`` may be given by.
+#: The methods that have a name.
 METHODS: dict[str, PowerMethod] = {"svd": _svd_power, "coupled_newton": coupled_newton}

@@ -1,4 +1,4 @@
-"""Matrix products in a named precision, with float32 accumulation on every backend."""
+"""Matrix products of a stated precision, with float32 accumulation on every backend."""
 
 import jax
 import jax.numpy as jnp
@@ -7,37 +7,39 @@ from jaxtyping import Array, Float
 
 
 def compute_dtype(dtype: DTypeLike | None) -> jnp.dtype:
-    """The dtype that an iteration rounds its factors to: float32 for None.
+    """The dtype to which an iteration rounds its factors: float32 for None.
 
     Raises:
-      ValueError: anything but float32, bfloat16 and float16.
+      ValueError: ``dtype`` is not float32, bfloat16 or float16.
     """
     chosen = jnp.dtype(jnp.float32 if dtype is None else dtype)
     if chosen not in (jnp.float32, jnp.bfloat16, jnp.float16):
-        raise ValueError(f"dtype={chosen} is no compute dtype; use float32, bfloat16 or float16")
+        raise ValueError(f"dtype={chosen} is not supported; use float32, bfloat16 or float16")
     return chosen
 
 
 def product(a: Float[Array, "*batch m k"], b: Float[Array, "*batch k n"]) -> Float[Array, "*b m n"]:
     """``a b`` of two arrays of one dtype, accumulated and returned in float32.
 
-    float32 operands are multiplied in full float32: left to itself, a Hopper GPU would use TF32 and
-    a TPU one bfloat16 pass, which is 10 to 13 bits less. 16-bit operands go to the tensor cores.
+    float32 operands are multiplied in full float32. By default, a Hopper GPU would use TF32 and a
+    TPU one bfloat16 pass, which lose 13 and 16 bits. 16-bit operands run on tensor cores.
     """
     if a.dtype == jnp.float32:
         return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
     if a.dtype == jnp.bfloat16:
-        # XLA's CPU backend lacks some bfloat16 layouts. Widened operands give the same sum, since
-        # the product of two bfloat16 numbers is exact in float32.
+        # XLA's CPU backend lacks some bfloat16 layouts. Widening the operands gives the same sum,
+        # because the product of two bfloat16 numbers is exact in float32.
         return jax.lax.platform_dependent(a, b, cpu=_widened_product, default=_narrow_product)
     return _narrow_product(a, b)
 
 
 def _narrow_product(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Of 16-bit operands as they are."""
     return jnp.matmul(a, b, preferred_element_type=jnp.float32)
 
 
 def _widened_product(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Of 16-bit operands converted to float32."""
     return jnp.matmul(
         a.astype(jnp.float32), b.astype(jnp.float32), precision=jax.lax.Precision.HIGHEST
     )
