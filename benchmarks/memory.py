@@ -65,20 +65,20 @@ def decoder_task(config: Qwen3Config, mesh: Mesh) -> Task:
     def init(key):
         return nnx.to_pure_dict(nnx.state(Qwen3(config, rngs=nnx.Rngs(key)), nnx.Param)), {}
 
-    def loss(params, rest, tokens, key, step):
+    def loss(params, model_state, tokens, key, step):
         model = nnx.merge(graph, sharding_rules.as_used(params, rules, mesh))
         hidden = model.hidden_states(tokens[:, :-1], remat=around)
-        return cross_entropy(hidden, model.head, tokens[:, 1:]), (rest, {})
+        return cross_entropy(hidden, model.head, tokens[:, 1:]), (model_state, {})
 
     return Task(
         init=init,
         loss=loss,
         batches=grain.MapDataset.range(1),
-        evaluate=lambda params, rest: {},
-        finish=lambda params, rest, directory: "",
+        evaluate=lambda params, model_state: {},
+        finish=lambda params, model_state, directory: "",
         matrices=matrix_dimension_numbers,
         sharding_rules=rules,
-        items_a_step=1,
+        items_per_step=1,
         unit="tokens",
         loss_unit="nats/token",
         data={},

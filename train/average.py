@@ -1,4 +1,4 @@
-"""An exponential average of what a model consists of, to be evaluated in its place."""
+"""An exponential moving average of a model, evaluated in place of the model."""
 
 from typing import Any
 
@@ -10,15 +10,16 @@ Tree = Any  # a pytree of arrays
 
 
 def first_average(tree: Tree) -> Tree:
-    """The average before the first step: a copy, floating-point arrays in float32 at least.
+    """The average before the first step: a copy, with floating-point arrays in float32 or wider.
 
-    A decay of 0.9999 changes bfloat16 by less than its rounding: such an average would stand still.
+    In bfloat16 a decay of 0.9999 changes a value by less than rounding, so the average would never
+    move.
     """
     return jax.tree.map(lambda x: jnp.array(x, _wide(x)), tree)
 
 
 def next_average(average: Tree, tree: Tree, decay: Float[Array, ""]) -> Tree:
-    """`decay * average + (1 - decay) * tree`; what is no floating-point number is taken anew.
+    """`decay * average + (1 - decay) * tree`; integers and booleans are copied from `tree`.
 
     Example:
         >>> average = {"mean": jnp.zeros(1), "count": jnp.zeros(1, int)}
@@ -38,11 +39,11 @@ def next_average(average: Tree, tree: Tree, decay: Float[Array, ""]) -> Tree:
 
 
 def like(average: Tree, tree: Tree) -> Tree:
-    """The average in the types of what it is an average of."""
+    """The average, in the dtypes of the model it averages."""
     return jax.tree.map(lambda mean, x: mean.astype(x.dtype), average, tree)
 
 
 def _wide(x: Array) -> Any:
-    """The type in which an array is averaged."""
+    """The dtype in which an array is averaged."""
     floating = jnp.issubdtype(x.dtype, jnp.floating)
     return jnp.promote_types(x.dtype, jnp.float32) if floating else x.dtype

@@ -1,15 +1,15 @@
-"""Checkpoints by Orbax, verified by checksum: a damaged one is never loaded.
+"""Checkpoints written by Orbax and verified by checksum: a damaged one is never loaded.
 
-Orbax writes in the background and commits atomically, but loads flipped bits without a word. So a
-checkpoint becomes one in three steps, and its name, a plain number, appears with the last:
+Orbax writes in the background and commits atomically, but it loads flipped bits silently. So a
+checkpoint is made in three steps, and only the last one gives it its name, a plain number:
 
-1. Orbax writes `STEP.unsealed`, all processes together.
+1. All processes write `STEP.unsealed` together, through Orbax.
 2. Process 0 adds `evaluation.json`, then `INTEGRITY.json`: size and checksum of every file.
-3. Process 0 renames the folder to `STEP`, and only then removes the checkpoints of before that are
-   no longer kept.
+3. Process 0 renames the folder to `STEP`, and only then removes older checkpoints that are no
+   longer kept.
 
-A kill before the rename leaves the checkpoints of before as they were and a folder that nobody
-trusts; the next start removes it.
+A kill before the rename leaves the older checkpoints untouched, and a folder that is never loaded;
+the next start removes it.
 """
 
 import json
@@ -28,19 +28,21 @@ from train.errors import BadInput, TrainingStopped, one_line
 from train.integrity import damage, seal
 from train.step import State
 
-Best = tuple[str, Literal["min", "max"]]  # name of a metric, and whether less is better or more
+Best = tuple[str, Literal["min", "max"]]  # name of a metric, and which direction is better
 Which = Literal["best", "newest"]
 
 EVALUATION = "evaluation.json"
 _UNSEALED, _REMOVED = ".unsealed", ".removed"
-_MODEL = ("params", "rest", "average")  # apart: readable without the optimizer's state
+# The model's fields are stored apart, to be read without the optimizer's state. The names are those
+# on disk; `model_state` keeps the one that it had in earlier releases.
+_ON_DISK = {"params": "params", "model_state": "rest", "average": "average"}
 
 
 class Checkpoints:
-    """The checkpoints of one run: the newest few, and the one of the best evaluation.
+    """The checkpoints of one run: the newest few, and the one with the best evaluation.
 
-    With several processes each of them has one, on a file system that they share, and calls the
-    same methods in the same order.
+    With several processes, each has its own instance on a shared file system, and all call the same
+    methods in the same order.
     """
 
     def __init__(
@@ -51,13 +53,13 @@ class Checkpoints:
         best: Best,
         warn: Callable[[str], None],
     ) -> None:
-        """Opens a folder of checkpoints, and removes what a killed process left half-done.
+        """Opens a folder of checkpoints, and removes what a killed process left unfinished.
 
         Args:
-            directory: one folder a step; made if it is missing.
-            keep: newest checkpoints kept.
-            best: name of a metric, and whether less or more of it is better.
-            warn: gets a line for every checkpoint that was set aside.
+            directory: holds one folder per checkpoint; created if it is missing.
+            keep: number of newest checkpoints to keep.
+            best: name of a metric, and which direction is better.
+            warn: called with one line for every checkpoint that is set aside.
         """
         self._directory, self._keep = directory.absolute(), keep
         self._best, self._warn = best, warn
@@ -71,13 +73,13 @@ class Checkpoints:
                     shutil.rmtree(leftover)
 
     def restore(self, state: State) -> State | None:
-        """Returns the newest intact state, laid out like the given one, or None if there is none.
+        """Returns the newest intact state, sharded like the given one, or None if there is none.
 
-        Damaged checkpoints that are newer are set aside with a warning. If there is a state, the
-        buffers of the given one are freed first: going on takes no more memory than beginning.
+        Newer checkpoints that are damaged are set aside with a warning. The buffers of the given
+        state are freed before loading, so that resuming needs no more memory than starting.
 
         Raises:
-            BadInput: a checkpoint of another model or optimizer than this program builds.
+            BadInput: the checkpoint belongs to another model or optimizer.
         """
         self.wait()
         newest = self._newest_intact() if self._leads else None
@@ -91,21 +93,22 @@ class Checkpoints:
         return state._replace(**parts["model"], **parts["training"])
 
     def save(self, step: int, state: State, metrics: Mapping[str, float] | None) -> None:
-        """Starts to write a checkpoint; back when the state's buffers may be used again.
+        """Starts to write a checkpoint; returns once the state's buffers may be reused.
 
         Args:
             step: steps done; becomes the folder's name.
             state: the state after that step.
-            metrics: the evaluation at that step, by which the best checkpoint is kept; None: it
-                was not evaluated, so it is not the best one.
+            metrics: the evaluation at that step, which decides the best checkpoint; None if the
+                step was not evaluated, so that it cannot be the best one.
 
         Raises:
-            TrainingStopped: this checkpoint or the one before could not be written.
+            TrainingStopped: this checkpoint or the previous one could not be written.
         """
         self.wait()
         unsealed = self._directory / f"{step}{_UNSEALED}"
         try:
-            written = ocp.save_checkpointables_async(str(unsealed), _parts(state))
+            parts = {name: _stored(part) for name, part in _parts(state).items()}
+            written = ocp.save_checkpointables_async(str(unsealed), parts)
         except Exception as error:
             raise self._unwritten(step, error) from error
         commit = self._background.submit(self._commit, written.result, step, dict(metrics or {}))
@@ -141,7 +144,7 @@ class Checkpoints:
     def _commit(
         self, written: Callable[[], object], step: int, metrics: Mapping[str, float]
     ) -> None:
-        """Waits for Orbax, seals, renames and only then removes old checkpoints; on a thread."""
+        """Waits for Orbax, seals, renames, then removes old checkpoints; runs on a thread."""
         written()
         if not self._leads:
             return
@@ -182,18 +185,18 @@ def load_model(
     """Reads the model of a run that may still be training; changes nothing.
 
     Args:
-        directory: one folder a step.
-        model: shapes and layouts, `params`, `rest` and `average` as in `State`.
-        which: the best evaluation, or the newest checkpoint. The best may be damaged, or not be
-            there: then the newest.
-        best: name of a metric, and whether less or more of it is better.
-        warn: gets a line for every damaged checkpoint that was passed over.
+        directory: holds one folder per checkpoint.
+        model: shapes and shardings of `params`, `model_state` and `average`, as in `State`.
+        which: the checkpoint with the best evaluation, or the newest one. If the best one is
+            missing or damaged, the newest is used.
+        best: name of a metric, and which direction is better.
+        warn: called with one line for every damaged checkpoint that is skipped.
 
     Returns:
         The step, and the model.
 
     Raises:
-        BadInput: there is no intact checkpoint, or it is one of another model.
+        BadInput: there is no intact checkpoint, or it belongs to another model.
     """
     directory = directory.absolute()  # Orbax takes no other
     steps = _steps(directory) if directory.is_dir() else []
@@ -209,11 +212,11 @@ def load_model(
 
 
 def best_step(directory: Path, best: Best) -> int | None:
-    """The step of a folder of checkpoints with the best evaluation, the first of equal ones.
+    """The step of the checkpoint with the best evaluation; the earliest if several are equal.
 
     Args:
-        directory: one folder a step.
-        best: name of a metric, and whether less or more of it is better.
+        directory: holds one folder per checkpoint.
+        best: name of a metric, and which direction is better.
 
     Returns:
         The step, or None if no checkpoint was evaluated.
@@ -230,37 +233,49 @@ def best_step(directory: Path, best: Best) -> int | None:
 
 
 def _steps(directory: Path) -> list[int]:
-    """The steps that there are checkpoints of, in order."""
+    """The steps that have a checkpoint, in order."""
     return sorted(int(p.name) for p in directory.iterdir() if p.name.isdecimal())
 
 
 def _parts(state: State) -> dict[str, Any]:
-    """A state as the two trees that a checkpoint consists of."""
+    """A state as the two trees of a checkpoint."""
     fields = state._asdict()
-    return {"model": {name: fields.pop(name) for name in _MODEL}, "training": fields}
+    model = {name: fields.pop(name) for name in _ON_DISK}
+    return {"model": model, "training": fields}
+
+
+def _stored(part: dict[str, Any]) -> dict[str, Any]:
+    """One tree of a checkpoint under the names that it has on disk."""
+    return {_ON_DISK.get(name, name): tree for name, tree in part.items()}
+
+
+def _fields(stored: dict[str, Any]) -> dict[str, Any]:
+    """The inverse of `_stored`."""
+    names = {name: field for field, name in _ON_DISK.items()}
+    return {names.get(name, name): tree for name, tree in stored.items()}
 
 
 def _shapes(tree: Any) -> Any:
-    """Shapes, types and layouts of a tree of arrays."""
+    """Shapes, dtypes and shardings of a tree of arrays."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)
 
 
 def _load(folder: Path, parts: Mapping[str, Any]) -> dict[str, Any]:
-    """Reads parts of an intact checkpoint, laid out like the given shapes."""
+    """Reads parts of an intact checkpoint, sharded like the given shapes."""
     try:
         # One by one: Orbax leaves coroutines that nobody awaits if one of several fails.
         return {
-            name: ocp.load_checkpointables(str(folder), {name: part})[name]
+            name: _fields(ocp.load_checkpointables(str(folder), {name: _stored(part)})[name])
             for name, part in parts.items()
         }
     except Exception as error:  # the files are intact, so it is the structure
         raise BadInput(
-            f"checkpoint {folder} does not fit this program, use another --run-dir: {_cause(error)}"
+            f"checkpoint {folder} does not fit this program; use another --run-dir: {_cause(error)}"
         ) from error
 
 
 def _cause(error: BaseException) -> BaseException:
-    """What an error began with."""
+    """The first error of a chain."""
     while error.__cause__ is not None:
         error = error.__cause__
     return error

@@ -18,12 +18,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit code.
 
     Args:
-        arguments: what follows `python -m train`; None: the process's own.
+        arguments: the words after `python -m train`; None takes them from `sys.argv`.
 
     Returns:
-        0: done. 1: training stopped by itself. 2: bad input. 130: Control-C. 143: SIGTERM, as
-        schedulers send it before they take the machine. Whatever is not 0 is explained in one line
-        on standard error.
+        0: done. 1: training stopped by itself, or the machine failed. 2: bad input. 130: Control-C.
+        143: SIGTERM, which schedulers send before they reclaim a machine. Every code except 0 is
+        explained in one line on standard error.
     """
     try:
         return _run(list(sys.argv[1:] if arguments is None else arguments))
@@ -42,10 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parse(arguments: Sequence[str]) -> Config | None:
-    """Turns a command line into a configuration; None if it asked for help, now printed.
+    """Turns a command line into a configuration, or prints help and returns None.
 
     Raises:
-        BadInput: an unknown preset, optimizer or option, or a value that does not fit.
+        BadInput: an unknown preset, optimizer or option, or an invalid value.
     """
     if not arguments or arguments[0].startswith("-"):
         asked = arguments[:1] in (["-h"], ["--help"])
@@ -70,7 +70,7 @@ def parse(arguments: Sequence[str]) -> Config | None:
 
 
 def _run(arguments: list[str]) -> int:
-    """Does what a command says, or trains a preset and says where the results are."""
+    """Runs a command, or trains a preset and reports where the results are."""
     if arguments and arguments[0] in COMMANDS:
         if arguments[1:2] in (["-h"], ["--help"]):
             print(_command_help(arguments[0]))
@@ -90,12 +90,12 @@ def _run(arguments: list[str]) -> int:
 
 
 def _take_optimizer(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
-    """Takes `--optimizer NAME` out of a command line: it decides which options there are."""
-    name, rest, tokens = None, [], iter(arguments)
+    """Takes `--optimizer NAME` out of a command line, since it decides which options exist."""
+    name, others, tokens = None, [], iter(arguments)
     for token in tokens:
         flag, equals, value = token.partition("=")
         if flag != "--optimizer":
-            rest.append(token)
+            others.append(token)
             continue
         name = value if equals else next(tokens, "")
         known = list(OPTIMIZERS)
@@ -105,7 +105,7 @@ def _take_optimizer(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
             f"--optimizer {name!r} is unknown{did_you_mean(name, known)}; the optimizers are "
             f"{', '.join(known)}",
         )
-    return name, rest
+    return name, others
 
 
 def _overview() -> str:
@@ -124,7 +124,7 @@ def _overview() -> str:
 
 
 def _command_help(name: str) -> str:
-    """What `python -m train COMMAND --help` prints; with its subject it lists the options."""
+    """What `python -m train COMMAND --help` prints."""
     usage = f"{PROGRAM} {name} {'EXPERIMENT' if name == 'compare' else 'RUN_DIR'}"
     about = one_line(COMMANDS[name].__doc__)
     return f"usage: {usage} [options]\n\n{about}\n\n{usage} --help lists the options"

@@ -1,4 +1,4 @@
-"""All but training: `python -m train evaluate|sample|predict|export RUN_DIR`, `... compare`."""
+"""The commands besides training: `python -m train evaluate|sample|predict|export RUN_DIR`."""
 
 import dataclasses
 import shutil
@@ -30,18 +30,18 @@ from train.tasks.detection import Detection
 from train.tasks.language_model import LanguageModel, Sample, sample_text
 
 Checkpoint = Annotated[
-    Which, tyro.conf.arg(help="The checkpoint of the best evaluation, or the newest.")
+    Which, tyro.conf.arg(help="The checkpoint with the best evaluation, or the newest one.")
 ]
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions:
-    """By which checkpoint, and where; on what is added by the run."""
+    """Which checkpoint is evaluated, and on which devices; the run adds its data options."""
 
     checkpoint: Checkpoint = "best"
 
     batch_size: int = 16
-    """Examples at once, over all devices."""
+    """Examples per batch, over all devices."""
 
     mesh: str = "data=-1"
     """Device mesh, as in training."""
@@ -49,23 +49,23 @@ class EvaluateOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class SampleOptions(Sample):
-    """What is written, and by which checkpoint."""
+    """The text to write, and the checkpoint that writes it."""
 
     seed: int = 0
-    """Another seed is another text, unless temperature is 0."""
+    """Each seed gives another text, unless temperature is 0."""
 
     checkpoint: Checkpoint = "best"
 
 
 @dataclass(frozen=True, kw_only=True)
 class PredictOptions:
-    """What is shown, where, and by which checkpoint."""
+    """The detections to draw, the folder they go to, and the checkpoint that finds them."""
 
     output: Path | None = None
-    """Folder for drawn images and detections.jsonl (None: RUN_DIR/predict)."""
+    """Folder for the drawn images and detections.jsonl (None: RUN_DIR/predict)."""
 
     confidence: float = 0.25
-    """Detections of a lower score are left out; 0 .. 1."""
+    """Detections with a lower score are left out; 0 .. 1."""
 
     head: Literal["one_to_one", "one_to_many"] = "one_to_one"
     """The one-to-one head, or the one-to-many head with non-maximum suppression."""
@@ -73,24 +73,24 @@ class PredictOptions:
     checkpoint: Checkpoint = "best"
 
     def __post_init__(self) -> None:
-        require(0 <= self.confidence <= 1, f"confidence={self.confidence} must lie in 0 .. 1")
+        require(0 <= self.confidence <= 1, f"confidence={self.confidence} must be in 0 .. 1")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions:
-    """In which type, and by which checkpoint."""
+    """The type of the weights, and the checkpoint they come from."""
 
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the written weights."""
+    """Type of the written weights."""
 
     checkpoint: Checkpoint = "best"
 
 
 def evaluate(arguments: Sequence[str]) -> None:
-    """Evaluates a run's model: perplexity and bits a byte for a language model.
+    """Evaluates a run's model: perplexity and bits per byte for a language model.
 
-    Its options are those of the run that say on what and where: `--data.validation FILE` evaluates
-    on another text, `--mesh data=1` on one device.
+    The run's options for data and devices apply: `--data.validation FILE` evaluates on another
+    text, `--mesh data=1` on one device.
     """
     directory, words = _run_directory("evaluate", arguments)
     config = run_directory.read_config(directory)
@@ -125,11 +125,13 @@ def evaluate(arguments: Sequence[str]) -> None:
 
 
 def sample(arguments: Sequence[str]) -> None:
-    """Lets a run's language model write; needs none of the data that it was trained on."""
+    """Samples text from a run's language model; the training data is not needed."""
     directory, words = _run_directory("sample", arguments)
     config = run_directory.read_config(directory)
     if not isinstance(config, LanguageModel):
-        raise BadInput(f"{directory} is a run of {type(config).__name__}, which writes no text")
+        raise BadInput(
+            f"{directory} is a run of {type(config).__name__}, which does not write text"
+        )
     options = parse_options(
         SampleOptions(**dataclasses.asdict(config.sample), seed=config.seed),
         words,
@@ -147,14 +149,16 @@ def sample(arguments: Sequence[str]) -> None:
 
 
 def predict(arguments: Sequence[str]) -> None:
-    """Draws what a run's detector finds in an image, or in all images of a folder."""
+    """Draws what a run's detector finds in an image or in all images of a folder."""
     directory, words = _run_directory("predict", arguments)
     given = bool(words) and not words[0].startswith("-")
     if not {"-h", "--help"} & set(words):
         require(given, f"name an image or a folder: {PROGRAM} predict {directory} PATH [options]")
     config = run_directory.read_config(directory)
     if not isinstance(config, Detection):
-        raise BadInput(f"{directory} is a run of {type(config).__name__}, which finds no objects")
+        raise BadInput(
+            f"{directory} is a run of {type(config).__name__}, which does not detect objects"
+        )
     options = parse_options(
         PredictOptions(),
         words[given:],
@@ -180,14 +184,14 @@ def predict(arguments: Sequence[str]) -> None:
 
 
 def export(arguments: Sequence[str]) -> None:
-    """Writes a run's Qwen3 as a Hugging Face folder, which transformers and --pretrained read."""
+    """Writes a run's Qwen3 as a Hugging Face folder for transformers or --pretrained."""
     directory, words = _run_directory("export", arguments)
     given = bool(words) and not words[0].startswith("-")
     if not {"-h", "--help"} & set(words):
-        require(given, f"name a folder to be made: {PROGRAM} export {directory} FOLDER [options]")
+        require(given, f"name a folder to create: {PROGRAM} export {directory} FOLDER [options]")
     config = run_directory.read_config(directory)
     if not isinstance(config, LanguageModel) or not isinstance(config.model, Qwen3Config):
-        raise BadInput(f"{directory} is no run of a Qwen3; nothing else can be exported")
+        raise BadInput(f"{directory} is not a run of a Qwen3, and nothing else can be exported")
     options = parse_options(
         ExportOptions(),
         words[given:],
@@ -208,7 +212,7 @@ def export(arguments: Sequence[str]) -> None:
     print(f"wrote step {step} to {folder}")
 
 
-# `train.cli` calls these by name, with the words that follow it.
+# `train.cli` calls these by name, with the words after it.
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "evaluate": evaluate,
     "sample": sample,
@@ -219,7 +223,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
 
 
 def _run_directory(command: str, arguments: Sequence[str]) -> tuple[Path, Sequence[str]]:
-    """The run directory, which comes first, and the options after it."""
+    """The run directory, which is the first argument, and the arguments after it."""
     given = bool(arguments) and not arguments[0].startswith("-")
     require(given, f"name a run directory first: {PROGRAM} {command} RUN_DIR [options]")
     return Path(arguments[0]), arguments[1:]
@@ -232,7 +236,7 @@ def _layout(
     *,
     averaged: bool = False,
 ) -> dict[str, Any]:
-    """Shapes and layouts of what a checkpoint holds of a model."""
+    """Shapes and shardings of the model in a checkpoint."""
     model = jax.eval_shape(init, jax.random.key(0))
     everywhere = NamedSharding(mesh, P())
     layouts = (
@@ -245,15 +249,15 @@ def _layout(
             lambda x, layout: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout), tree, layouts
         )
 
-    params, rest = laid_out(model)
+    params, model_state = laid_out(model)
     average = laid_out(jax.eval_shape(first_average, model)) if averaged else None
-    return {"params": params, "rest": rest, "average": average}
+    return {"params": params, "model_state": model_state, "average": average}
 
 
 def _load(
     directory: Path, layout: dict[str, Any], *, which: Which, best: Best
 ) -> tuple[int, Tree, Tree]:
-    """A checkpoint's step, and the `params` and `rest` that it is evaluated with."""
+    """A checkpoint's step, and the `params` and `model_state` to evaluate it with."""
     step, model = load_model(
         run_directory.files(directory).checkpoints,
         layout,
@@ -261,6 +265,6 @@ def _load(
         best=best,
         warn=lambda text: print(f"warning: {text}", file=sys.stderr),
     )
-    newest = model["params"], model["rest"]
-    params, rest = newest if model["average"] is None else like(model["average"], newest)
-    return step, params, rest
+    newest = model["params"], model["model_state"]
+    params, model_state = newest if model["average"] is None else like(model["average"], newest)
+    return step, params, model_state

@@ -15,28 +15,28 @@ from train.report import write_report
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Compare:
-    """Runs what is missing of an experiment, and reports all of it."""
+    """Trains the missing runs of an experiment and reports all of them."""
 
     scale: Literal["small", "paper"] = "small"
-    """small: within an hour on two quiet cores; paper: the papers' sizes, for those with the
+    """small: under an hour on two idle cores; paper: the sizes of the papers, which need larger
     hardware."""
 
     seeds: int = 3
-    """Number of seeds, from 0 on."""
+    """Number of seeds: 0, 1, ..."""
 
     sweep: str | None = None
-    """Settings that every optimizer is tried with, as learning_rate=x0.3,x1,x3 (factors of its own)
-    or threshold=0.005,0.01 (values); none: no other than its own. None: the experiment's choice."""
+    """Settings to try with every optimizer: learning_rate=x0.3,x1,x3 (factors of its own rate) or
+    threshold=0.005,0.01 (values). none: only its own settings. None: the experiment's choice."""
 
     data: Path | None = None
-    """File or folder that the task reads in place of its own data, as --data.path of a preset."""
+    """File or folder to read instead of the experiment's data, like --data.path of a preset."""
 
     validation: Path | None = None
-    """Held-out file of a language model, as --data.validation of a preset."""
+    """Held-out file of a language model, like --data.validation of a preset."""
 
     run_dir: Path | None = None
-    """Folder of the runs and of the report (None: runs/EXPERIMENT/SCALE). The same command goes on
-    with what is there, and keeps runs that ended."""
+    """Folder for the runs and the report (None: runs/EXPERIMENT/SCALE). The same command continues
+    with what is there, and keeps finished runs."""
 
     def __post_init__(self) -> None:
         require(self.seeds >= 1, f"seeds={self.seeds} must be at least 1")
@@ -45,7 +45,8 @@ class Compare:
 def compare(arguments: Sequence[str]) -> None:
     """Runs an experiment: optimizers under one budget, tables, curves and an HTML report.
 
-    The experiments are files in train/experiments; the same command goes on where it was ended.
+    The experiments are the files in train/experiments; the same command continues an interrupted
+    one.
     """
     known = experiments.names()
     given = bool(arguments) and not arguments[0].startswith("-")
@@ -62,17 +63,17 @@ def compare(arguments: Sequence[str]) -> None:
 
 
 def run_experiment(name: str, options: Compare) -> Path:
-    """Runs what is missing of an experiment and writes its report.
+    """Trains the missing runs of an experiment and writes its report.
 
     Args:
-        name: of the experiment.
-        options: how much of it.
+        name: name of the experiment.
+        options: its scale, seeds, settings, data and folder.
 
     Returns:
         The path of the HTML report.
 
     Raises:
-        BadInput: an unknown experiment, or a folder with something else in it.
+        BadInput: an unknown experiment, or a folder that holds something else.
     """
     experiment: experiments.Experiment = experiments.load(name).SCALES[options.scale]
     given = {"path": options.data, "validation": options.validation}
@@ -91,6 +92,6 @@ def run_experiment(name: str, options: Compare) -> Path:
 
 
 def _command(argv: Sequence[str]) -> str:
-    """The command line that was used, as a person would type it."""
+    """The command line, as a person would type it."""
     program = "python -m train" if Path(argv[0]).parent.name == "train" else argv[0]
     return shlex.join([*program.split(), *argv[1:]])

@@ -1,4 +1,4 @@
-"""What every run is configured by, its JSON form, and the comparison of two configurations."""
+"""The configuration of a run, its JSON form, and the comparison of two configurations."""
 
 import dataclasses
 import json
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from train.task import Task
 
-# Fields that may change between two calls on one run directory: they move no number of the run.
+# Fields that may change between two calls on one run directory: they do not affect the results.
 MAY_CHANGE = frozenset(
     {
         "run_dir",
@@ -37,52 +37,52 @@ MAY_CHANGE = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """A run: task, data, model, optimizer and durations. Tasks add their fields in a subclass."""
+    """A run: task, data, model, optimizer and durations. Tasks add fields in a subclass."""
 
     preset: Annotated[str, tyro.conf.Suppress]
-    """Name of the preset this configuration started from; names the default run directory."""
+    """Name of the preset that this configuration came from, and of the default run directory."""
 
     run_dir: Path | None = None
     """Folder for configuration, metrics, curve, samples and checkpoints (None: runs/PRESET). The
-    same command on the same folder resumes."""
+    same command on the same folder resumes the run."""
 
     steps: int = 300
     """Length of the run, in optimizer steps."""
 
     batch_size: int = 16
-    """Examples a step, over all devices."""
+    """Examples per step, over all devices."""
 
     evaluate_every: int = 50
-    """Distance of two evaluations on the held-out split, in steps; the last step has one too."""
+    """Interval between evaluations, in steps; the last step is always evaluated."""
 
     checkpoint_every: int | None = None
-    """Distance of two checkpoints, in steps, a multiple of evaluate_every (None: the same); the
-    last step has one too."""
+    """Interval between checkpoints, in steps, a multiple of evaluate_every (None: the same); the
+    last step is always saved."""
 
     keep_checkpoints: int = 2
-    """Newest checkpoints kept, beside the one of the best evaluation."""
+    """Number of newest checkpoints to keep, besides the one with the best evaluation."""
 
     seed: int = 0
-    """Seed of initial weights, data order and sampling."""
+    """Seed for initial weights, data order and sampling."""
 
     profile: bool = False
     """Write a JAX trace of three steps into the run directory, for TensorBoard's profile page."""
 
     micro_batches: int = 1
-    """Parts that a batch is divided into; their gradients are averaged one after another, so that
-    activations need the memory of one part."""
+    """Number of parts of a batch, computed one after another and averaged, so that activations
+    need the memory of one part only."""
 
-    skipped_at_most: int = 10
-    """Steps in a row whose loss or gradient is not finite, after which the run stops. Such a step
-    changes nothing; the next one has the next batch."""
+    max_skipped_steps: int = 10
+    """Stop after this many consecutive steps whose loss or gradient is not finite. Such a step is
+    skipped: it changes nothing, and training continues with the next batch."""
 
     mesh: str = "data=-1"
-    """Device mesh as AXIS=SIZE,...; -1, once, takes every device that is left. Axes: data (splits
-    the batch), fsdp (splits the batch and the weights), tensor (splits the weights)."""
+    """Device mesh as AXIS=SIZE,...; one size may be -1, for all remaining devices. Axes: data
+    (shards the batch), fsdp (shards the batch and the weights), tensor (shards the weights)."""
 
     mesh_axes: Literal["auto", "explicit"] = "auto"
-    """auto: the compiler lays out what no rule says; explicit: parameters, gradients and optimizer
-    state have their layout in their types, so that a change of it is an error."""
+    """auto: the compiler chooses shardings that no rule fixes; explicit: shardings are part of the
+    types of parameters, gradients and optimizer state, so that changing one is an error."""
 
     processes: Processes = dataclasses.field(default_factory=Processes)
 
@@ -95,7 +95,7 @@ class Config:
             "micro_batches",
             "evaluate_every",
             "checkpoint_every",
-            "skipped_at_most",
+            "max_skipped_steps",
         ):
             value = getattr(self, name)
             require(value is None or value >= 1, f"{name}={value} must be at least 1")
@@ -104,7 +104,7 @@ class Config:
             f"keep_checkpoints={self.keep_checkpoints} must be at least 1: the newest is what a "
             "killed run resumes from",
         )
-        require(0 <= self.seed < 2**31, f"seed={self.seed} must lie in 0 .. 2147483647")
+        require(0 <= self.seed < 2**31, f"seed={self.seed} must be in 0 .. 2147483647")
         require(
             (self.checkpoint_every or 0) % self.evaluate_every == 0,
             f"checkpoint_every={self.checkpoint_every} must be a multiple of "
@@ -118,24 +118,24 @@ class Config:
 
     @property
     def directory(self) -> Path:
-        """The run directory, defaults resolved."""
+        """The run directory, with the default filled in."""
         return self.run_dir if self.run_dir is not None else Path("runs") / self.preset
 
     def reopened(self, directory: Path) -> Self:
-        """The configuration of a run that is in a directory now, to use what it has trained."""
+        """The same configuration for a run that is now in `directory`, to use what it trained."""
         return dataclasses.replace(self, run_dir=directory)
 
     def task(self, mesh: "jax.sharding.Mesh") -> "Task":
-        """Builds the task (data, model, loss, evaluation) on a mesh; every subclass defines it."""
+        """Builds the task (data, model, loss, evaluation) on a mesh; defined in every subclass."""
         raise TypeError(
-            f"{type(self).__name__} defines no task; use a subclass of Config that does"
+            f"{type(self).__name__} does not define a task; use a subclass of Config that does"
         )
 
 
 def to_json(config: Any) -> Any:
-    """Returns a configuration as JSON values: dataclasses as objects with their `type`.
+    """Returns a configuration as JSON values: dataclasses become objects with their `type`.
 
-    Paths become strings, tuples lists, and floats that JSON lacks (inf, nan) strings.
+    Paths become strings, tuples become lists, and inf and nan, which JSON lacks, become strings.
 
     Example:
         >>> to_json(MiMuon(threshold=math.inf))["threshold"]
@@ -154,15 +154,15 @@ def to_json(config: Any) -> Any:
 
 
 def from_json(kind: Any, value: Any, name: str = "config") -> Any:
-    """Returns what `to_json` was given: nothing is guessed, and nothing may be missing.
+    """The inverse of `to_json`. Nothing is guessed, and every field must be present.
 
     Args:
-        kind: the type that is expected; a dataclass stands for its subclasses too.
+        kind: the expected type; a dataclass also stands for its subclasses.
         value: JSON values.
-        name: of the value, for messages.
+        name: name of the value, for messages.
 
     Raises:
-        BadInput: a field that is missing, unknown, or of another type; with its name.
+        BadInput: a field is missing, unknown or of another type; the message names it.
 
     Example:
         >>> from_json(Optimizer, to_json(MiMuon(threshold=math.inf))) == MiMuon(threshold=math.inf)
@@ -175,7 +175,9 @@ def from_json(kind: Any, value: Any, name: str = "config") -> Any:
         return _first_that_fits(arguments, value, name)
     if origin is Literal:
         choices = ", ".join(map(json.dumps, arguments))
-        require(value in arguments, f"{name} is {json.dumps(value)} where one of {choices} belongs")
+        require(
+            value in arguments, f"{name} is {json.dumps(value)} where one of {choices} is expected"
+        )
         return value
     if origin is tuple and isinstance(value, list):
         many = len(arguments) == 2 and arguments[1] is ...
@@ -196,7 +198,7 @@ def from_json(kind: Any, value: Any, name: str = "config") -> Any:
 
 
 def _dataclass_from_json(kind: Any, value: Any, name: str) -> Any:
-    """One object: of the named subclass, with all of its fields and no other."""
+    """One object of the named subclass, with exactly its fields."""
     known = {made.__name__: made for made in (kind, *_subclasses(kind))}
     found = value.get("type") if isinstance(value, dict) else value
     require(
@@ -209,12 +211,12 @@ def _dataclass_from_json(kind: Any, value: Any, name: str) -> Any:
     missing = [field for field in fields if field not in value]
     require(not missing, f"{name} has no {', '.join(missing)}")
     unknown = [field for field in value if field not in {"type", *fields}]
-    require(not unknown, f"{name} has {', '.join(unknown)}, which {found} has not")
+    require(not unknown, f"{name} has {', '.join(unknown)}, which {found} does not have")
     return made(**{f: from_json(hints[f], value[f], f"{name}.{f}") for f in fields})
 
 
 def _first_that_fits(kinds: tuple[Any, ...], value: Any, name: str) -> Any:
-    """A value of one of several types."""
+    """A value of the first type that accepts it."""
     refusals = []
     for kind in kinds:
         try:
@@ -232,8 +234,8 @@ def _subclasses(kind: type) -> list[type]:
 def differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
     """Lists where two configurations in JSON form differ, as `steps is 300 there and 400 here`.
 
-    A difference of type (another optimizer) stands for all fields below it; `MAY_CHANGE` is left
-    out.
+    A different type (another optimizer) stands for all fields below it. Fields in `MAY_CHANGE` are
+    ignored.
 
     Example:
         >>> differences({"steps": 300, "mesh": "data=1"}, {"steps": 400, "mesh": "data=2"})

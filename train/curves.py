@@ -6,20 +6,21 @@ from typing import Any
 
 from train.metrics import read_metrics
 
-OFF_SCALE = 3.0  # times the largest training loss; norms at the start of a run may give any number
+OFF_SCALE = 3.0  # times the largest training loss; before training, BatchNorm may give any loss
 
 
 def draw_curves(
     metrics_path: Path, picture_path: Path, *, title: str, loss_unit: str, best: str
 ) -> None:
-    """Draws training and validation loss against steps, and what the best checkpoint is chosen by.
+    """Draws training and validation loss against steps, and the metric of the best checkpoint.
 
     Args:
         metrics_path: the run's metrics.
-        picture_path: where the PNG goes.
-        title: above the picture.
-        loss_unit: for the label of the axis, "nats/byte".
-        best: metric of the validation that decides; "loss" needs no picture of its own.
+        picture_path: the PNG to write.
+        title: title of the picture.
+        loss_unit: unit for the label of the axis, such as "nats/byte".
+        best: the validation metric that chooses the best checkpoint; unless it is "loss", it gets
+            its own picture.
     """
     from matplotlib.figure import Figure  # not pyplot: no window system, no global state
 
@@ -28,7 +29,7 @@ def draw_curves(
     figure = Figure(figsize=(7 if best == "loss" else 12, 4.5), layout="constrained")
     figure.suptitle(title)
     axes = figure.add_subplot(1, 1 if best == "loss" else 2, 1)
-    axes.plot(*_line(split["train"], "loss"), label="training, a batch")
+    axes.plot(*_line(split["train"], "loss"), label="training, per batch")
     steps, losses = _line(split["validation"], "loss")
     finite = [x for x in _line(split["train"], "loss")[1] if not math.isnan(x)]
     top = OFF_SCALE * max(finite, default=math.inf)
@@ -49,6 +50,6 @@ def draw_curves(
 
 
 def _line(records: list[dict[str, Any]], name: str) -> tuple[list[int], list[float]]:
-    """Steps and values; a value that is no number is a gap."""
+    """Steps and values; a missing value (null) is a gap."""
     found = [r for r in records if name in r]
     return [r["step"] for r in found], [math.nan if r[name] is None else r[name] for r in found]

@@ -1,8 +1,8 @@
-"""Several processes that train together: how they meet, who writes, and who reads what.
+"""Training with several processes: how they connect, which one writes, and what each one reads.
 
-Every process runs the same program on its own devices; `jax.devices()` are those of all. Process 0
-writes the run directory, which all of them read; checkpoints are written by all together. So the
-run directory has to be on a file system that they share.
+Every process runs the same program on its own devices; `jax.devices()` lists the devices of all.
+Process 0 writes the run directory and all processes read it; all write checkpoints together. So the
+run directory must be on a file system that they share.
 """
 
 import contextlib
@@ -21,25 +21,25 @@ from train.errors import BadInput, one_line, require
 
 T = TypeVar("T")
 
-_MESSAGE = 2000  # bytes of an error that the other processes get to see
+_MESSAGE = 2000  # bytes of an error message that the other processes receive
 
 
 @dataclass(frozen=True, kw_only=True)
 class Processes:
-    """Which processes train together; by default this one trains alone."""
+    """The processes that train together; by default this one trains alone."""
 
     discover: bool = False
-    """Whatever started the processes says it all in the environment: SLURM, Open MPI, Kubernetes
-    (GKE), a TPU pod."""
+    """Find the processes through the environment that launched them: SLURM, Open MPI, Kubernetes
+    (GKE) or a TPU pod."""
 
     coordinator: str | None = None
-    """HOST:PORT that process 0 listens on, where the environment says nothing."""
+    """HOST:PORT that process 0 listens on, if the environment does not provide it."""
 
     count: int | None = None
-    """Number of processes; with coordinator."""
+    """Number of processes; needs coordinator."""
 
     index: int | None = None
-    """Which of them this one is, from 0; with coordinator."""
+    """Index of this process, from 0; needs coordinator."""
 
     def __post_init__(self) -> None:
         given = [x is not None for x in (self.coordinator, self.count, self.index)]
@@ -50,21 +50,21 @@ class Processes:
         )
         require(
             not (self.discover and any(given)),
-            "processes.discover finds coordinator, count and index by itself; leave those out",
+            "processes.discover finds coordinator, count and index by itself; omit those",
         )
         if self.count is not None and self.index is not None:
             require(
                 0 <= self.index < self.count,
-                f"processes.index={self.index} must lie in 0 .. processes.count - 1 = "
+                f"processes.index={self.index} must be in 0 .. processes.count - 1 = "
                 f"{self.count - 1}",
             )
 
 
 def join(processes: Processes) -> None:
-    """Meets the other processes; to be called before any device is used. Once is enough.
+    """Connects to the other processes. Call it before any device is used; later calls do nothing.
 
     Raises:
-        BadInput: there is nothing to be discovered, or it is too late.
+        BadInput: the environment names no processes, or a device was used already.
     """
     if jax.distributed.is_initialized():
         return
@@ -75,7 +75,7 @@ def join(processes: Processes) -> None:
             jax.distributed.initialize(processes.coordinator, processes.count, processes.index)
     except (RuntimeError, ValueError) as error:
         raise BadInput(
-            f"processes cannot meet: {one_line(error)}. Outside of SLURM, Open MPI, GKE and TPU "
+            f"processes cannot connect: {one_line(error)}. Outside of SLURM, Open MPI, GKE and TPU "
             "pods give --processes.coordinator HOST:PORT --processes.count N --processes.index I"
         ) from error
 
@@ -86,12 +86,12 @@ def leads() -> bool:
 
 
 def together(action: Callable[[], T]) -> T:
-    """Does something on every process; an error on one of them is an error on all.
+    """Runs an action on every process; an error on one process is raised on all of them.
 
-    Without this the others would wait for the one that failed.
+    Otherwise the other processes would wait for the failed one.
 
     Raises:
-        BadInput: what the action raised, here or elsewhere.
+        BadInput: the action failed on another process. An error on this one is raised unchanged.
     """
     if jax.process_count() == 1:
         return action()
@@ -112,14 +112,14 @@ def together(action: Callable[[], T]) -> T:
 
 
 def first_alone(action: Callable[[], Any]) -> None:
-    """Does something on process 0 once all have come here; the others wait until it is done."""
+    """Runs an action on process 0 once all processes are here; the others wait for it."""
     together(lambda: None)
     together(lambda: action() if leads() else None)
 
 
 @contextlib.contextmanager
 def own_directory(directory: Path) -> Iterator[Path]:
-    """A folder to write to: the given one on process 0, elsewhere one that nobody keeps."""
+    """A folder to write to: the given one on process 0, a temporary one elsewhere."""
     if leads():
         yield directory
     else:
@@ -134,16 +134,16 @@ def require_shared(name: str, value: int) -> None:
     values = np.atleast_1d(multihost_utils.process_allgather(np.int32(value))).tolist()
     require(
         len(set(values)) == 1,
-        f"{name} is not the same for all processes ({values}); it has to be on a file system that "
+        f"{name} is not the same for all processes ({values}); it must be on a file system that "
         "they share",
     )
 
 
 def own_batches(examples: grain.MapDataset, batch_size: int) -> grain.MapDataset:
-    """This process's part of every batch of `batch_size` examples; what is over is left out.
+    """This process's part of every batch of `batch_size` examples; an incomplete batch is dropped.
 
-    The parts follow each other as the processes' devices do on a mesh, so that a row is on the same
-    device however many processes there are.
+    The parts are in the order of the processes' devices on a mesh, so that a row is on the same
+    device for any number of processes.
 
     Example:
         >>> [batch.tolist() for batch in own_batches(grain.MapDataset.range(8), 4)]
@@ -154,7 +154,7 @@ def own_batches(examples: grain.MapDataset, batch_size: int) -> grain.MapDataset
 
 
 def own_rows(batch_size: int) -> slice:
-    """The rows of a batch that this process's devices have.
+    """The rows of a batch that are on this process's devices.
 
     Example:
         >>> own_rows(4)

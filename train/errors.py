@@ -1,19 +1,19 @@
-"""The ways a run can end that are no defect of the program."""
+"""The ways a run can end that are not defects of the program."""
 
 import signal
 from difflib import get_close_matches
 
 
 class BadInput(Exception):
-    """A mistake in what was asked for: shown as one line, exit code 2, nothing written."""
+    """A mistake in the input: shown in one line, exit code 2, nothing written."""
 
 
 class TrainingStopped(Exception):
-    """Training cannot go on (a loss that is no number): shown as one line, exit code 1."""
+    """Training cannot continue (the loss is NaN, the disk is full): one line, exit code 1."""
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal ended training after a step that is saved: one line, exit code 128 + signal."""
+    """A signal ended training after a saved step: one line, exit code 128 + signal."""
 
     def __init__(self, message: str, received: signal.Signals) -> None:
         super().__init__(message)
@@ -33,5 +33,5 @@ def did_you_mean(name: str, known: list[str]) -> str:
 
 
 def one_line(text: object) -> str:
-    """Returns the text with every run of white space, line ends included, made one space."""
+    """Returns the text with every run of white space, line ends included, as one space."""
     return " ".join(str(text).split())

@@ -1,4 +1,4 @@
-"""Writing files so that a kill at any moment leaves the old content or the new, never a part."""
+"""Writing files so that a kill at any moment leaves the old content or the new, never a mix."""
 
 import os
 from pathlib import Path

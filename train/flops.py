@@ -1,4 +1,4 @@
-"""Model FLOPs of a step, and the share of the device's peak that they come to (MFU)."""
+"""Model FLOPs per step, for the model FLOPs utilization (MFU)."""
 
 import math
 from typing import Any
@@ -8,10 +8,10 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from train.task import Task, Tree
 
-# Dense bfloat16 FLOP/s with float32 accumulation of one JAX device, by the start of its
-# `device_kind`; the longest that fits counts. NVIDIA: data sheets of H100 (half of the numbers with
-# sparsity), H200, A100, L4, L40S. TPU: "System architecture" pages of cloud.google.com/tpu/docs, a
-# chip; of v2 and v3 a core, half a chip, is a device.
+# Dense bfloat16 FLOP/s with float32 accumulation per JAX device, by the first words of its
+# `device_kind`; the longest match wins. NVIDIA: data sheets of H100 (half of the numbers with
+# sparsity), H200, A100, L4, L40S. TPU: "System architecture" pages of cloud.google.com/tpu/docs,
+# per chip; for v2 and v3 a device is a core, half a chip.
 PEAK = {
     "NVIDIA H100": 989.4e12,  # SXM
     "NVIDIA H100 PCIe": 756e12,
@@ -30,7 +30,7 @@ PEAK = {
 
 
 def peak_flops(device_kind: str) -> float | None:
-    """Dense bfloat16 FLOP/s of a device, or None if they are not known, as for every CPU.
+    """Dense bfloat16 FLOP/s of a device, or None if unknown, as for every CPU.
 
     Example:
         >>> peak_flops("NVIDIA H100 80GB HBM3"), peak_flops("cpu")
@@ -45,33 +45,33 @@ def peak_flops(device_kind: str) -> float | None:
 
 
 def model_flops(task: Task) -> int:
-    """FLOPs that a step's model needs: three times the products of its forward pass.
+    """FLOPs of the model in one step: three times the products of its forward pass.
 
-    Products are matrix products and convolutions, two FLOPs a multiplication; the backward pass has
-    twice as many. What is computed again to save memory and what the optimizer does is left out: a
-    share of the peak is one of useful work (the convention of PaLM, arXiv 2204.02311, appendix B).
+    Products are matrix products and convolutions, with two FLOPs per multiplication; the backward
+    pass has twice as many. Rematerialization and the optimizer are not counted, so that the share
+    of the peak is one of useful work (the convention of PaLM, arXiv 2204.02311, appendix B).
 
     Args:
         task: its loss is traced, not run, on the shapes of one batch.
 
     Returns:
-        FLOPs a step, over all devices.
+        FLOPs per step, over all devices.
     """
-    params, rest = jax.eval_shape(task.init, jax.random.key(0))
+    params, model_state = jax.eval_shape(task.init, jax.random.key(0))
     processes = jax.process_count()
     batch = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct((x.shape[0] * processes, *x.shape[1:]), x.dtype),
         task.batches[0],
     )
     step = jax.ShapeDtypeStruct((), jax.numpy.int32)
-    forward = jax.make_jaxpr(task.loss)(params, rest, batch, jax.random.key(0), step)
+    forward = jax.make_jaxpr(task.loss)(params, model_state, batch, jax.random.key(0), step)
     return 3 * product_flops(forward.jaxpr)
 
 
 def product_flops(jaxpr: Jaxpr) -> int:
-    """FLOPs of the products in a program: a scan counts every turn, a condition its larger branch.
+    """FLOPs of the products in a program: every iteration of a scan, the larger branch of a cond.
 
-    The number of turns of a `while` is not known: it counts one.
+    A `while` counts as one iteration, since their number is unknown.
 
     Example:
         >>> x = jax.numpy.ones((2, 3))
@@ -82,7 +82,7 @@ def product_flops(jaxpr: Jaxpr) -> int:
 
 
 def _equation_flops(equation: Any) -> int:
-    """FLOPs of one operation, of programs inside it too."""
+    """FLOPs of one operation, including the programs inside it."""
     name, parameters = equation.primitive.name, equation.params
     if name == "dot_general":
         (contracted, _), _ = parameters["dimension_numbers"]

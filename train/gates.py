@@ -1,4 +1,4 @@
-"""Which matrices an optimizer's gate was open for: a row of bits a step, and a picture of them."""
+"""Which matrices an optimizer's gate was open for: one row of bits per step, and their picture."""
 
 import json
 import os
@@ -9,21 +9,21 @@ import numpy as np
 
 from train.files import write_atomically
 
-_COLUMNS = 600  # of the picture; more steps share one
+_COLUMNS = 600  # of the picture; longer runs have several steps per column
 
 
 class GateLog:
-    """Appends the decisions of a step, one bit a matrix; a resumed run has each step once.
+    """Appends the decisions of every step, one bit per matrix; a resumed run has each step once.
 
-    `gates.bits` has a row of whole bytes a step, `gates.json` the names of its bits.
+    `gates.bits` has one row of whole bytes per step; `gates.json` names the bits of a row.
     """
 
     def __init__(self, path: Path, *, step: int) -> None:
-        """Prepares the file; it is made with the first decisions, so never without a gate.
+        """Prepares the file. It is created with the first decisions, so only with a gate.
 
         Args:
             path: `gates.bits` in the run directory.
-            step: the step that the run goes on from: rows after it are dropped.
+            step: the step that the run resumes from; later rows are dropped.
         """
         self._path, self._step, self._file = path, step, None
 
@@ -66,8 +66,8 @@ def draw_gates(path: Path, picture_path: Path, *, title: str) -> None:
 
     Args:
         path: `gates.bits`.
-        picture_path: where the PNG goes.
-        title: above the picture.
+        picture_path: the PNG to write.
+        title: title of the picture.
     """
     from matplotlib.figure import Figure  # not pyplot: no window system, no global state
     from matplotlib.ticker import MaxNLocator
@@ -93,14 +93,14 @@ def draw_gates(path: Path, picture_path: Path, *, title: str) -> None:
 
 
 def _binned(is_open: np.ndarray, columns: int) -> np.ndarray:
-    """Means over equal stretches of steps, `[at most columns, matrices]`."""
+    """Means over equal ranges of steps, `[at most columns, matrices]`."""
     edges = np.linspace(0, len(is_open), min(columns, len(is_open)) + 1).astype(int)
     sums = np.add.reduceat(is_open.astype(np.float64), edges[:-1], axis=0)
     return sums / np.diff(edges)[:, None]
 
 
 def _names(decisions: Mapping[str, np.ndarray]) -> list[str]:
-    """A name a matrix: its path, and its place in a stack of layers."""
+    """One name per matrix: its path, and its index in a stack of layers."""
     return [
         path + "".join(f"[{i}]" for i in index)
         for path, x in decisions.items()
@@ -109,5 +109,5 @@ def _names(decisions: Mapping[str, np.ndarray]) -> list[str]:
 
 
 def _names_path(path: Path) -> Path:
-    """Where the names of the bits are."""
+    """The file with the names of the bits."""
     return path.with_suffix(".json")

@@ -1,4 +1,4 @@
-"""Folders that say what they hold: sizes and checksums of their files, compared before use."""
+"""Folders with a manifest: sizes and checksums of their files, compared before use."""
 
 import json
 import zlib
@@ -7,16 +7,16 @@ from pathlib import Path
 from train.files import write_atomically
 
 INTEGRITY = "INTEGRITY.json"
-_CHUNK = 1 << 22  # bytes read at once for a checksum
+_CHUNK = 1 << 22  # bytes read at a time
 
 
 def seal(folder: Path) -> None:
-    """Writes size and CRC-32 of every file of a finished folder into its `INTEGRITY.json`."""
+    """Writes the size and CRC-32 of every file of a finished folder to its `INTEGRITY.json`."""
     write_atomically(folder / INTEGRITY, json.dumps(_checksums(folder), indent=1))
 
 
 def damage(folder: Path) -> str | None:
-    """Says what is wrong with a sealed folder's files, or None if all match their checksums."""
+    """Describes the first damage to a sealed folder, or returns None if all checksums match."""
     try:
         expected = json.loads((folder / INTEGRITY).read_text())
     except FileNotFoundError:
@@ -43,7 +43,7 @@ def _checksums(folder: Path) -> dict[str, list[int]]:
 
 
 def _crc32(path: Path) -> int:
-    """CRC-32 of a file's content."""
+    """CRC-32 of the content of a file."""
     checksum = 0
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):

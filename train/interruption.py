@@ -1,4 +1,4 @@
-"""Signals that end a run: the step is finished, its checkpoint written, and the process ends."""
+"""Signals that end a run: the current step is finished and saved, then the process exits."""
 
 import os
 import signal
@@ -10,16 +10,16 @@ import jax
 from jax.experimental import multihost_utils
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_NOTICE = b"\nfinishing the step and saving; once more ends at once\n"
+_NOTICE = b"\nfinishing the step and saving; a second signal exits immediately\n"
 
 
 class Interruption:
-    """Notes SIGINT (Control-C) and SIGTERM (a scheduler takes the machine) while it is open.
+    """Records SIGINT (Control-C) and SIGTERM (a scheduler reclaims the machine) while active.
 
-    The second signal of a kind does what it would do without this: it ends the process.
+    A second signal of the same kind has its usual effect: it ends the process.
 
-    Several processes have to stop after the same step. There JAX's own preemption service takes
-    SIGTERM, tells the other processes and agrees with them on a step; SIGINT is left as it is.
+    Several processes must stop after the same step. There JAX's own preemption service receives
+    SIGTERM and agrees with the other processes on a step; SIGINT keeps its usual effect.
     """
 
     def __init__(self) -> None:
@@ -27,21 +27,21 @@ class Interruption:
         self._before = {}
 
     def requested(self, step: int) -> signal.Signals | None:
-        """The signal that the run should end for after this step; to be asked after every step."""
+        """The signal that ends the run after this step, if any; must be called after every step."""
         if jax.distributed.is_initialized():
             agreed = multihost_utils.reached_preemption_sync_point(step)
             return signal.SIGTERM if agreed else None
         return self._received
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        """Handles a signal: notes it, and lets the next one through."""
+        """Handles a signal: records it, and restores the handler from before."""
         del frame
         self._received = signal.Signals(number)
         signal.signal(number, self._before[self._received])
-        os.write(2, _NOTICE)  # unlike print, safe wherever the signal came in
+        os.write(2, _NOTICE)  # unlike print, safe at any point of the program
 
     def __enter__(self) -> Self:
-        # Python lets only the main thread take signals.
+        # In Python only the main thread can handle signals.
         main = threading.current_thread() is threading.main_thread()
         if main and not jax.distributed.is_initialized():
             self._before = {number: signal.signal(number, self._note) for number in SIGNALS}

@@ -29,19 +29,19 @@ Step = Callable[[State, Tree], tuple[State, dict[str, Any]]]
 
 
 def run(config: Config, *, quiet: bool = False) -> Result:
-    """Trains what a configuration says, or goes on where an earlier call was ended.
+    """Trains the run of a configuration, or resumes it where an earlier call ended.
 
     Args:
         config: everything about the run.
-        quiet: print warnings alone.
+        quiet: print only warnings.
 
     Returns:
-        The losses, and the directory that everything was written to. A run that had finished
-        before is not trained again.
+        The losses, and the run directory. A finished run is not trained again.
 
     Raises:
-        BadInput: a configuration that cannot be run here; nothing was written.
-        TrainingStopped: losses or gradients stayed infinite or NaN; checkpoints and metrics stay.
+        BadInput: the configuration cannot be run here; nothing was written.
+        TrainingStopped: losses or gradients stayed infinite or NaN, or the machine failed; what was
+            saved remains.
     """
     distributed.join(config.processes)
     mesh = make_mesh(config.mesh, explicit=config.mesh_axes == "explicit")
@@ -86,7 +86,7 @@ def run(config: Config, *, quiet: bool = False) -> Result:
 
 
 def _open_directory(config: Config, task: Task) -> Result | None:
-    """Makes the run directory unless it is there; returns what came of a run that has finished."""
+    """Creates the run directory if it is missing; returns the result of a finished run."""
     known = distributed.together(lambda: run_directory.check_same_run(config, task.data))
     finished = run_directory.read_result(config.directory) if known else None
     distributed.require_shared(f"run_dir={config.directory}", known + (finished is not None))
@@ -97,9 +97,9 @@ def _open_directory(config: Config, task: Task) -> Result | None:
 
 @contextlib.contextmanager
 def _claimed(config: Config, task: Task) -> Iterator[Path]:
-    """Holds the run directory, and writes down there what is started.
+    """Locks the run directory and records this start in it.
 
-    It is the folder to write to on process 0; the others get one that nobody keeps.
+    Yields the folder to write to: the run directory on process 0, a temporary one elsewhere.
     """
     with contextlib.ExitStack() as held:
 
@@ -113,7 +113,7 @@ def _claimed(config: Config, task: Task) -> Iterator[Path]:
 
 
 def _restore(config: Config, checkpoints: Checkpoints, state: State, reporter: Reporter) -> State:
-    """The newest checkpoint's state, or the given one."""
+    """The state of the newest checkpoint, or the given state if there is none."""
     restored = checkpoints.restore(state)
     count = sum(x.size for x in jax.tree.leaves(state.params))
     reporter.line(
@@ -126,17 +126,17 @@ def _restore(config: Config, checkpoints: Checkpoints, state: State, reporter: R
 
 
 def _batches(dataset: grain.MapDataset, start: int, workers: int) -> grain.DatasetIterator:
-    """This process's batches from a step on, made ahead in threads, or in processes if asked for.
+    """This process's batches from step `start`, prefetched in threads or in worker processes.
 
-    Batch `k` depends on `k` alone, so the step is all that a resumed run needs to know. Few are
-    made ahead: Grain's own 500 of 32 images with 640 pixels a side would be 20 GB.
+    Batch `k` depends only on `k`, so the step is all that a resumed run needs. Few batches are
+    prefetched: Grain's default of 500 would need 20 GB for batches of 32 images of 640 x 640.
     """
-    ahead = 4 if workers else 16  # in each process
-    rest = dataset[start:].to_iter_dataset(grain.ReadOptions(ahead, ahead))
+    ahead = 4 if workers else 16  # per process
+    remaining = dataset[start:].to_iter_dataset(grain.ReadOptions(ahead, ahead))
     if not workers:
-        return iter(rest)
-    flags.FLAGS.mark_as_parsed()  # Grain reads flags, which are parsed in programs of absl alone
-    return iter(rest.mp_prefetch(grain.MultiprocessingOptions(workers)))
+        return iter(remaining)
+    flags.FLAGS.mark_as_parsed()  # Grain reads flags, which only absl programs parse
+    return iter(remaining.mp_prefetch(grain.MultiprocessingOptions(workers)))
 
 
 def _fit(
@@ -148,7 +148,7 @@ def _fit(
     record: Record,
     checkpoints: Checkpoints,
 ) -> State:
-    """Steps, evaluates and saves until the run is as long as configured, or a signal ends it."""
+    """Steps, evaluates and saves until the configured length, or until a signal."""
     done = int(state.step)
     if done == 0:
         record.validation(0, task.evaluate(*evaluated(state)))
@@ -181,7 +181,7 @@ def _fit(
 
 
 def _checkpoint_due(config: Config, done: int) -> bool:
-    """Whether a checkpoint belongs after this step."""
+    """Whether a checkpoint is due after this step."""
     every = config.checkpoint_every or config.evaluate_every
     return done == config.steps or done % every == 0
 
@@ -189,7 +189,7 @@ def _checkpoint_due(config: Config, done: int) -> bool:
 def _finish(
     config: Config, task: Task, state: State, reporter: Reporter, directory: Path
 ) -> Result:
-    """Draws the curves, writes the samples and, last of all, the result."""
+    """Writes the samples, draws the curves and, last, writes the result."""
     files = run_directory.files(config.directory)
     title = f"{config.preset}, {type(config.optimizer).__name__}, seed {config.seed}"
     reporter.line(task.finish(*evaluated(state), directory))

@@ -1,4 +1,4 @@
-"""The device mesh, and ordered rules that say how arrays are laid out on it."""
+"""The device mesh, and ordered rules for the sharding of arrays on it."""
 
 import math
 from collections.abc import Sequence
@@ -12,26 +12,27 @@ from train.errors import BadInput, require
 from train.rules import first_matches, path_of
 
 AXES = ("data", "fsdp", "tensor")
-BATCH_AXES = ("data", "fsdp")  # those that a batch is split over
+BATCH_AXES = ("data", "fsdp")  # a batch is sharded over these
 
-Rules = Sequence[tuple[str, P]]  # ordered (regular expression, layout)
+Rules = Sequence[tuple[str, P]]  # ordered (regular expression, sharding)
 
 
 def make_mesh(spec: str, *, explicit: bool = False, devices: Sequence[Any] | None = None) -> Mesh:
     """Builds a mesh from `AXIS=SIZE,...` over the devices of all processes.
 
     Args:
-        spec: comma-separated axes with their sizes; -1, at most once, takes the devices that are
-            left. Axes that are not named have size 1.
-        explicit: shardings become a part of the types of arrays; otherwise the compiler lays out
-            what no rule says.
+        spec: comma-separated axes with their sizes; one size may be -1, for all remaining devices.
+            Axes that are not named have size 1.
+        explicit: True: shardings are part of the types of arrays. False: the compiler chooses
+            shardings that no rule fixes.
         devices: the devices to use, in order; None: all.
 
     Returns:
-        A mesh of the axes `data`, `fsdp` and `tensor`.
+        A mesh with the axes `data`, `fsdp` and `tensor`.
 
     Raises:
-        BadInput: an unknown axis, a size that is no number, or one that does not fit the devices.
+        BadInput: an unknown axis, a size that is not a number, or one that does not fit the
+            devices.
 
     Example:
         >>> dict(make_mesh("fsdp=2,tensor=2").shape)
@@ -42,13 +43,13 @@ def make_mesh(spec: str, *, explicit: bool = False, devices: Sequence[Any] | Non
     count = math.prod(sizes.values())
     require(
         count <= len(devices),
-        f"mesh={spec!r} needs {count} devices and there are {len(devices)}; make an axis smaller",
+        f"mesh={spec!r} needs {count} devices and there are {len(devices)}; use a smaller axis",
     )
     processes = len({device.process_index for device in devices})
     require(
         processes == 1 or count == len(devices),
-        f"mesh={spec!r} takes {count} of {len(devices)} devices, but {processes} processes need "
-        "all of theirs; make an axis larger, or give one of them the size -1",
+        f"mesh={spec!r} uses {count} of {len(devices)} devices, but {processes} processes must use "
+        "all of theirs; use a larger axis, or the size -1 for one of them",
     )
     kind = AxisType.Explicit if explicit else AxisType.Auto
     mesh = jax.make_mesh(
@@ -62,12 +63,12 @@ def make_mesh(spec: str, *, explicit: bool = False, devices: Sequence[Any] | Non
 
 
 def automatic(mesh: Any) -> Mesh:
-    """The mesh with axes of type `Auto`, as models, losses and evaluations are written for."""
+    """The mesh with axes of type `Auto`, for which models, losses and evaluations are written."""
     return Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * len(mesh.axis_names))
 
 
 def on_automatic_axes(tree: Any) -> Any:
-    """The same arrays, or shardings, on Auto axes; nothing is copied. What is on no mesh stays."""
+    """The same arrays, or shardings, on Auto axes, without a copy. Others are left as they are."""
 
     def relabel(x: Any) -> Any:
         sharding = x if isinstance(x, NamedSharding) else getattr(x, "sharding", None)
@@ -80,12 +81,12 @@ def on_automatic_axes(tree: Any) -> Any:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The layout of a batch: its leading axis split over the axes `data` and `fsdp`."""
+    """The sharding of a batch: its leading axis over the mesh axes `data` and `fsdp`."""
     return NamedSharding(mesh, P(BATCH_AXES))
 
 
 def check_batch_size(batch_size: int, mesh: Mesh, micro_batches: int = 1) -> None:
-    """Raises `BadInput` unless every device has equally many rows of every micro-batch."""
+    """Raises `BadInput` unless all devices have the same number of rows of every micro-batch."""
     devices = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
     parts = devices * micro_batches
     below = batch_size // parts * parts
@@ -99,20 +100,20 @@ def check_batch_size(batch_size: int, mesh: Mesh, micro_batches: int = 1) -> Non
 
 
 def tree_shardings(tree: Any, rules: Rules, mesh: Mesh) -> Any:
-    """Lays out every array of a tree by the first rule whose pattern matches its whole path.
+    """Shards every array of a tree by the first rule whose pattern matches its whole path.
 
     Args:
         tree: pytree of arrays or `jax.ShapeDtypeStruct`; a path reads `layers/mlp/up`.
         rules: ordered (regular expression, `jax.P`); end with `(".*", P())` to
-            replicate the rest.
-        mesh: the mesh that the specs name the axes of.
+            replicate all other arrays.
+        mesh: the mesh whose axes the specs name.
 
     Returns:
         A tree of `NamedSharding` of the same structure.
 
     Raises:
-        ValueError: a path that no rule covers, a rule that is the first match of no path, or a
-            spec that does not fit a shape; with the paths.
+        ValueError: a path that no rule covers, a rule that is never the first match, or a spec
+            that does not fit a shape. The message names the paths.
 
     Example:
         >>> mesh = make_mesh("data=1")
@@ -132,17 +133,17 @@ def tree_shardings(tree: Any, rules: Rules, mesh: Mesh) -> Any:
 
 
 def following_shardings(tree: Any, params: Any, shardings: Any, mesh: Mesh) -> Any:
-    """Lays out an optimizer's state: each array as the parameter that it belongs to.
+    """Shards an optimizer's state: each array like the parameter that it belongs to.
 
-    An array belongs to the parameter whose path ends its own and whose shape it has (momenta,
-    second moments); all others, such as counters, are replicated. Said explicitly, since `init`
-    makes zeros, which the compiler would leave on one device.
+    An array belongs to a parameter if its path ends with the parameter's path and the shapes are
+    equal (momenta, second moments). All others, such as counters, are replicated. Without this the
+    compiler would leave the zeros of `init` on one device.
 
     Args:
         tree: the state, as arrays or `jax.ShapeDtypeStruct`.
         params: the parameters, likewise.
-        shardings: the parameters' layout, a tree of the same structure.
-        mesh: where to replicate.
+        shardings: the shardings of the parameters, a tree of the same structure.
+        mesh: the mesh to replicate on.
 
     Returns:
         A tree of `NamedSharding` of the state's structure.
@@ -162,20 +163,20 @@ def following_shardings(tree: Any, params: Any, shardings: Any, mesh: Mesh) -> A
 
 
 def _check_fits(path: str, shape: tuple[int, ...], sharding: NamedSharding) -> None:
-    """Raises if an array cannot be laid out so."""
-    sizes = [*shape, *(1 for _ in sharding.spec[len(shape) :])]  # an axis too many splits nothing
+    """Raises unless a sharding fits the shape of an array."""
+    sizes = [*shape, *(1 for _ in sharding.spec[len(shape) :])]  # extra axes have size 1
     for size, axes in zip(sizes, sharding.spec, strict=False):
         names = axes if isinstance(axes, tuple) else (axes,) if axes is not None else ()
         devices = math.prod(sharding.mesh.shape[name] for name in names)
         if size % devices:
             raise ValueError(
-                f"{path} of shape {shape} cannot be laid out by {sharding.spec}: {devices} devices "
-                f"do not divide {size}"
+                f"{path} of shape {shape} cannot be sharded by {sharding.spec}: {size} is not "
+                f"divisible by {devices} devices"
             )
 
 
 def _sizes(spec: str, devices: int) -> dict[str, int]:
-    """Reads `AXIS=SIZE,...`; axes that are not named have size 1."""
+    """Parses `AXIS=SIZE,...`; axes that are not named have size 1."""
     sizes: dict[str, int] = {}
     for part in spec.split(","):
         axis, _, size = (piece.strip() for piece in part.partition("="))
@@ -185,24 +186,24 @@ def _sizes(spec: str, devices: int) -> dict[str, int]:
         try:
             sizes[axis] = int(size)
         except ValueError:
-            raise BadInput(f"mesh={spec!r}: {size!r} is no whole number; write data=4") from None
+            raise BadInput(f"mesh={spec!r}: {size!r} is not a whole number; write data=4") from None
         require(
             sizes[axis] >= 1 or sizes[axis] == -1,
-            f"mesh={spec!r}: a size must be at least 1, or -1 for all devices that are left",
+            f"mesh={spec!r}: a size must be at least 1, or -1 for all remaining devices",
         )
     free = [axis for axis, size in sizes.items() if size == -1]
-    require(len(free) <= 1, f"mesh={spec!r}: only one axis can take the devices that are left")
+    require(len(free) <= 1, f"mesh={spec!r}: only one axis can have the size -1")
     fixed = math.prod(size for size in sizes.values() if size > 0)
     return {axis: max(devices // fixed, 1) if axis in free else sizes.get(axis, 1) for axis in AXES}
 
 
 def _check_processes(spec: str, mesh: Mesh, processes: int) -> None:
-    """Raises unless every process has rows of a batch that no other process has."""
+    """Raises unless every process has its own rows of a batch."""
     batch = mesh.shape["data"] * mesh.shape["fsdp"]
     rows = mesh.devices.reshape(batch, -1)
     apart = all(len({device.process_index for device in row}) == 1 for row in rows)
     require(
         processes == 1 or apart,
-        f"mesh={spec!r}: the axis tensor reaches from one process to another, and each has to read "
-        "other examples than the rest; make tensor a divisor of a process's devices",
+        f"mesh={spec!r}: the axis tensor spans several processes, but each process must have its "
+        "own rows of a batch; use a size of tensor that divides the devices per process",
     )

@@ -1,4 +1,4 @@
-"""Metrics as JSON lines, in step with the checkpoints: a resumed run has each line once."""
+"""Metrics as JSON lines, consistent with the checkpoints: a resumed run has each line once."""
 
 import json
 import math
@@ -10,34 +10,33 @@ from train.files import write_atomically
 
 
 class MetricsFile:
-    """Appends one JSON object a line, flushed at once.
+    """Appends one JSON object per line and flushes it immediately.
 
-    A line has `step`, `split` ("train" or "validation") and numbers; a number is written so that
-    reading it gives the same bits, and as null if it is infinite or NaN, which JSON lacks.
-    Quantities of the clock are under `wall`, apart from those that
-    two equal runs share.
+    A line has `step`, `split` ("train" or "validation") and numbers, which are written without
+    rounding. Infinities and NaN, which JSON lacks, are written as null. Measurements of time are
+    under `wall`: two equal runs share all other numbers.
     """
 
     def __init__(self, path: Path, *, step: int) -> None:
-        """Opens the file, and drops the lines after a step: the run repeats them.
+        """Opens the file and drops the lines after `step`, which the run writes again.
 
         Args:
-            path: the file; made if it is missing.
-            step: the step that the run goes on from; 0 drops every line.
+            path: the file; created if it is missing.
+            step: the step that the run resumes from; 0 drops every line.
         """
         kept = [line for line in read_metrics(path) if step > 0 and line["step"] <= step]
         write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = path.open("a")
 
     def write(self, step: int, split: str, metrics: dict[str, float], **wall: float) -> None:
-        """Appends a line; `wall` are quantities of the clock, such as `seconds`."""
+        """Appends a line; `wall` are measurements of time, such as `seconds`."""
         finite = {name: x if math.isfinite(x) else None for name, x in metrics.items()}
         record = {"step": step, "split": split, **finite, "wall": wall}
         self._file.write(json.dumps(record, allow_nan=False) + "\n")
         self._file.flush()
 
     def sync(self) -> None:
-        """Returns when all lines are on disk; for a checkpoint that is about to be written."""
+        """Returns when all lines are on disk; called before a checkpoint is written."""
         os.fsync(self._file.fileno())
 
     def close(self) -> None:

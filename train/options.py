@@ -1,4 +1,4 @@
-"""Typed options: a dataclass read from the command line, and every mistake in one line."""
+"""Typed options: a dataclass read from the command line, with every mistake in one line."""
 
 import contextlib
 import dataclasses
@@ -19,19 +19,19 @@ Options = TypeVar("Options")
 def parse_options(
     default: Options, options: Sequence[str], *, program: str, description: str
 ) -> Options | None:
-    """Reads the options of a command; tyro's boxes become one line.
+    """Parses the options of a command; the boxes of tyro become one line.
 
     Args:
-        default: a dataclass of values, nested ones included; its fields are the options.
+        default: a dataclass with default values, possibly nested; its fields are the options.
         options: the words of the command line.
         program: the words before them, for messages.
         description: shown by `--help`.
 
     Returns:
-        The same dataclass with what was given, or None if help was asked for, now printed.
+        The dataclass with the given values, or None after printing help.
 
     Raises:
-        BadInput: an unknown option, or a value that does not fit.
+        BadInput: an unknown option, or an invalid value.
     """
     box = io.StringIO()
     try:
@@ -54,7 +54,7 @@ def parse_options(
 
 
 def _unknown_option(token: str, default: Any) -> str:
-    """The message for an option that there is none of: whose it is, or which is near."""
+    """The message for an unknown option: the optimizer that has it, or a similar option."""
     flag = token.partition("=")[0].replace("_", "-")
     known = _flags(default, "--")
     if hasattr(default, "optimizer"):
@@ -69,14 +69,14 @@ def _unknown_option(token: str, default: Any) -> str:
 
 
 def _message(box: str) -> str:
-    """The text of tyro's box: what is between its title and the first rule, or all of it."""
+    """The text of tyro's box: from its title to the first rule, or all of it."""
     title, *body = [line.strip("╭╮╰╯│─ ") for line in box.splitlines()] or [""]
     text = " ".join(body[: body.index("")] if "" in body else [title, *body])
     return one_line(text).removeprefix("Error parsing ").rstrip(".")
 
 
 def _flags(config: Any, prefix: str) -> list[str]:
-    """The options that a configuration has, nested ones included."""
+    """The options of a configuration, including nested ones."""
     flags = []
     for entry in dataclasses.fields(config):
         if entry.name == "preset":  # chosen by position

@@ -1,4 +1,4 @@
-"""What a run shows while it runs: a live bar on a terminal, plain lines otherwise."""
+"""The progress of a run: a live bar on a terminal, plain lines otherwise."""
 
 import sys
 import time
@@ -12,16 +12,16 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 
 class Reporter:
-    """Shows loss, throughput, gate rate and time left. Quiet: shows warnings alone."""
+    """Shows loss, throughput, gate rate and time left, or only warnings if quiet."""
 
     def __init__(self, steps: int, *, unit: str, loss_unit: str, quiet: bool = False) -> None:
         """Prepares the display.
 
         Args:
             steps: length of the whole run.
-            unit: what throughput counts, "bytes".
-            loss_unit: unit of the loss, "nats/byte".
-            quiet: show warnings alone.
+            unit: what throughput counts, such as "bytes".
+            loss_unit: unit of the loss, such as "nats/byte".
+            quiet: show only warnings.
         """
         self._steps, self._unit, self._loss_unit, self._quiet = steps, unit, loss_unit, quiet
         self._console = Console(highlight=False)
@@ -64,9 +64,10 @@ class Reporter:
 
         Args:
             step: steps done.
-            metrics: `loss`; with a gate `gate_rate`; `skipped` steps in a row.
-            rate: throughput, in units a second.
-            mfu: share of the devices' peak that the model's products come to, where it is known.
+            metrics: `loss`; `gate_rate`, if there is a gate; `skipped`, the number of consecutive
+                skipped steps.
+            rate: throughput, in units per second.
+            mfu: model FLOPs utilization, 0 .. 1, if the peak of the devices is known.
         """
         parts = [f"loss {metrics['loss']:.3f} {self._loss_unit}"]
         skipped = int(metrics.get("skipped", 0))
@@ -89,5 +90,5 @@ class Reporter:
 
 
 def _whole(width: int) -> Column:
-    """A column that a narrow terminal does not cut."""
+    """A column that a narrow terminal does not shorten."""
     return Column(no_wrap=True, min_width=width)

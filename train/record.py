@@ -1,4 +1,4 @@
-"""What is written down about a run while it trains, and what the reporter shows."""
+"""The records of a run while it trains: metrics, TensorBoard, gates, a trace, progress."""
 
 import contextlib
 import math
@@ -21,10 +21,10 @@ from train.trace import Trace
 
 
 class Record:
-    """What is written down about a run: metrics, gates, a trace; and what the reporter shows.
+    """Writes metrics, gates and a trace, and shows progress.
 
-    A step's numbers are fetched when the next step has been dispatched, so that the device does
-    not wait for the host.
+    The numbers of a step are fetched after the next step has been dispatched, so that the device
+    never waits for the host.
     """
 
     def __init__(
@@ -37,8 +37,8 @@ class Record:
         step: int,
         devices: int,
     ) -> None:
-        """Opens the files of a run that goes on from a step, on so many devices."""
-        self._config, self._items, self._reporter = config, task.items_a_step, reporter
+        """Opens the files of a run that starts or resumes at `step`."""
+        self._config, self._items, self._reporter = config, task.items_per_step, reporter
         self._unit = task.unit
         files = run_directory.files(directory)
         self._file = MetricsFile(files.metrics, step=step)
@@ -46,15 +46,15 @@ class Record:
         self._gates = GateLog(files.gates, step=step)
         self._trace = Trace(files.tensorboard if config.profile else None, step=step)
         peak = peak_flops(jax.devices()[0].device_kind)
-        # Seconds that a step would take if the devices did nothing but the model's products.
+        # Seconds per step if the devices computed the products of the model at their peak.
         self._ideal_seconds = None if peak is None else model_flops(task) / (peak * devices)
         self._pending: tuple[int, dict[str, Any]] | None = None
         self._started = self._last = time.monotonic()
-        self._seconds_a_step: float | None = None
-        self.stuck = False  # whether as many steps were skipped in a row as may be
+        self._seconds_per_step: float | None = None
+        self.stuck = False  # whether max_skipped_steps consecutive steps were skipped
 
     def train(self, step: int, values: dict[str, Any]) -> None:
-        """Takes the metrics of a step, still on the device, and writes those of the one before."""
+        """Takes the metrics of a step, still on the device, and writes those of the step before."""
         self.flush()
         self._trace.step(step, values)
         self._pending = step, values
@@ -69,7 +69,7 @@ class Record:
         if gates is not None:
             self._gates.write(gates)
         metrics = {name: float(value) for name, value in numbers.items()}
-        self.stuck = metrics["skipped"] >= self._config.skipped_at_most
+        self.stuck = metrics["skipped"] >= self._config.max_skipped_steps
         seconds = self._step_seconds()
         wall = {f"{self._unit}_per_second": self._items / seconds}
         if self._ideal_seconds is not None:
@@ -94,48 +94,48 @@ class Record:
         self._last = time.monotonic()
 
     def stopped(self, step: int) -> TrainingStopped:
-        """What to raise when a run is stuck, once its state has been saved."""
+        """The error to raise when a run is stuck, after its state has been saved."""
         return TrainingStopped(
-            f"the last {self._config.skipped_at_most} steps up to step {step} of "
-            f"{self._config.steps} had a loss, a gradient or an update that is not finite, and "
-            f"changed nothing; the state before them is saved. The same command goes on with the "
-            f"next batch; {self._remedy()}"
+            f"{self._config.max_skipped_steps} consecutive steps up to step {step} of "
+            f"{self._config.steps} had a loss, gradient or update that is not finite, and were "
+            f"skipped; the state before them is saved. The same command continues with the next "
+            f"batch; {self._remedy()}"
         )
 
     def _remedy(self) -> str:
-        """What to try, and what there still is."""
+        """What is kept, and what to try."""
         return (
-            f"metrics and checkpoints stay in {self._config.directory}. Try a smaller "
+            f"metrics and checkpoints are kept in {self._config.directory}. Try a smaller "
             "--optimizer.learning-rate or --optimizer.clip-norm, with another --run-dir"
         )
 
     def sync(self) -> None:
-        """Returns when everything is on disk; a checkpoint may then follow."""
+        """Returns when everything is on disk, so that a checkpoint may follow."""
         self._file.sync()
         self._board.sync()
         self._gates.sync()
 
     def _write(self, step: int, split: str, metrics: dict[str, float], **wall: float) -> None:
-        """Writes a line and the points of it."""
+        """Writes a line of metrics, and its points for TensorBoard."""
         seconds = time.monotonic() - self._started
         self._file.write(step, split, metrics, seconds=seconds, **wall)
         self._board.write(step, split, metrics | wall)
 
     def _step_seconds(self) -> float:
-        """Mean seconds a step, the newest weighing a tenth; the first, with compilation, apart."""
+        """Mean seconds per step; the newest has weight 0.1, the first (compilation) none."""
         now = time.monotonic()
         newest, self._last = max(now - self._last, 1e-9), now
-        if self._seconds_a_step is None:
-            self._seconds_a_step = 0.0
+        if self._seconds_per_step is None:
+            self._seconds_per_step = 0.0
             return newest
-        mean = self._seconds_a_step or newest
-        self._seconds_a_step = 0.9 * mean + 0.1 * newest
-        return self._seconds_a_step
+        mean = self._seconds_per_step or newest
+        self._seconds_per_step = 0.9 * mean + 0.1 * newest
+        return self._seconds_per_step
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with contextlib.ExitStack() as stack:  # closes the others too if one cannot be closed
+        with contextlib.ExitStack() as stack:  # closes the others even if closing one fails
             for opened in (self._file, self._board, self._gates, self._trace):
                 stack.callback(opened.close)

@@ -1,4 +1,4 @@
-"""What an experiment reports: tables and pictures, as Markdown, CSV, PNG and one HTML file."""
+"""The report of an experiment: tables and pictures, as Markdown, CSV, PNG and one HTML file."""
 
 import base64
 import csv
@@ -26,7 +26,7 @@ pre { background: #f4f4f4; padding: .75em; white-space: pre-wrap; }
 class Table(NamedTuple):
     """A table; the first column names the rows."""
 
-    name: str  # of its file
+    name: str  # name of its file
     title: str
     columns: Sequence[str]  # with units
     rows: Sequence[Sequence[Cell]]  # as long as the columns; None is empty
@@ -34,28 +34,28 @@ class Table(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """A picture that was drawn already."""
+    """A picture file."""
 
     path: Path  # PNG, in the report's folder
     title: str
 
 
 class Report(NamedTuple):
-    """All that an experiment has to say."""
+    """The content of a report."""
 
     title: str
-    text: Sequence[str]  # paragraphs: what was run, and what is seen
+    text: Sequence[str]  # paragraphs: what was run, and the findings
     tables: Sequence[Table]
     pictures: Sequence[Picture] = ()
     conditions: Sequence[tuple[str, str]] = ()  # command, revision, machine, seeds: name and value
 
 
 def write_report(report: Report, directory: Path) -> Path:
-    """Writes `report.md`, a CSV a table, and `report.html`, which needs no other file.
+    """Writes `report.md`, one CSV per table, and the self-contained `report.html`.
 
     Args:
-        report: what to write.
-        directory: where to; the pictures lie there already.
+        report: the content.
+        directory: the folder to write to; it already has the pictures.
 
     Returns:
         The path of the HTML file.
@@ -68,7 +68,7 @@ def write_report(report: Report, directory: Path) -> Path:
 
 
 def mean_and_spread(values: Sequence[float], digits: int = 4) -> str:
-    """Mean and sample standard deviation, `1.2346 ± 0.0012`; of one value the value alone.
+    """Mean and sample standard deviation, `1.2346 ± 0.0012`; a single value has no deviation.
 
     Example:
         >>> mean_and_spread([1.0, 2.0, 3.0]), mean_and_spread([1.5], digits=2)
@@ -115,7 +115,7 @@ def _csv(table: Table) -> str:
 
 
 def _markdown(report: Report) -> str:
-    """The report as Markdown; pictures by their file names."""
+    """The report as Markdown, with links to the pictures."""
     parts = [f"# {report.title}", *report.text]
     parts += ["\n".join(f"- {name}: `{value}`" for name, value in report.conditions)]
     for table in report.tables:
@@ -127,7 +127,7 @@ def _markdown(report: Report) -> str:
 
 
 def _html(report: Report) -> str:
-    """The report as one page, pictures within it."""
+    """The report as one HTML page with embedded pictures."""
     escape = html.escape
     parts = [f"<h1>{escape(report.title)}</h1>"]
     parts += [f"<p>{escape(paragraph)}</p>" for paragraph in report.text]

@@ -1,4 +1,4 @@
-"""Ordered rules on the paths of a tree: the first whose pattern matches the whole path wins."""
+"""Ordered rules for the paths of a tree: the first pattern that matches the whole path wins."""
 
 import re
 from collections.abc import Sequence
@@ -15,29 +15,29 @@ def path_of(key_path: tuple[Any, ...]) -> str:
 
 
 def first_match(path: str, rules: Sequence[tuple[str, Any]]) -> int | None:
-    """Which rule is the first whose pattern matches the whole path; None: no rule."""
+    """Index of the first rule whose pattern matches the whole path, or None."""
     return next((i for i, (pattern, _) in enumerate(rules) if re.fullmatch(pattern, path)), None)
 
 
 def first_matches(
-    tree: Any, rules: Sequence[tuple[str, Value]], *, kind: str, rest: tuple[Value, ...] = ()
+    tree: Any, rules: Sequence[tuple[str, Value]], *, kind: str, default: tuple[Value, ...] = ()
 ) -> Any:
     """Gives every leaf of a tree the value of the first rule that matches its path.
 
     Args:
         tree: any pytree.
         rules: ordered (regular expression, value).
-        kind: what the rules are about, for errors: "sharding".
-        rest: the value, if there is one, of leaves that no rule covers.
+        kind: what the rules define, for errors, such as "sharding".
+        default: `(value,)` for leaves that no rule covers; empty: such a leaf is an error.
 
     Returns:
         A tree of values of the same structure.
 
     Raises:
-        ValueError: a path that no rule covers, or a rule that is the first match of no path.
+        ValueError: a path that no rule covers, or a rule that is never the first match.
 
     Example:
-        >>> first_matches({"head": 0, "bias": 0}, [("head", 3.0)], kind="rate", rest=(1.0,))
+        >>> first_matches({"head": 0, "bias": 0}, [("head", 3.0)], kind="rate", default=(1.0,))
         {'bias': 1.0, 'head': 3.0}
     """
     used: set[int] = set()
@@ -49,21 +49,21 @@ def first_matches(
         if first is not None:
             used.add(first)
             return rules[first][1]
-        if not rest:
+        if not default:
             uncovered.append(path)
             return None
-        return rest[0]
+        return default[0]
 
     values = jax.tree_util.tree_map_with_path(value, tree)
     if uncovered:
         raise ValueError(
-            f"no {kind} rule covers {', '.join(uncovered)}; add a rule, last of all one for "
-            '".*", which covers what is left'
+            f"no {kind} rule covers {', '.join(uncovered)}; add a rule for it, or end with one for "
+            '".*", which covers all others'
         )
     idle = [pattern for i, (pattern, _) in enumerate(rules) if i not in used]
     if idle:
         raise ValueError(
-            f"{kind} rules that are the first match of no parameter: {', '.join(idle)}; "
-            "remove them, or move them before the rule that shadows them"
+            f"{kind} rules that are never the first match: {', '.join(idle)}; remove them, or move "
+            "them before the rule that shadows them"
         )
     return values

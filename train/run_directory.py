@@ -1,4 +1,4 @@
-"""The folder of a run: what it is a run of, whether it may be resumed, and what came of it."""
+"""The folder of a run: its configuration, whether it can be resumed, and its result."""
 
 import contextlib
 import importlib.metadata
@@ -21,18 +21,20 @@ from train.files import write_atomically
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 CHECKOUT = Path(__file__).resolve().parent.parent
 
+_RENAMED = {"skipped_at_most": "max_skipped_steps"}  # fields of config.json in earlier releases
+
 
 class Result(NamedTuple):
-    """What came of a finished run; losses in the task's unit."""
+    """The result of a finished run; losses are in the task's unit."""
 
     run_dir: Path
     steps: int
     initial_validation_loss: float  # before the first step
     validation_loss: float  # after the last step
-    best_metric: str  # name of the evaluation's metric that the task calls the best one by
+    best_metric: str  # the validation metric that chooses the best checkpoint
     best_value: float
     best_step: int
-    trained: bool  # False: the run had finished before this call
+    trained: bool  # False: the run was finished before this call
 
 
 class Files(NamedTuple):
@@ -43,7 +45,7 @@ class Files(NamedTuple):
     metrics: Path
     tensorboard: Path
     curve: Path
-    gates: Path  # bits; their names are beside it
+    gates: Path  # bits; their names are in a JSON file beside it
     gates_picture: Path
     result: Path
     checkpoints: Path
@@ -65,25 +67,25 @@ def files(directory: Path) -> Files:
 
 
 def check_same_run(config: Config, data: dict[str, Any]) -> bool:
-    """Says whether the configured directory holds this run already; writes nothing.
+    """Returns whether the configured directory already holds this run; writes nothing.
 
     Args:
-        config: the run that is wanted.
-        data: what tells its data from other data.
+        config: the configuration of the run.
+        data: what distinguishes its data from other data.
 
     Returns:
-        True: a run of this configuration, to go on with. False: nothing there yet.
+        True: it holds a run of this configuration, to be resumed. False: it is missing or empty.
 
     Raises:
-        BadInput: a run of another configuration or of other data (says where it differs), or no
-            run directory.
+        BadInput: it holds a run of another configuration or other data (the message lists the
+            differences), or it is not a run directory.
     """
     directory, path = config.directory, files(config.directory).config
     if not path.exists():
         empty = not directory.exists() or (directory.is_dir() and not _visible(directory))
         require(
             empty,
-            f"{directory} exists and is no run directory (it has no config.json); choose another "
+            f"{directory} exists and is not a run directory (no config.json); choose another "
             "--run-dir",
         )
         return False
@@ -103,16 +105,16 @@ def check_same_run(config: Config, data: dict[str, Any]) -> bool:
 
 
 def read_config(directory: Path) -> Config:
-    """The configuration of the run in a directory, wherever the directory is now.
+    """The configuration of the run in a directory, which may have been moved.
 
     Raises:
-        BadInput: no run directory, or one that another version of this program wrote.
+        BadInput: not a run directory, or one that another version of this program wrote.
     """
     path = files(directory).config
     require(
         path.exists(),
-        f"{directory} is no run directory (it has no config.json); python -m train PRESET "
-        f"--run-dir {directory} makes one",
+        f"{directory} is not a run directory (no config.json); create one with python -m train "
+        f"PRESET --run-dir {directory}",
     )
     stored = _stored(path)["config"]
     tasks.load_all()
@@ -126,7 +128,7 @@ def read_config(directory: Path) -> Config:
 
 
 def create(config: Config, data: dict[str, Any]) -> None:
-    """Makes the configured directory and writes what it is a run of."""
+    """Creates the configured directory and writes config.json."""
     try:
         config.directory.mkdir(parents=True, exist_ok=True)
         record = {"config": to_json(config), "data": data}
@@ -137,7 +139,7 @@ def create(config: Config, data: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """Holds the directory against a second process; a killed holder lets go by itself."""
+    """Locks the directory against a second process; the lock of a killed process is released."""
     try:
         import fcntl
     except ImportError:  # Windows
@@ -149,7 +151,7 @@ def locked(directory: Path) -> Iterator[None]:
 
 
 def record_environment(directory: Path) -> None:
-    """Appends a line about this start: time, command, versions, devices, git revision."""
+    """Appends one line about this start: time, command, versions, devices, git revision."""
     devices = jax.local_devices()
     record = {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -165,7 +167,7 @@ def record_environment(directory: Path) -> None:
 
 
 def write_texts(directory: Path, texts: Mapping[str, str]) -> None:
-    """Writes files by name, each once: a resumed run has the same."""
+    """Writes missing files by name; a resumed run keeps those that it has."""
     for name, text in texts.items():
         if not (directory / name).exists():
             write_atomically(directory / name, text)
@@ -178,7 +180,7 @@ def write_result(result: Result) -> None:
 
 
 def read_result(directory: Path) -> Result | None:
-    """What came of a run, or None if it has not finished."""
+    """The result of a run, or None if it has not finished."""
     path = files(directory).result
     if not path.exists():
         return None
@@ -189,8 +191,9 @@ def _stored(path: Path) -> dict[str, Any]:
     """Reads config.json."""
     try:
         stored = json.loads(path.read_text())
-        return {"config": stored["config"], "data": stored["data"]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        fields = {_RENAMED.get(name, name): value for name, value in stored["config"].items()}
+        return {"config": fields, "data": stored["data"]}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadInput(
             f"{path} is unreadable ({error!r}), so the run cannot be used; choose another run "
             "directory"
@@ -198,12 +201,12 @@ def _stored(path: Path) -> dict[str, Any]:
 
 
 def _visible(directory: Path) -> list[Path]:
-    """What is in a directory, but for the leftovers of a run killed while it was created."""
+    """The files of a directory, except what a kill during its creation leaves behind."""
     return [path for path in directory.iterdir() if not path.name.startswith(".")]
 
 
 def _lock(fcntl: Any, file: TextIO, directory: Path) -> None:
-    """Takes the lock or says who has it."""
+    """Takes the lock, or raises BadInput if another process has it."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -1,10 +1,10 @@
-"""How the models of this repository lie on a mesh: parameters at rest, and as they are used.
+"""How the models of this repository are sharded on a mesh: parameters in storage and in use.
 
-A kernel is cut along both of its axes: the one that meets the residual stream over `fsdp`, the
-other, whose parts are independent of each other, over `tensor`. To be used it is gathered along
-`fsdp`, one layer at a time, while activations stay with the rows of the batch that they belong to.
-Left to itself the compiler may gather activations instead: for a small decoder on `fsdp=8` that
-took six times the memory. On a mesh without these axes the same rules mean replication.
+A kernel is sharded along both of its axes: the axis of the residual stream over `fsdp`, and the
+other axis, whose parts are independent, over `tensor`. Before use a kernel is gathered along
+`fsdp`, one layer at a time, and activations stay on the devices of their rows of the batch. Without
+these constraints the compiler may gather activations instead: a small decoder on `fsdp=8` then took
+six times the memory. On a mesh without these axes the same rules mean replication.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ Body = Callable[[Any, Any], tuple[Any, Any]]
 
 
 def qwen3(config: Qwen3Config) -> Rules:
-    """Rules for Qwen3: heads, the inside of the MLP and the vocabulary over `tensor`.
+    """Rules for Qwen3: heads, hidden features of the MLP and the vocabulary over `tensor`.
 
     Example:
         >>> from models.qwen3 import tiny
@@ -41,7 +41,7 @@ def qwen3(config: Qwen3Config) -> Rules:
 
 
 def gpt2() -> Rules:
-    """Rules for GPT-2: heads, the inside of the MLP and the vocabulary over `tensor`.
+    """Rules for GPT-2: heads, hidden features of the MLP and the vocabulary over `tensor`.
 
     Example:
         >>> gpt2()[0]
@@ -63,7 +63,7 @@ def decoder(config: Qwen3Config | GPT2Config) -> Rules:
 
 
 def as_used(params: dict[str, Any], rules: Rules, mesh: Mesh) -> dict[str, Any]:
-    """Parameters of a decoder as its loss takes them: all but the layers gathered."""
+    """Parameters of a decoder as its loss uses them: all except the layers are gathered."""
     outside = {name: tree for name, tree in params.items() if name != "layers"}
     return params | _gathered(outside, rules, mesh)
 
@@ -71,16 +71,16 @@ def as_used(params: dict[str, Any], rules: Rules, mesh: Mesh) -> dict[str, Any]:
 def layer_by_layer(
     rules: Rules, mesh: Mesh, remat: Callable[[Body], Body] | None = None
 ) -> Callable[[Body], Body]:
-    """Wraps the function of one layer of a scan: gathers its parameters, holds rows in place.
+    """Wraps the function of one layer of a scan: gathers its parameters and keeps rows in place.
 
     Args:
-        rules: of the parameters, with an axis of layers in front.
-        mesh: of Auto axes.
-        remat: what else is to be wrapped around the function, inside; a layer computed again in
-            the backward pass is gathered again.
+        rules: rules for the parameters, which have a leading axis of layers.
+        mesh: a mesh of Auto axes.
+        remat: a wrapper such as `jax.checkpoint` around the wrapped function; a layer that is
+            computed again in the backward pass is also gathered again.
 
     Returns:
-        From a function `(x, layer) -> (x, extra)` one that does the same.
+        A wrapper of functions `(x, layer) -> (x, extra)`.
     """
 
     def wrap(body: Body) -> Body:
@@ -94,12 +94,12 @@ def layer_by_layer(
 
 
 def _rows_apart(x: Any, mesh: Mesh) -> Any:
-    """Activations `[rows, ...]` on the devices of the batch's rows, whole in other axes."""
+    """Activations `[rows, ...]`, sharded like the rows of the batch and along no other axis."""
     return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, P(BATCH_AXES)))
 
 
 def _gathered(tree: Any, rules: Rules, mesh: Mesh, *, scanned: str = "") -> Any:
-    """Parameters whole along `fsdp`; `scanned` is the path of layers of which they are one."""
+    """Parameters gathered along `fsdp`; `scanned` is the path of the layers, for one of them."""
 
     def gather(key_path: tuple[Any, ...], x: Any) -> Any:
         rule = first_match(scanned + path_of(key_path), rules)

@@ -1,4 +1,4 @@
-"""The training state and the step: pure functions, jitted by the loop."""
+"""The training state and the training step: pure functions, which the loop jits."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -20,61 +20,62 @@ from train.task import Task, Tree
 
 
 class State(NamedTuple):
-    """All that the next step needs; the data position and the random key follow from `step`."""
+    """What the next step needs; the data position and the random key follow from `step`."""
 
     step: Int32[Array, ""]  # steps done
-    skipped: Int32[Array, ""]  # how many of the last ones, in a row, changed nothing
+    skipped: Int32[Array, ""]  # consecutive skipped steps up to this one
     params: Tree
-    rest: Tree
+    model_state: Tree
     opt_state: optax.OptState
-    average: Tree = None  # of (params, rest), if the task wants one
+    average: Tree = None  # moving average of (params, model_state), if the task has one
 
 
 def evaluated(state: State) -> tuple[Tree, Tree]:
-    """The `params` and `rest` that evaluations and samples use: their average if there is one.
+    """The `params` and `model_state` to evaluate and sample with: their average, if there is one.
 
-    They are on Auto axes, whatever the state's are.
+    They are on Auto axes, even if the state is on Explicit axes.
     """
-    newest = state.params, state.rest
+    newest = state.params, state.model_state
     chosen = newest if state.average is None else like(state.average, newest)
     return on_automatic_axes(chosen)
 
 
 def parameter_shardings(task: Task, mesh: Mesh) -> Tree:
-    """The layout of the parameters on a mesh, by the task's rules."""
+    """The shardings of the parameters on a mesh, by the task's rules."""
     params, _ = jax.eval_shape(task.init, jax.random.key(0))
     return tree_shardings(params, task.sharding_rules, mesh)
 
 
 def abstract_state(task: Task, optimizer: optax.GradientTransformation, mesh: Mesh) -> State:
-    """The state as shapes and layouts: parameters by the task's rules, their optimizer alike.
+    """The state as shapes and shardings, by the task's rules.
 
-    Enough to compile a step for devices that do not have the memory, or do not exist.
+    This is enough to compile a step for devices that lack the memory or do not exist.
 
     Raises:
-        BadInput: an array without entries, which no checkpoint can hold.
+        BadInput: an array without entries, which a checkpoint cannot hold.
     """
-    params, rest = jax.eval_shape(task.init, jax.random.key(0))
+    params, model_state = jax.eval_shape(task.init, jax.random.key(0))
     everywhere: Any = NamedSharding(mesh, P())
     layout = parameter_shardings(task, mesh)
     opt_state = jax.eval_shape(optimizer.init, params)
-    average = None if task.average is None else jax.eval_shape(first_average, (params, rest))
+    average = None if task.average is None else jax.eval_shape(first_average, (params, model_state))
     count: Any = jax.ShapeDtypeStruct((), jnp.int32)
-    shapes = State(count, count, params, rest, opt_state, average)
+    shapes = State(count, count, params, model_state, opt_state, average)
     for path, x in jax.tree.leaves_with_path(shapes):
         require(
             x.size > 0,
-            f"the training state has no entries at {jax.tree_util.keystr(path)}, shape {x.shape}: "
-            "checkpoints cannot hold that; leave the parameter out, or let the optimizer keep None",
+            f"the training state has no entries at {jax.tree_util.keystr(path)}, "
+            f"shape {x.shape}, which a checkpoint cannot hold; remove the parameter, or let the "
+            "optimizer keep None",
         )
-    rest_layout = jax.tree.map(lambda _: everywhere, rest)
+    model_state_layout = jax.tree.map(lambda _: everywhere, model_state)
     layouts = State(
         everywhere,
         everywhere,
         layout,
-        rest_layout,
+        model_state_layout,
         following_shardings(opt_state, params, layout, mesh),
-        None if average is None else (layout, rest_layout),
+        None if average is None else (layout, model_state_layout),
     )
     return jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
@@ -84,13 +85,13 @@ def abstract_state(task: Task, optimizer: optax.GradientTransformation, mesh: Me
 
 
 def make_state(task: Task, optimizer: optax.GradientTransformation, mesh: Mesh, seed: int) -> State:
-    """Initial state, laid out on the mesh.
+    """The initial state, sharded on the mesh.
 
     Args:
-        task: gives initial parameters and sharding rules.
-        optimizer: gives its own state.
-        mesh: where the arrays live.
-        seed: of the initial parameters, which do not depend on the mesh.
+        task: provides initial parameters and sharding rules.
+        optimizer: provides its own state.
+        mesh: the mesh that holds the arrays.
+        seed: seed of the initial parameters, which do not depend on the mesh.
 
     Returns:
         The state before the first step.
@@ -98,16 +99,16 @@ def make_state(task: Task, optimizer: optax.GradientTransformation, mesh: Mesh, 
     like = jax.tree.map(lambda x: x.sharding, abstract_state(task, optimizer, mesh))
     key, _ = _keys(seed)
     if task.pretrained is None:
-        params, rest = jax.jit(task.init, out_shardings=(like.params, like.rest))(key)
+        params, model_state = jax.jit(task.init, out_shardings=(like.params, like.model_state))(key)
     else:
         params = task.pretrained(like.params)
-        rest = jax.jit(lambda key: task.init(key)[1], out_shardings=like.rest)(key)
+        model_state = jax.jit(lambda key: task.init(key)[1], out_shardings=like.model_state)(key)
     opt_state = jax.jit(optimizer.init, out_shardings=like.opt_state)(params)
     step, skipped = jax.device_put((jnp.int32(0), jnp.int32(0)), like.step)
     average = None
     if task.average is not None:
-        average = jax.jit(first_average, out_shardings=like.average)((params, rest))
-    return State(step, skipped, params, rest, opt_state, average)
+        average = jax.jit(first_average, out_shardings=like.average)((params, model_state))
+    return State(step, skipped, params, model_state, opt_state, average)
 
 
 def train_step(
@@ -121,24 +122,24 @@ def train_step(
     micro_batches: int = 1,
     layout: Tree = None,
 ) -> tuple[State, dict[str, Array]]:
-    """One optimizer step; one whose loss, gradient or update is not finite changes nothing.
+    """One optimizer step, skipped if its loss, gradient or update is not finite.
 
     Args:
         state: the state after `t` steps.
         batch: batch `t`.
-        task: gives the loss.
-        optimizer: turns gradients into updates; it may take `grad_fn`, the gradient of this batch
+        task: provides the loss.
+        optimizer: turns gradients into updates; it may call `grad_fn`, the gradient of this batch
             at other parameters.
-        schedule: the learning rate, for the record alone.
-        seed: of the run; with `t` it gives the step's random key.
-        micro_batches: parts of the batch whose gradients are averaged one after another.
-        layout: shardings of the parameters, on Auto axes; None: not on a mesh.
+        schedule: the learning rate, only to be recorded.
+        seed: seed of the run; with `t` it gives the random key of the step.
+        micro_batches: number of parts of the batch whose gradients are averaged one after another.
+        layout: shardings of the parameters, on Auto axes; None: there is no mesh.
 
     Returns:
         The state after `t + 1` steps, and scalars: `loss`, `gradient_norm` (before clipping),
-        `learning_rate`, `skipped` (steps in a row that changed nothing, up to this one), and where
-        they apply `gate_rate`, `gradients` (evaluated in this step, if more than one) and the
-        task's own; beside them `gates`, which matrices the gate was open for.
+        `learning_rate`, `skipped` (consecutive skipped steps up to this one), the metrics of the
+        task and, if they apply, `gate_rate` and `gradients` (their number in this step, if more
+        than one). `gates` is not a scalar: it has the decision for every matrix.
     """
     key = jax.random.fold_in(_keys(seed)[1], state.step)
     evaluations = 0
@@ -149,7 +150,7 @@ def train_step(
         return batch_gradient(
             task.loss,
             params,
-            state.rest,
+            state.model_state,
             batch,
             key,
             state.step,
@@ -157,8 +158,8 @@ def train_step(
             layout=layout,
         )
 
-    loss, gradients, rest, metrics = gradient(state.params)
-    # An optimizer that does not call `grad_fn` does not pay for it: it is never traced.
+    loss, gradients, model_state, metrics = gradient(state.params)
+    # Unless the optimizer calls `grad_fn`, it is never traced and costs nothing.
     updates, opt_state = optimizer.update(
         gradients,
         state.opt_state,
@@ -167,11 +168,13 @@ def train_step(
     )
     updates = _scaled(updates, task.rate_factors)
     new = state._replace(
-        params=optax.apply_updates(state.params, updates), rest=rest, opt_state=opt_state
+        params=optax.apply_updates(state.params, updates),
+        model_state=model_state,
+        opt_state=opt_state,
     )
     if task.average is not None:
         decay = jnp.asarray(task.average((state.step + 1).astype(jnp.float32)), jnp.float32)
-        new = new._replace(average=next_average(state.average, (new.params, rest), decay))
+        new = new._replace(average=next_average(state.average, (new.params, model_state), decay))
     norm = optax.tree.norm(gradients)
     finite = jnp.isfinite(loss) & jnp.isfinite(norm) & jnp.isfinite(optax.tree.norm(updates))
     new = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, state)
@@ -196,9 +199,9 @@ def jit_step(
     seed: int,
     micro_batches: int = 1,
 ) -> Callable[[State, Tree], tuple[State, dict[str, Any]]]:
-    """`train_step`, compiled for a state's layout; the old state's buffers are reused.
+    """`train_step`, compiled for the shardings of a state; the old state's buffers are reused.
 
-    Fixing the output layout to that of the input keeps step 2 from compiling again.
+    The output has the shardings of the input, so that step 2 does not compile again.
     """
 
     def step(state: State, batch: Tree) -> tuple[State, dict[str, Any]]:
@@ -218,19 +221,19 @@ def jit_step(
 
 
 def _gates(opt_state: optax.OptState) -> dict[str, Any]:
-    """What the optimizer's gate decided."""
+    """The decisions of the optimizer's gate."""
     return {"gate_rate": gate_rate(opt_state), "gates": gate_decisions(opt_state)}
 
 
 def _scaled(updates: Tree, rules: Sequence[tuple[str, float]]) -> Tree:
-    """Updates times the factors of their learning rates."""
+    """Updates, multiplied by the factors of their learning rates."""
     if not rules:
         return updates
-    factors = first_matches(updates, rules, kind="learning-rate factor", rest=(1.0,))
+    factors = first_matches(updates, rules, kind="learning-rate factor", default=(1.0,))
     return jax.tree.map(lambda update, factor: update * factor, updates, factors)
 
 
 def _keys(seed: int) -> tuple[PRNGKeyArray, PRNGKeyArray]:
-    """The run's keys: of the initial parameters, and of the steps."""
+    """The keys of a run: for the initial parameters and for the steps."""
     initial, steps = jax.random.split(jax.random.key(seed))
     return initial, steps

@@ -1,4 +1,4 @@
-"""What a task is to the loop: plain functions over parameters, and its data."""
+"""A task, as the loop sees it: plain functions of parameters, and data."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,38 +18,39 @@ Tree = Any  # a pytree of arrays
 class Task(NamedTuple):
     """Model, loss, data and evaluation of one kind of training.
 
-    `params` are what the optimizer changes, `rest` what else the model carries from step to step
-    (running statistics; empty for a decoder).
+    The optimizer updates `params`. `model_state` holds the non-parameter variables that the model
+    carries from step to step, such as BatchNorm statistics; it is empty for a decoder.
     """
 
-    init: Callable[[PRNGKeyArray], tuple[Tree, Tree]]  # key -> (params, rest); pure, jitted
+    init: Callable[[PRNGKeyArray], tuple[Tree, Tree]]  # key -> (params, model_state); pure, jitted
     loss: Callable[
-        # params, rest, batch, key, steps done; the last for losses that change over a run
+        # params, model_state, batch, key, steps done (for losses that change during a run)
         [Tree, Tree, Tree, PRNGKeyArray, Int32[Array, ""]],
-        tuple[Float[Array, ""], tuple[Tree, dict[str, Float[Array, ""]]]],  # loss, (rest, metrics)
+        # loss, (model_state, metrics)
+        tuple[Float[Array, ""], tuple[Tree, dict[str, Float[Array, ""]]]],
     ]
-    batches: grain.MapDataset  # element k is this process's part of the batch of step k
-    evaluate: Callable[[Tree, Tree], dict[str, float]]  # on the held-out split; has a "loss"
-    finish: Callable[[Tree, Tree, Path], str]  # writes samples into a folder, returns what to print
+    batches: grain.MapDataset  # element k: this process's part of the batch of step k
+    evaluate: Callable[[Tree, Tree], dict[str, float]]  # on the held-out split; includes "loss"
+    finish: Callable[[Tree, Tree, Path], str]  # writes samples to a folder, returns text to print
     matrices: Matrices  # dimension numbers of the parameters
-    sharding_rules: Rules  # of the parameters; `rest` is replicated
-    items_a_step: int  # of the unit below
+    sharding_rules: Rules  # for the parameters; `model_state` is replicated
+    items_per_step: int  # in the unit below
     unit: str  # what throughput counts: "bytes", "images"
-    loss_unit: str  # "nats/byte", or of what it is the sum
-    data: dict[str, int | str]  # sizes and checksum, to tell whether the data changed
+    loss_unit: str  # "nats/byte", or the terms of the sum
+    data: dict[str, int | str]  # sizes and checksum, to detect changed data
     files: Mapping[str, str] = MappingProxyType({})  # name -> text, for the run directory
-    # Regular expression on a path -> sizes along the output axis of the matrices side by side there
+    # Regular expression for paths -> sizes of the matrices concatenated along the output axis
     split: Mapping[str, Sequence[int]] = MappingProxyType({})
-    best: tuple[str, Literal["min", "max"]] = ("loss", "min")  # which evaluation is the best one
-    workers: int = 0  # processes that make batches ahead of time; 0: threads of this one
-    # Decay at step 1.0, 2.0, ... of an average of params and rest, evaluated and finished with
+    best: tuple[str, Literal["min", "max"]] = ("loss", "min")  # chooses the best checkpoint
+    workers: int = 0  # processes that prefetch batches; 0: threads of this process
+    # Decay, at step 1.0, 2.0, ..., of the average of (params, model_state) that is evaluated
     average: Callable[[Float[Array, ""]], Float[Array, ""]] | None = None
-    # Layout of the parameters -> the parameters to start from, in place of those of `init`
+    # Shardings of the parameters -> initial parameters, in place of those of `init`
     pretrained: Callable[[Tree], Tree] | None = None
-    # Ordered (regular expression on a path, factor of the learning rate); 1 where none matches
+    # Ordered (regular expression for paths, factor of the learning rate); 1 if none matches
     rate_factors: Sequence[tuple[str, float]] = ()
 
 
 def split_batch(batch: Tree, sharding: jax.sharding.Sharding) -> Tree:
-    """Lays this process's part of a batch out over the mesh."""
+    """Shards this process's part of a batch over the mesh."""
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)

@@ -1,4 +1,4 @@
-"""The numbers of the metrics file for TensorBoard: `tensorboard --logdir RUN_DIR`."""
+"""The metrics for TensorBoard: `tensorboard --logdir RUN_DIR`."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,17 +10,17 @@ class TensorBoard:
     """Writes scalars named `train/loss`, `validation/loss` and so on."""
 
     def __init__(self, folder: Path, *, step: int) -> None:
-        """Opens the folder; each process that trains the run adds a file to it.
+        """Opens the folder; every start of the run adds a file to it.
 
         Args:
-            folder: made if it is missing.
-            step: the step that the run goes on from. TensorBoard is told to forget what an earlier
-                process wrote after it, so that each point is there once.
+            folder: created if it is missing.
+            step: the step that the run resumes from. TensorBoard is told to drop later points of
+                an earlier process, so that each point is shown once.
         """
         self._writer = SummaryWriter(str(folder), purge_step=step + 1 if step else 0)
 
     def write(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
-        """Adds the numbers of a step."""
+        """Adds the metrics of a step."""
         for name, value in metrics.items():
             self._writer.add_scalar(f"{split}/{name}", value, step)
 

@@ -1,32 +1,33 @@
-"""A JAX trace of a few steps: what device and host did, microsecond by microsecond."""
+"""A JAX trace of a few steps: a timeline of devices and host."""
 
 from pathlib import Path
 from typing import Any
 
 import jax
 
-STEPS = 3  # long enough to see a step begin and end, small enough to open
+STEPS = 3  # enough to see whole steps, few enough to open the trace
 
 
 class Trace:
-    """Traces `STEPS` steps of a process; the two before them, with compilation, are left out."""
+    """Traces `STEPS` steps of a process, after two steps that include compilation."""
 
     def __init__(self, folder: Path | None, *, step: int) -> None:
         """Prepares a trace.
 
         Args:
-            folder: where it goes, for TensorBoard's profile page or ui.perfetto.dev; None: none.
-            step: the step that the process goes on from.
+            folder: the folder to write to, for TensorBoard's profile page or ui.perfetto.dev; None:
+                there is no trace.
+            step: the step that the process starts from.
         """
         self._folder, self._first = folder, step + 2
         self._running = False
 
     def step(self, step: int, values: Any) -> None:
-        """Starts or ends the trace if it is time.
+        """Starts or ends the trace at the right steps.
 
         Args:
             step: steps done.
-            values: results of the last step; waited for, so that all of it is in the trace.
+            values: results of the last step; awaited, so that the trace has all of it.
         """
         if self._folder is None or step not in (self._first, self._first + STEPS):
             return
@@ -38,7 +39,7 @@ class Trace:
             self.close()
 
     def close(self) -> None:
-        """Ends the trace of a run that is shorter."""
+        """Ends the trace, also of a run that ended early."""
         if self._running:
             jax.profiler.stop_trace()
             self._running = False

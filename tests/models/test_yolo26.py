@@ -172,11 +172,11 @@ def test_the_one_to_one_head_gives_the_levels_no_gradient():
 
 def test_bfloat16_gives_float32_outputs_and_statistics():
     model = abstract(TINY, dtype=jnp.bfloat16, param_dtype=jnp.bfloat16)
-    graph, params, rest = nnx.split(model, nnx.Param, ...)
+    graph, params, model_state = nnx.split(model, nnx.Param, ...)
     maps, outputs, after = jax.eval_shape(
         functools.partial(forward, graph, training=True),
         nnx.to_pure_dict(params),
-        nnx.to_pure_dict(rest),
+        nnx.to_pure_dict(model_state),
         jax.ShapeDtypeStruct(IMAGES.shape, jnp.float32),
     )
     assert {x.dtype for x in maps} == {x.dtype for x in leaves(model)} == {jnp.dtype("bfloat16")}

@@ -137,11 +137,11 @@ def gradients(golden, images):
     Not times the number of images, which the stored norms of single heads are not either.
     """
     archive, model = golden
-    graph, params, rest = nnx.split(model, nnx.Param, ...)
+    graph, params, model_state = nnx.split(model, nnx.Param, ...)
     targets = golden_targets(archive)
 
     def loss(params, weights):
-        outputs = nnx.merge(graph, params, rest, copy=True)(images, training=True)
+        outputs = nnx.merge(graph, params, model_state, copy=True)(images, training=True)
         many, one = (detection_loss(*outputs, targets, size=SIZE, weight=w)[0] for w in (1.0, 0.0))
         return weights[0] * many + weights[1] * one
 
@@ -149,7 +149,7 @@ def gradients(golden, images):
 
     def by_name(*weights):
         found = gradient(params, jnp.asarray(weights))
-        return yolo26.to_torch(nnx.merge(graph, found, rest))
+        return yolo26.to_torch(nnx.merge(graph, found, model_state))
 
     return by_name
 

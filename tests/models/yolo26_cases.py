@@ -49,9 +49,9 @@ def golden_model(shared):
 
 
 @functools.partial(jax.jit, static_argnames=("graph", "training"))
-def forward(graph, params, rest, images, training):
+def forward(graph, params, model_state, images, training):
     """Maps of all layers, outputs, and the statistics after."""
-    model = nnx.merge(graph, params, rest)
+    model = nnx.merge(graph, params, model_state)
     maps = model.feature_maps(images, training=training)
     outputs = model.from_maps(maps, training=training)
     return maps, outputs, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
@@ -59,8 +59,8 @@ def forward(graph, params, rest, images, training):
 
 def run(model, images, *, training=False):
     """Maps, outputs, and the statistics after, of a model."""
-    graph, params, rest = nnx.split(model, nnx.Param, ...)
-    parts = nnx.to_pure_dict(params), nnx.to_pure_dict(rest)
+    graph, params, model_state = nnx.split(model, nnx.Param, ...)
+    parts = nnx.to_pure_dict(params), nnx.to_pure_dict(model_state)
     return forward(graph, *parts, jnp.asarray(images), training)
 
 

@@ -1,4 +1,4 @@
-"""A configuration small enough to train many times, and compiled programs kept between runs."""
+"""A configuration small enough to train many times, and a cache of compiled programs."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ from train.tasks.language_model import LanguageModel, Sample
 
 @pytest.fixture(scope="session", autouse=True)
 def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Every run builds its functions anew; XLA need not compile the same program again."""
+    """Caches compiled programs: every run builds its functions again, from the same programs."""
     settings = {
         "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
         "jax_persistent_cache_min_compile_time_secs": 0.0,
@@ -39,7 +39,7 @@ def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def small(text_file: Path) -> Callable[..., LanguageModel]:
-    """Makes a configuration of six steps, evaluated and saved every second; fields by keyword."""
+    """Makes a configuration of six steps, evaluated and saved after every second one."""
 
     def make(run_dir: Path, **fields: object) -> LanguageModel:
         model = dataclasses.replace(

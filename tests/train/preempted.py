@@ -23,7 +23,7 @@ def main(coordinator: str, index: int, directory: Path) -> None:
     split, everywhere = NamedSharding(mesh, P("data")), NamedSharding(mesh, P())
     count = jax.device_put(jnp.int32(0), everywhere)
     w = jax.make_array_from_process_local_data(split, np.arange(4.0, dtype=np.float32))
-    state = State(step=count, skipped=count, params={"w": w}, rest={}, opt_state=())
+    state = State(step=count, skipped=count, params={"w": w}, model_state={}, opt_state=())
     advance = jax.jit(lambda s: s._replace(step=s.step + 1, params={"w": s.params["w"] + 1}))
     saved = Checkpoints(directory, keep=2, best=("loss", "min"), warn=print)
     with contextlib.closing(saved), Interruption() as interruption:

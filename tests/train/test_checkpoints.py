@@ -1,4 +1,4 @@
-"""Checkpoints: which are kept, that damage is found, and that a kill at any moment loses none."""
+"""Checkpoints: which ones are kept, damage is found, and a kill at any moment loses none."""
 
 import shutil
 from collections.abc import Callable
@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from jax import P
 from jax.sharding import NamedSharding
+from orbax.checkpoint import v1 as ocp
 
 from train import checkpoints
 from train.checkpoints import Checkpoints, best_step
 from train.errors import BadInput, TrainingStopped
-from train.integrity import INTEGRITY
+from train.integrity import INTEGRITY, seal
 from train.mesh import make_mesh
 from train.step import State
 
@@ -23,19 +24,19 @@ LEAST = ("loss", "min")
 
 
 def state(step: int, size: int = 64) -> State:
-    """A state without training: every array follows from the step."""
+    """A state whose arrays are computed from the step."""
     values = jnp.arange(size, dtype=jnp.float32) * step
     return State(
         step=jnp.int32(step),
         skipped=jnp.int32(0),
         params={"w": values},
-        rest={},
+        model_state={},
         opt_state=(None, {"w": -values}),
     )
 
 
 def opened(directory: Path, **arguments: Any) -> Checkpoints:
-    """A folder of checkpoints in which nothing may be damaged, unless said otherwise."""
+    """A folder of checkpoints; by default a damaged one fails the test."""
     return Checkpoints(directory, **{"keep": 2, "best": LEAST, "warn": pytest.fail} | arguments)
 
 
@@ -74,6 +75,18 @@ def test_a_checkpoint_without_an_evaluation_is_kept_as_the_newest_alone(tmp_path
     assert steps_kept(tmp_path) == ["2", "4"]
 
 
+def test_a_checkpoint_of_an_earlier_release_is_restored(tmp_path: Path):
+    expected = state(3)._replace(model_state={"mean": jnp.ones(4)}, average={"w": jnp.ones(2)})
+    fields = expected._asdict()
+    model = {name: fields.pop(name) for name in ("params", "average")}
+    model["rest"] = fields.pop("model_state")
+    ocp.save_checkpointables(str(tmp_path / "3"), {"model": model, "training": fields})
+    seal(tmp_path / "3")
+    saved = opened(tmp_path)
+    assert_same(saved.restore(jax.tree.map(jnp.zeros_like, expected)), expected)
+    saved.close()
+
+
 def test_the_buffers_may_be_reused_while_a_checkpoint_is_written(tmp_path: Path):
     overwrite = jax.jit(lambda s: jax.tree.map(lambda x: x + 1, s), donate_argnums=0)
     expected = state(1, size=1_000_000)
@@ -108,7 +121,7 @@ def test_a_kill_while_a_checkpoint_is_finished_leaves_one_to_go_on_from(
             saved.close()
     left = {"written": "2.unsealed", "sealed": "2.unsealed", "renamed": "1.removed"}[stage]
     assert left in steps_kept(tmp_path)
-    again = opened(tmp_path)  # warns of nothing: a kill is no damage
+    again = opened(tmp_path)  # no warnings: a kill does not damage a checkpoint
     assert_same(again.restore(state(0)), state(2 if stage == "renamed" else 1))
     assert left not in steps_kept(tmp_path)
     again.close()

@@ -57,7 +57,7 @@ MISTAKES = {
     "lm --evaluate-every 0": "evaluate_every=0 must be at least 1",
     "lm --checkpoint-every 70": "checkpoint_every=70 must be a multiple of evaluate_every=50",
     "lm --keep-checkpoints 0": "keep_checkpoints=0 must be at least 1",
-    "lm --seed -1": "seed=-1 must lie in",
+    "lm --seed -1": "seed=-1 must be in",
     "lm --optimizer.threshold -1": "optimizer.threshold=-1.0 must be a number >= 0",
     "lm --optimizer.threshold nan": "optimizer.threshold=nan must be a number >= 0",
     "lm --optimizer.learning-rate 0": "optimizer.learning_rate=0.0 must be a finite number > 0",
@@ -96,11 +96,11 @@ MISTAKES = {
     "lm --batch-size 3": "use 8, or a smaller mesh",
     "lm --mesh data=9": "needs 9 devices and there are 8",
     "lm --mesh model=2": "axis 'model' is unknown; the axes are data, fsdp, tensor",
-    "lm --mesh data": "'' is no whole number; write data=4",
+    "lm --mesh data": "'' is not a whole number; write data=4",
     "lm --mesh data=0": "a size must be at least 1",
     "lm --mesh data=2,data=2": "axis 'data' is given twice",
-    "lm --run-dir foreign": "foreign exists and is no run directory",
-    "lm --run-dir empty.txt": "empty.txt exists and is no run directory",
+    "lm --run-dir foreign": "foreign exists and is not a run directory",
+    "lm --run-dir empty.txt": "empty.txt exists and is not a run directory",
     "lm --run-dir empty.txt/run": "cannot write to --run-dir empty.txt/run",
 }
 

@@ -1,4 +1,4 @@
-"""`python -m train evaluate` and `... sample`: a run is opened again from its directory alone."""
+"""`python -m train evaluate`, `... sample`, `... export`: a run is read from its directory."""
 
 import dataclasses
 import json
@@ -26,7 +26,7 @@ from train.step import make_state
 def trained(
     small: Callable[..., Any], text_file: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """The directory of a finished run with a tokenizer that it has learned."""
+    """The directory of a finished run that learned its tokenizer."""
     folder = tmp_path_factory.mktemp("trained")
     config = small(folder / "run", steps=2, evaluate_every=1)
     config = dataclasses.replace(
@@ -40,7 +40,7 @@ def trained(
 
 @pytest.fixture
 def moved(trained: Path, tmp_path: Path) -> Path:
-    """A copy of it, away from its text."""
+    """A copy of the run, without its text."""
     shutil.copytree(trained, tmp_path / "moved")
     path = tmp_path / "moved" / "config.json"
     record = json.loads(path.read_text())
@@ -70,10 +70,10 @@ def test_a_configuration_comes_back_from_its_json(preset: str, optimizer: str):
         ({"steps": True}, "config.steps is true where int is expected"),
         ({"steps": 0}, "steps=0 must be at least 1"),
         ({"type": "Detector"}, 'config is "Detector" where one of Config, '),
-        ({"speed": 1}, "config has speed, which LanguageModel has not"),
+        ({"speed": 1}, "config has speed, which LanguageModel does not have"),
         ({"data": {"type": "TextData"}}, "config.data has no source, path"),
         ({"checkpoint_every": 1.5}, "config.checkpoint_every is 1.5 where int is expected"),
-        ({"compute_dtype": "float8"}, 'is "float8" where one of "float32", "bfloat16" belongs'),
+        ({"compute_dtype": "float8"}, 'is "float8" where one of "float32", "bfloat16" is expected'),
         ({"optimizer": None}, "config.optimizer is null where one of Optimizer, "),
     ],
 )
@@ -92,6 +92,15 @@ def test_a_run_of_another_version_is_one_line_with_the_field(
         assert error.startswith(f"error: {tmp_path / 'config.json'} was written by another version")
         assert message in error
         assert error.count("\n") == 1
+
+
+def test_a_field_renamed_since_an_earlier_release_is_read(
+    small: Callable[..., Any], tmp_path: Path
+):
+    stored = to_json(small(tmp_path, max_skipped_steps=7))
+    stored["skipped_at_most"] = stored.pop("max_skipped_steps")
+    (tmp_path / "config.json").write_text(json.dumps({"config": stored, "data": {}}))
+    assert run_directory.read_config(tmp_path).max_skipped_steps == 7
 
 
 def test_a_missing_field_is_named(small: Callable[..., Any], tmp_path: Path):
@@ -163,7 +172,7 @@ def test_a_damaged_best_checkpoint_is_passed_over_and_left_where_it_is(
     [
         ("evaluate", "name a run directory first: python -m train evaluate RUN_DIR"),
         ("evaluate --data.path x", "name a run directory first"),
-        ("sample nowhere", "nowhere is no run directory (it has no config.json)"),
+        ("sample nowhere", "nowhere is not a run directory (no config.json)"),
         ("evaluate RUN --steps 3", "option --steps is unknown"),
         ("sample RUN --lenght 3", "(did you mean --length?)"),
         ("sample RUN --length 0", "sample.length=0 must be at least 1"),
@@ -201,7 +210,7 @@ def test_a_task_that_writes_no_text_says_so(
 ):
     monkeypatch.setattr(run_directory, "read_config", lambda _: Config(preset="other"))
     assert cli.main(["sample", str(trained)]) == 2
-    assert "is a run of Config, which writes no text" in capsys.readouterr().err
+    assert "is a run of Config, which does not write text" in capsys.readouterr().err
 
 
 def test_what_is_exported_starts_another_run(
@@ -223,7 +232,7 @@ def test_what_is_exported_starts_another_run(
     )
     mesh = make_mesh("data=1")
     state = make_state(config.task(mesh), optax.sgd(0.0), mesh, seed=1)
-    loss = config.task(mesh).evaluate(state.params, state.rest)["loss"]
+    loss = config.task(mesh).evaluate(state.params, state.model_state)["loss"]
     assert loss == pytest.approx(evaluations(trained)[2]["loss"], rel=1e-6)
     other = dataclasses.replace(config, model=dataclasses.replace(config.model, head_dim=10))
     with pytest.raises(BadInput, match=r"pretrained=.*exported is a model of .*head_dim=8"):
@@ -234,4 +243,4 @@ def test_what_is_exported_starts_another_run(
     assert cli.main(["export", str(trained), str(folder)]) == 2
     assert "exported exists; name a folder that does not" in capsys.readouterr().err
     assert cli.main(["export", str(trained)]) == 2
-    assert "name a folder to be made" in capsys.readouterr().err
+    assert "name a folder to create" in capsys.readouterr().err

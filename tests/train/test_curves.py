@@ -20,7 +20,7 @@ VALIDATION = [
 
 @pytest.fixture
 def drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A function from records to the axes that are drawn of them."""
+    """A function from records to the axes drawn from them."""
 
     def draw(records: list[dict[str, Any]], best: str) -> list[Any]:
         figures: list[Any] = []

@@ -40,7 +40,7 @@ SIDE = 64
 
 @pytest.fixture
 def make(tmp_path: Path) -> Callable[..., Detection]:
-    """Makes a configuration of four steps on a hundred parameters a layer."""
+    """Makes a configuration of four steps with about a hundred parameters per layer."""
 
     def make(name: str, **fields: Any) -> Detection:
         config = Detection(
@@ -68,13 +68,13 @@ def make(tmp_path: Path) -> Callable[..., Detection]:
 
 
 def perfect(scenes: DigitScenes) -> Callable[..., Outputs]:
-    """A detector that knows the objects: the cell nearest to one speaks for it.
+    """A detector that knows the objects: the cell nearest to an object detects it.
 
-    Of pictures that fill a batch it says the worst.
+    For pictures that fill up a batch it returns the worst detections.
     """
 
-    def detect(params: Any, rest: Any, batch: Any) -> Outputs:
-        del params, rest
+    def detect(params: Any, model_state: Any, batch: Any) -> Outputs:
+        del params, model_state
         centres, strides = anchors(SIDE, SIDE)
         boxes = corners(batch["boxes"] * SIDE)
         middles = batch["boxes"][:, None, :, :2] * SIDE
@@ -106,7 +106,7 @@ def held_out(scenes: DigitScenes) -> HeldOut:
 
 def test_a_perfect_detector_is_found_perfect(held_out: HeldOut):
     metrics = held_out.metrics({}, {})
-    assert metrics["map50"] > 0.95  # objects of which the nearest cells are one share it
+    assert metrics["map50"] > 0.95  # some objects have the same nearest cell
     assert metrics["map50_95"] > 0.95
     assert metrics["fitness"] == metrics["map50_95"]
     np.testing.assert_allclose(
@@ -128,7 +128,7 @@ def test_pictures_that_fill_a_batch_change_nothing(scenes: DigitScenes, held_out
     filled, exact = held_out.metrics({}, {}), whole.metrics({}, {})
     for name in ("map50", "map50_95", "precision", "recall"):
         np.testing.assert_allclose(filled[name], exact[name], rtol=1e-6)
-    for name in ("box", "cls", "dfl"):  # means over batches of other normalizers
+    for name in ("box", "cls", "dfl"):  # means over batches with different normalizers
         np.testing.assert_allclose(filled[name], exact[name], rtol=0.1)
 
 
@@ -170,7 +170,7 @@ def test_predictions_are_in_pixels_of_the_image_and_skip_what_is_broken(
     assert [line["image"] for line in lines] == ["gray.png", "wide.jpg"]
     (found,) = lines[1]["objects"]
     assert found["class"] == "dog"
-    np.testing.assert_allclose(found["box"], [50, 25, 100, 100])  # 200 / 64 a pixel, 16 above
+    np.testing.assert_allclose(found["box"], [50, 25, 100, 100])  # 200 / 64 per pixel, 16 above
     assert (tmp_path / "out" / "wide.jpg.png").exists()
     with pytest.raises(BadInput, match="has no image that can be read"):
         predict(find, folder / "broken.jpg", tmp_path / "out", **options)
@@ -184,7 +184,7 @@ def test_predictions_are_in_pixels_of_the_image_and_skip_what_is_broken(
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ("--model.width 0", "model.width=0.0 must lie in 0 .. 4"),
+        ("--model.width 0", "model.width=0.0 must be greater than 0 and at most 4"),
         ("--average-ramp 0", "average_ramp=0.0 must be a finite number"),
         ("--max-detections 0", "max_detections=0 must be at least 1"),
         ("--mesh-axes explicit", "mesh_axes=explicit does not carry convolutions"),
@@ -276,13 +276,13 @@ def test_the_loss_does_not_depend_on_the_number_of_devices(make: Callable[..., D
     for devices in (1, 8):
         mesh = make_mesh(f"data={devices}")
         task = make("run").task(mesh)
-        params, rest = jax.jit(task.init, out_shardings=NamedSharding(mesh, jax.P()))(
+        params, model_state = jax.jit(task.init, out_shardings=NamedSharding(mesh, jax.P()))(
             jax.random.key(0)
         )
         batch = split_batch(task.batches[0], batch_sharding(mesh))
         assert len(batch["image"].sharding.device_set) == devices
         step = jnp.asarray(0)
-        value = jax.jit(task.loss)(params, rest, batch, jax.random.key(0), step)
+        value = jax.jit(task.loss)(params, model_state, batch, jax.random.key(0), step)
         found.append(jax.device_get(value))
     (one, (rest_one, terms_one)), (eight, (rest_eight, terms_eight)) = found
     np.testing.assert_allclose(one, eight, rtol=1e-5)
@@ -300,11 +300,11 @@ def test_a_step_of_the_paper_s_detector_compiles_for_eight_devices():
         init=init,
         loss=config.objective(graph, 16_551),
         batches=grain.MapDataset.range(1),
-        evaluate=lambda params, rest: {},
-        finish=lambda params, rest, directory: "",
+        evaluate=lambda params, model_state: {},
+        finish=lambda params, model_state, directory: "",
         matrices=matrix_dimension_numbers,
         sharding_rules=SHARDING_RULES,
-        items_a_step=config.batch_size,
+        items_per_step=config.batch_size,
         unit="images",
         loss_unit="",
         data={},
@@ -329,6 +329,6 @@ def test_a_step_of_the_paper_s_detector_compiles_for_eight_devices():
     layout = batch_sharding(mesh)
     shapes = {name: jax.ShapeDtypeStruct(*x, sharding=layout) for name, x in batch.items()}
     memory = step.lower(state, shapes).compile().memory_analysis()
-    # 0.18 GB of parameters and momenta, and 3.7 GB for four images a device: seen on JAX 0.10.2.
+    # Observed on JAX 0.10.2: 0.18 GB of parameters and momenta, 3.7 GB for four images per device.
     assert memory.argument_size_in_bytes < 0.3e9
     assert memory.temp_size_in_bytes < 6e9

@@ -1,4 +1,4 @@
-"""Several processes: what they are told, and that they train what one would."""
+"""Several processes: their options, and that they train like one process."""
 
 import os
 import socket
@@ -28,7 +28,7 @@ OPTIONS = (
     [
         ({"count": 2, "index": 0}, "belong together; give all three, or --processes.discover"),
         ({"discover": True, "coordinator": "a:1", "count": 2, "index": 0}, "leave those out"),
-        ({"coordinator": "a:1", "count": 2, "index": 2}, r"must lie in 0 .. processes.count - 1"),
+        ({"coordinator": "a:1", "count": 2, "index": 2}, r"must be in 0 .. processes.count - 1"),
     ],
 )
 def test_processes_that_contradict_themselves_are_refused(fields: dict[str, Any], message: str):
@@ -89,17 +89,17 @@ def test_two_processes_of_four_devices_train_as_one_of_eight(
     alone = start(tmp_path / "alone", text_file, repository, 8)
     shown = [ended(process) for process in start_two(tmp_path / "two", text_file, repository)]
     assert "validation loss" in shown[0]
-    assert "validation loss" not in shown[1]  # Gloo says whom it is connected to
+    assert "validation loss" not in shown[1]  # Gloo prints its connections
     ended(alone)
     np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "alone"), rtol=1e-6)
     assert len(losses(tmp_path / "two")) == 23
     assert (tmp_path / "two" / "sample.txt").exists()
 
-    # And back on one process, from the checkpoint before the last that the two wrote.
+    # One process resumes from the last but one checkpoint of the two processes.
     for name in ("checkpoints/20", "result.json"):
         path = tmp_path / "two" / name
         path.rename(tmp_path / path.name)
-    with run_directory.locked(tmp_path / "two"):  # an error of process 0 ends the other too
+    with run_directory.locked(tmp_path / "two"):  # an error of process 0 also ends the other
         for index, process in enumerate(start_two(tmp_path / "two", text_file, repository)):
             _, errors = process.communicate(timeout=600)
             assert process.returncode == 2, errors

@@ -1,4 +1,4 @@
-"""SIGKILL at random moments, then the same command: as if nothing had happened, bit for bit.
+"""SIGKILL at random moments, then the same command: the result is the same, bit for bit.
 
 `MIMUON_KILLS=20 uv run pytest -n0 -m slow tests/train/test_kills.py` kills more often.
 """
@@ -32,13 +32,13 @@ pytestmark = pytest.mark.slow
 
 
 def numbers(directory: Path) -> list[dict[str, Any]]:
-    """The metrics of a run without the clock's."""
+    """The metrics of a run, without measurements of time."""
     lines = read_metrics(directory / "metrics.jsonl")
     return [{name: value for name, value in line.items() if name != "wall"} for line in lines]
 
 
 def unfinished(directory: Path) -> list[Path]:
-    """Checkpoints that are being written, or were when the process was killed."""
+    """Checkpoints that are being written, or were being written when the process was killed."""
     return [p for p in (directory / "checkpoints").glob("*") if not p.name.isdecimal()]
 
 
@@ -61,7 +61,7 @@ def command(text_file: Path) -> Callable[[Path], list[str]]:
 def start(
     command: Callable[[Path], list[str]], tmp_path: Path, repository: Path
 ) -> Callable[[Path], subprocess.Popen]:
-    """Starts that run as a process of its own."""
+    """Starts that run in its own process."""
 
     def start(run_dir: Path) -> subprocess.Popen[bytes]:
         settings = {
@@ -81,7 +81,7 @@ def start(
 
 
 def final_state(config: Config) -> State | None:
-    """What the newest checkpoint of a run holds."""
+    """The state in the newest checkpoint of a run."""
     mesh = make_mesh(config.mesh)
     task = config.task(mesh)
     optimizer, _ = make_optimizer(
@@ -107,7 +107,7 @@ def test_killed_processes_go_on_bit_for_bit(
         deadline = time.monotonic() + 600
         more = int(draw.integers(1, 40))
         moment: Callable[[], bool] = [
-            lambda: bool(unfinished(parts)),  # in a save
+            lambda: bool(unfinished(parts)),  # during a save
             lambda lines=lines, more=more: len(numbers(parts)) not in range(lines, lines + more),
         ][kill % 2]
         while not moment() and time.monotonic() < deadline:

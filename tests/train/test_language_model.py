@@ -58,7 +58,7 @@ def test_packed_documents_are_trained_on_as_if_they_were_alone(
     folder = tmp_path / "books"
     folder.mkdir()
     for i in range(64):
-        (folder / f"{i:02}.txt").write_text(f"book {i:02}")  # 7 bytes, and 2 before them
+        (folder / f"{i:02}.txt").write_text(f"book {i:02}")  # 7 bytes, preceded by 2
     config = small(
         tmp_path / "run",
         data=TextData(
@@ -70,7 +70,7 @@ def test_packed_documents_are_trained_on_as_if_they_were_alone(
         ),
     )
     task = config.task(make_mesh("data=1"))
-    params, rest = jax.jit(task.init)(jax.random.key(0))
+    params, model_state = jax.jit(task.init)(jax.random.key(0))
     batch: Any = task.batches[0]
     assert {name: x.shape for name, x in batch.items()} == {
         "tokens": (8, 19),
@@ -79,17 +79,17 @@ def test_packed_documents_are_trained_on_as_if_they_were_alone(
     }
     loss = jax.jit(task.loss)
     key, step = jax.random.key(0), jnp.int32(0)
-    packed, _ = loss(params, rest, batch, key, step)
+    packed, _ = loss(params, model_state, batch, key, step)
     model = nnx.eval_shape(lambda: Qwen3(config.model, rngs=nnx.Rngs(0)))
     graph, _, _ = nnx.split(model, nnx.Param, ...)
     tokens = jnp.asarray(batch["tokens"], jnp.int32)
     alone = jnp.concatenate([tokens[:, :9], tokens[:, 9:18]])
     targets = jnp.concatenate([tokens[:, 1:10], tokens[:, 10:19]])
-    logits = jax.jit(lambda x: nnx.merge(graph, params, rest)(x))(alone)
+    logits = jax.jit(lambda x: nnx.merge(graph, params, model_state)(x))(alone)
     expected = optax.softmax_cross_entropy_with_integer_labels(logits, targets).mean()
     np.testing.assert_allclose(packed, expected, rtol=1e-6)
     unmasked = {**batch, "segment_ids": np.zeros_like(batch["segment_ids"])}
-    joined, _ = loss(params, rest, unmasked, key, step)
+    joined, _ = loss(params, model_state, unmasked, key, step)
     assert abs(joined - packed) > 1e-5 * packed
 
 
@@ -132,7 +132,7 @@ def test_a_mismatch_is_one_line_of_the_command_line(
 
 def test_a_sample_goes_on_from_its_prompt(small: Make, tmp_path: Path):
     tokenizer = train_bpe(["the"], vocab_size=257)
-    # Larger than the tokenizer: what a model draws beyond it is left out of the text.
+    # Larger than the tokenizer: sampled tokens beyond it are omitted from the text.
     config = dataclasses.replace(small(tmp_path).model, vocab_size=2 * tokenizer.vocab_size)
     model = Qwen3(config, rngs=nnx.Rngs(0))
     text = sample_text(model, tokenizer, Sample(prompt="thé ", length=8), seed=0)
@@ -184,10 +184,12 @@ def test_gpt_2_is_trained_with_its_fused_matrices_named(small: Make, tmp_path: P
     assert from_json(LanguageModel, to_json(config)) == config
     task = config.task(make_mesh("data=1"))
     assert task.split == {"query_key_value/kernel": (16, 16, 16)}
-    params, rest = jax.jit(task.init)(jax.random.key(0))
+    params, model_state = jax.jit(task.init)(jax.random.key(0))
     layout = tree_shardings(params, task.sharding_rules, make_mesh("fsdp=2,tensor=2"))
     assert layout["layers"]["mlp"]["up"]["kernel"].spec == P(None, "fsdp", "tensor")
-    loss, _ = jax.jit(task.loss)(params, rest, task.batches[0], jax.random.key(0), jnp.int32(0))
+    loss, _ = jax.jit(task.loss)(
+        params, model_state, task.batches[0], jax.random.key(0), jnp.int32(0)
+    )
     assert loss == pytest.approx(math.log(256), abs=0.1)
 
 

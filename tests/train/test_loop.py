@@ -1,4 +1,4 @@
-"""The loop: what a run writes, and that a run that was ended goes on as if it had not been."""
+"""The loop: what a run writes, and that an interrupted run resumes without a difference."""
 
 import dataclasses
 import json
@@ -30,7 +30,7 @@ Make = Callable[..., LanguageModel]
 
 
 def numbers(directory: Path) -> list[dict[str, Any]]:
-    """The metrics of a run without the clock's."""
+    """The metrics of a run, without measurements of time."""
     lines = read_metrics(directory / "metrics.jsonl")
     return [{name: value for name, value in line.items() if name != "wall"} for line in lines]
 
@@ -42,13 +42,13 @@ def steps_kept(directory: Path) -> list[int]:
 
 @pytest.fixture(scope="module")
 def finished(small: Make, tmp_path_factory: pytest.TempPathFactory) -> Result:
-    """A run that nothing interrupted."""
+    """An uninterrupted run."""
     return run(small(tmp_path_factory.mktemp("finished") / "run"), quiet=True)
 
 
 @pytest.fixture
 def copied(finished: Result, tmp_path: Path) -> Path:
-    """Its directory as it was before the result was written."""
+    """A copy of its directory, before the result was written."""
     shutil.copytree(finished.run_dir, tmp_path / "run")
     (tmp_path / "run" / "result.json").unlink()
     return tmp_path / "run"
@@ -56,7 +56,7 @@ def copied(finished: Result, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def stop_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Ends a run, as a signal would, before the given batch is laid out."""
+    """Ends a run, as a signal would, before the given batch is sharded."""
 
     def arrange(batch: int) -> None:
         seen = []
@@ -140,7 +140,10 @@ def test_an_interrupted_run_goes_on_bit_for_bit(
 
 @pytest.mark.parametrize(
     ("batch", "received"),
-    [(3, signal.SIGTERM), (4, signal.SIGINT)],  # a step without an evaluation, and one with
+    [
+        (3, signal.SIGTERM),
+        (4, signal.SIGINT),
+    ],  # a step without an evaluation and one with an evaluation
 )
 def test_a_signal_saves_the_step_and_the_run_goes_on_there(
     batch: int,
@@ -282,7 +285,7 @@ def test_a_run_moves_from_eight_devices_to_one(
 ):
     run(small(tmp_path / "whole", steps=8, mesh="data=8"), quiet=True)
     for devices in (8, 4, 2):
-        stop_at(3)  # two steps, which are saved, on each
+        stop_at(3)  # after two saved steps on each mesh
         with pytest.raises(KeyboardInterrupt):
             run(small(tmp_path / "parts", steps=8, mesh=f"data={devices}"), quiet=True)
         monkeypatch.undo()
@@ -307,8 +310,8 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps 4, 5 and 6 have a loss of NaN."""
 
     def poisoned_step(state: State, *, task: Task, **keywords: Any) -> Any:
-        def loss(params: Any, rest: Any, batch: Any, key: Any, step: Any) -> Any:
-            value, aux = task.loss(params, rest, batch, key, step)
+        def loss(params: Any, model_state: Any, batch: Any, key: Any, step: Any) -> Any:
+            value, aux = task.loss(params, model_state, batch, key, step)
             return jnp.where((step >= 3) & (step < 6), jnp.nan, value), aux
 
         return jit_step(state, task=task._replace(loss=loss), **keywords)
@@ -333,12 +336,12 @@ def test_a_step_without_a_finite_loss_is_skipped_and_told(
 def test_too_many_skipped_steps_end_the_run_with_its_state_saved(
     small: Make, tmp_path: Path, poisoned: None, monkeypatch: pytest.MonkeyPatch
 ):
-    config = small(tmp_path / "run", skipped_at_most=2, steps=8)
-    with pytest.raises(TrainingStopped, match=r"the last 2 steps.*of 8.*--optimizer.learning-"):
+    config = small(tmp_path / "run", max_skipped_steps=2, steps=8)
+    with pytest.raises(TrainingStopped, match=r"2 consecutive steps.*of 8.*--optimizer.learning-"):
         run(config, quiet=True)
     lines = numbers(tmp_path / "run")
     last = [line for line in lines if line["split"] == "train"][-1]
-    assert last["skipped"] in (2, 3)  # the step after the second may be on its way
+    assert last["skipped"] in (2, 3)  # the next step may have been dispatched
     assert steps_kept(tmp_path / "run")[-1] == lines[-1]["step"]
     monkeypatch.undo()
     assert run(config, quiet=True).steps == 8
@@ -348,7 +351,7 @@ def test_too_many_skipped_steps_end_the_run_with_its_state_saved(
 def test_one_device_and_two_train_alike(finished: Result, small: Make, tmp_path: Path):
     run(small(tmp_path / "run", mesh="data=2"), quiet=True)
     alone, together = numbers(finished.run_dir), numbers(tmp_path / "run")
-    # Sums over the batch are rounded in another order; 4e-7 was seen.
+    # Sums over the batch are rounded in another order; observed: 4e-7.
     np.testing.assert_allclose(
         [line["loss"] for line in together], [line["loss"] for line in alone], rtol=1e-5
     )
@@ -386,8 +389,8 @@ def test_a_step_compiles_once_and_reuses_the_state(
 def test_a_step_draws_by_seed_and_number_and_carries_what_is_not_trained(
     small: Make, tmp_path: Path
 ):
-    def loss(params: Any, rest: Any, batch: Any, key: Any, step: Any) -> Any:
-        return (params * batch).sum(), (rest + 1, {"draw": jax.random.uniform(key)})
+    def loss(params: Any, model_state: Any, batch: Any, key: Any, step: Any) -> Any:
+        return (params * batch).sum(), (model_state + 1, {"draw": jax.random.uniform(key)})
 
     task = small(tmp_path).task(make_mesh("data=1"))._replace(loss=loss)
     optimizer, schedule = make_optimizer(OPTIMIZERS["adamw"](), steps=6, matrices=None)
@@ -401,7 +404,7 @@ def test_a_step_draws_by_seed_and_number_and_carries_what_is_not_trained(
                 state, jnp.ones(2), task=task, optimizer=optimizer, schedule=schedule, seed=seed
             )
             drawn.append(float(metrics["draw"]))
-            assert int(state.step) == int(state.rest) == step + 1
+            assert int(state.step) == int(state.model_state) == step + 1
             assert metrics["gradient_norm"] == pytest.approx(2**0.5)
             assert metrics["learning_rate"] == pytest.approx(float(schedule(step)))
         return drawn
@@ -449,5 +452,5 @@ def test_the_demonstration_keeps_the_promise_of_its_preset(tmp_path: Path):
     config = presets.load("lm").CONFIG
     result = run(dataclasses.replace(config, run_dir=tmp_path / "lm", mesh="data=1"), quiet=True)
     assert 5.3 < result.initial_validation_loss < 5.7
-    # 1.3775 was seen; the text differs a little from one Python to the next.
+    # Observed: 1.3775; the text differs a little between versions of Python.
     assert result.validation_loss < 1.6

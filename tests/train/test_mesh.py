@@ -64,9 +64,9 @@ def test_explicit_axes_are_asked_for_and_taken_off_without_a_copy():
     [
         ("model=2", "axis 'model' is unknown; the axes are data, fsdp, tensor"),
         ("data=2,data=2", "axis 'data' is given twice"),
-        ("data=two", "'two' is no whole number; write data=4"),
+        ("data=two", "'two' is not a whole number; write data=4"),
         ("fsdp=0", "a size must be at least 1, or -1"),
-        ("data=-1,fsdp=-1", "only one axis can take the devices that are left"),
+        ("data=-1,fsdp=-1", "only one axis can have the size -1"),
         ("fsdp=4,tensor=4", "needs 16 devices and there are 8"),
     ],
 )
@@ -77,7 +77,7 @@ def test_a_mesh_that_cannot_be_is_refused(spec: str, message: str):
 
 @dataclass(frozen=True)
 class Device:
-    """What the mesh reads of a device."""
+    """The attributes of a device that the mesh reads."""
 
     id: int
     process_index: int
@@ -90,7 +90,7 @@ class Device:
     ("spec", "message"),
     [
         ("data=4", "takes 4 of 8 devices, but 2 processes need all of theirs"),
-        ("tensor=8", "the axis tensor reaches from one process to another"),
+        ("tensor=8", "the axis tensor spans several processes"),
         ("data=2,tensor=4", None),
     ],
 )
@@ -133,7 +133,7 @@ def test_the_first_matching_rule_wins():
         ([("embe", P()), ("up", P())], r"no sharding rule covers embed, layers/up"),
         ([("head", P()), (".*", P())], r"first match of no parameter: head"),
         ([(".*", P()), ("embed", P("data"))], r"first match of no parameter: embed"),
-        ([("embed", P(None, "data")), (".*", P())], r"embed of shape \(8, 4\) cannot be laid out"),
+        ([("embed", P(None, "data")), (".*", P())], r"embed of shape \(8, 4\) cannot be sharded"),
         ([("embed", P(None, None, "data")), (".*", P())], r"embed of shape \(8, 4\) cannot be"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The metrics file stays in step with the checkpoints."""
+"""The metrics file stays consistent with the checkpoints."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from train.metrics import MetricsFile, read_metrics
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """A file of two evaluations and four steps, and half a line."""
+    """A file with two evaluations, four steps, and half a line."""
     metrics = MetricsFile(tmp_path / "metrics.jsonl", step=0)
     metrics.write(0, "validation", {"loss": 5.0}, seconds=0.5)
     for step in range(1, 5):

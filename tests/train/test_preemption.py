@@ -1,4 +1,4 @@
-"""Two processes of one run: a signal to one of them ends both after the same, saved step."""
+"""Two processes of one run: a signal to one of them ends both after the same saved step."""
 
 import os
 import signal
@@ -41,7 +41,7 @@ def start(directory: Path, repository: Path) -> list[subprocess.Popen[str]]:
 
 def test_a_signal_to_one_process_ends_both_after_the_same_step(tmp_path: Path, repository: Path):
     ended = 0
-    for told in (1, 0):  # the second time they go on from the first
+    for told in (1, 0):  # the second time they resume
         processes = start(tmp_path, repository)
         deadline = time.monotonic() + 300
         while steps(tmp_path)[-1:] <= [ended] and time.monotonic() < deadline:
@@ -54,7 +54,7 @@ def test_a_signal_to_one_process_ends_both_after_the_same_step(tmp_path: Path, r
         assert steps(tmp_path)[-1] > ended
         ended = steps(tmp_path)[-1]
     zero = jnp.int32(0)
-    like = State(step=zero, skipped=zero, params={"w": jnp.zeros(8)}, rest={}, opt_state=())
+    like = State(step=zero, skipped=zero, params={"w": jnp.zeros(8)}, model_state={}, opt_state=())
     saved = Checkpoints(tmp_path, keep=2, best=("loss", "min"), warn=pytest.fail)
     restored = saved.restore(like)
     saved.close()

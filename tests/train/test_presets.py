@@ -1,4 +1,4 @@
-"""Presets: each builds, says what it is, and tunes optimizers under their own names."""
+"""Presets: each one builds, describes itself, and tunes optimizers under their own names."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What a run shows: points, gates, traces and useful FLOPs, each of them once."""
+"""What a run shows: points, gates, traces and model FLOPs, each of them once."""
 
 import dataclasses
 import json
@@ -26,7 +26,7 @@ Make = Callable[..., LanguageModel]
 
 
 def points(folder: Path) -> list[tuple[int, str, float]]:
-    """What TensorBoard shows: a START takes back all points of its step and of later ones."""
+    """What TensorBoard shows: a START removes all points from its step on."""
     shown: list[tuple[int, str, float]] = []
     for path in sorted(folder.glob("events*")):
         content, at = path.read_bytes(), 0
@@ -43,7 +43,7 @@ def points(folder: Path) -> list[tuple[int, str, float]]:
 def test_tensorboard_has_each_point_of_a_resumed_run_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    for start, file in ((0, 1), (0, 2), (2, 3), (3, 4)):  # begun anew without a checkpoint, too
+    for start, file in ((0, 1), (0, 2), (2, 3), (3, 4)):  # also started over without a checkpoint
         monkeypatch.setattr("time.time", lambda file=file: 1e9 + file)  # names the file
         board = TensorBoard(tmp_path, step=start)
         if start == 0:
@@ -130,7 +130,7 @@ def test_the_flops_of_a_language_model_are_those_of_its_formula(
     weights = model.num_hidden_layers * (
         width * (2 * heads + 2 * keys) + 3 * width * model.intermediate_size
     )
-    attention = model.num_hidden_layers * 2 * heads * length  # scores, and the sum of values
+    attention = model.num_hidden_layers * 2 * heads * length  # scores, and weighted values
     a_token = 2 * (weights + attention + width * model.vocab_size)
     expected = 3 * a_token * length * config.batch_size
     assert model_flops(config.task(make_mesh("data=1"))) == expected
@@ -152,7 +152,7 @@ def test_a_record_has_the_share_of_the_peak_where_that_is_known(
             record.train(step, dict(values))
         record.flush()
     line = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
-    seconds = task.items_a_step / line["wall"]["bytes_per_second"]
+    seconds = task.items_per_step / line["wall"]["bytes_per_second"]
     assert line["wall"]["mfu"] == pytest.approx(model_flops(task) / (2 * 1e9 * seconds))
     assert "gates" not in line
     assert read_gates(tmp_path / "gates.bits")[1].tolist() == [[True, False]] * 9

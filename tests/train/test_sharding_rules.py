@@ -1,4 +1,4 @@
-"""The models of this repository on meshes: what is cut, what travels, and that losses are equal."""
+"""The models of this repository on meshes: what is sharded, what is sent, and equal losses."""
 
 import dataclasses
 from collections.abc import Callable

@@ -29,11 +29,14 @@ def init(key: Any) -> Any:
     }
 
 
-def loss(params: Any, rest: Any, batch: Any, key: Any, step: Any) -> Any:
+def loss(params: Any, model_state: Any, batch: Any, key: Any, step: Any) -> Any:
     x, y = batch
     errors = x @ params["kernel"] + params["bias"][None] - y
-    rest = {"mean": 0.5 * rest["mean"] + 0.5 * x.mean(axis=0), "count": rest["count"] + 1}
-    return (errors**2).mean(), (rest, {"draw": jax.random.uniform(key)})
+    model_state = {
+        "mean": 0.5 * model_state["mean"] + 0.5 * x.mean(axis=0),
+        "count": model_state["count"] + 1,
+    }
+    return (errors**2).mean(), (model_state, {"draw": jax.random.uniform(key)})
 
 
 @pytest.fixture(scope="module")
@@ -51,11 +54,11 @@ def task() -> Task:
         init=init,
         loss=loss,
         batches=grain.MapDataset.range(1),
-        evaluate=lambda params, rest: {"loss": 0.0},
-        finish=lambda params, rest, directory: "",
+        evaluate=lambda params, model_state: {"loss": 0.0},
+        finish=lambda params, model_state, directory: "",
         matrices=None,
         sharding_rules=[(".*", P())],
-        items_a_step=ROWS,
+        items_per_step=ROWS,
         unit="rows",
         loss_unit="units",
         data={},
@@ -98,26 +101,26 @@ def plain(task: Task, batches: list[Any]) -> Plain:
 def test_the_average_follows_parameters_and_rest(task: Task, batches: list[Any], plain: Plain):
     decay: Callable[[Any], Any] = lambda t: 0.9 * (1 - jnp.exp(-t / 2.0))  # noqa: E731
     states, _ = train(task._replace(average=decay), batches)
-    expected = {"params": states[0].params, "rest": states[0].rest}
+    expected = {"params": states[0].params, "model_state": states[0].model_state}
     for t, (state, alone) in enumerate(zip(states[1:], plain[0][1:], strict=True), start=1):
         kept = 0.9 * (1 - np.exp(-t / 2.0))
-        new = {"params": state.params, "rest": state.rest}
+        new = {"params": state.params, "model_state": state.model_state}
         expected = jax.tree.map(lambda m, x, k=kept: k * m + (1 - k) * x, expected, new)
-        expected["rest"]["count"] = state.rest["count"]
-        params, rest = evaluated(state)
+        expected["model_state"]["count"] = state.model_state["count"]
+        params, model_state = evaluated(state)
         jax.tree.map(
             lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6),
-            {"params": params, "rest": rest},
+            {"params": params, "model_state": model_state},
             expected,
         )
         jax.tree.map(np.testing.assert_array_equal, state.params, alone.params)
         assert params["kernel"].dtype == np.float32
-        assert rest["count"].dtype == np.int32
+        assert model_state["count"].dtype == np.int32
 
 
 def test_without_an_average_the_newest_is_evaluated(plain: Plain):
     state = plain[0][-1]
-    assert evaluated(state) == (state.params, state.rest)
+    assert evaluated(state) == (state.params, state.model_state)
 
 
 def test_a_factor_scales_the_learning_rate_of_its_parameters(
@@ -165,17 +168,17 @@ def test_what_is_not_trained_goes_through_the_micro_batches(
     mean = np.zeros(FEATURES)
     for part in range(4):
         mean = 0.5 * mean + 0.5 * batches[0][0][part::4].mean(axis=0)
-    np.testing.assert_allclose(states[1].rest["mean"], mean, rtol=1e-5)
-    assert states[1].rest["count"] == 4
-    assert metrics[0]["draw"] != plain[1][0]["draw"]  # a mean of four draws
+    np.testing.assert_allclose(states[1].model_state["mean"], mean, rtol=1e-5)
+    assert states[1].model_state["count"] == 4
+    assert metrics[0]["draw"] != plain[1][0]["draw"]  # a mean of four random numbers
 
 
 def test_a_sum_of_small_gradients_is_not_rounded_away(task: Task):
     """A float32 sum: in bfloat16, 256 + 1 is 256."""
     sizes = jnp.asarray([256.0] + [1.0] * 15)[:, None]
 
-    def loss(params: Any, rest: Any, batch: Any, key: Any, step: Any) -> Any:
-        return (params["kernel"].sum() * batch[0].astype(jnp.bfloat16)).mean(), (rest, {})
+    def loss(params: Any, model_state: Any, batch: Any, key: Any, step: Any) -> Any:
+        return (params["kernel"].sum() * batch[0].astype(jnp.bfloat16)).mean(), (model_state, {})
 
     result = batch_gradient(
         loss,
@@ -190,12 +193,12 @@ def test_a_sum_of_small_gradients_is_not_rounded_away(task: Task):
     assert float(result.gradients["kernel"][0]) == float(jnp.bfloat16(271 / 16))
 
 
-def poisoned_loss(params: Any, rest: Any, batch: Any, key: Any, step: Any) -> Any:
+def poisoned_loss(params: Any, model_state: Any, batch: Any, key: Any, step: Any) -> Any:
     """Step 1 has a gradient that is not finite and a finite loss, step 2 a loss of NaN."""
-    value, (rest, metrics) = loss(params, rest, batch, key, step)
+    value, (model_state, metrics) = loss(params, model_state, batch, key, step)
     hole = jnp.where(step == 1, 0.0, 1.0) * params["kernel"].sum() ** 2
     value = value + jnp.sqrt(hole) + jnp.where(step == 2, jnp.nan, 0.0)
-    return value, (rest, metrics)
+    return value, (model_state, metrics)
 
 
 @pytest.mark.parametrize("explicit", [False, True])
@@ -213,7 +216,7 @@ def test_a_step_that_is_not_finite_changes_nothing(explicit: bool, task: Task, b
     for later in states[2:4]:
         same = later._replace(step=states[1].step, skipped=states[1].skipped)
         jax.tree.map(np.testing.assert_array_equal, same, states[1])
-    for name in ("params", "rest", "opt_state", "average"):
+    for name in ("params", "model_state", "opt_state", "average"):
         for x, y in zip(*(jax.tree.leaves(getattr(states[i], name)) for i in (3, 4)), strict=True):
             assert not np.array_equal(x, y)
 
@@ -230,10 +233,10 @@ def test_an_update_that_is_not_finite_changes_nothing(task: Task, batches: list[
 def test_grad_fn_is_the_gradient_of_the_same_batch_with_the_same_draws(
     micro_batches: int, task: Task, batches: list[Any]
 ):
-    """SGD on what `grad_fn` returns is SGD."""
+    """SGD on the gradients that `grad_fn` returns is SGD."""
 
-    def noisy(params: Any, rest: Any, batch: Any, key: Any, step: Any) -> Any:
-        value, aux = loss(params, rest, batch, key, step)
+    def noisy(params: Any, model_state: Any, batch: Any, key: Any, step: Any) -> Any:
+        value, aux = loss(params, model_state, batch, key, step)
         return value * (1 + jax.random.uniform(key)), aux
 
     def update(updates: Any, state: Any, params: Any = None, *, grad_fn: Any) -> Any:

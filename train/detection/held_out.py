@@ -31,7 +31,7 @@ from train.task import Tree, split_batch
 CONFIDENCE = 0.001  # detections of a score at or below it do not count
 NOTHING = -100.0  # a logit that adds nothing to the loss
 
-Detect = Callable[[Tree, Tree, Tree], Outputs]  # params, rest, batch -> raw outputs
+Detect = Callable[[Tree, Tree, Tree], Outputs]  # params, model_state, batch -> raw outputs
 Metrics = dict[str, Float[Array, ""]]
 
 
@@ -97,8 +97,8 @@ class HeldOut:
         )
         size = (side, side)
 
-        def judged(params: Tree, rest: Tree, batch: Tree, suppress: bool) -> Judged:
-            many, one = detect(params, rest, batch)
+        def judged(params: Tree, model_state: Tree, batch: Tree, suppress: bool) -> Judged:
+            many, one = detect(params, model_state, batch)
             found = (
                 non_maximum_suppression(many, size, max_detections=max_detections)
                 if suppress
@@ -114,9 +114,9 @@ class HeldOut:
             judged, static_argnames="suppress", out_shardings=NamedSharding(mesh, P())
         )
 
-    def metrics(self, params: Tree, rest: Tree) -> dict[str, float]:
+    def metrics(self, params: Tree, model_state: Tree) -> dict[str, float]:
         """Losses (means over the pictures), and precision, recall, mAP of the one-to-one head."""
-        found = self._found(params, rest, suppress=False)
+        found = self._found(params, model_state, suppress=False)
         weights = [len(x.pictures) for x in found]
         means = {
             name: float(np.average([x.losses[name] for x in found], weights=weights))
@@ -124,19 +124,21 @@ class HeldOut:
         }
         return means | self._evaluate(found).summary()
 
-    def report(self, params: Tree, rest: Tree, directory: Path, *, pictures: int) -> str:
+    def report(self, params: Tree, model_state: Tree, directory: Path, *, pictures: int) -> str:
         """Judges both heads; writes tables, curves, and the first pictures with what was found.
 
         Args:
             params: of the model.
-            rest: its running statistics.
+            model_state: its running statistics.
             directory: of the run.
             pictures: how many to draw.
 
         Returns:
             The table of the one-to-one head, and a line on the other.
         """
-        one, many = (self._found(params, rest, suppress=suppress) for suppress in (False, True))
+        one, many = (
+            self._found(params, model_state, suppress=suppress) for suppress in (False, True)
+        )
         best, other = (self._evaluate(found) for found in (one, many))
         table = class_table(best, self.names)
         if jax.process_index() == 0:
@@ -147,17 +149,17 @@ class HeldOut:
             )
             (directory / "average_precision.txt").write_text(text)
             draw_curves(best, self.names, directory / "precision_recall.png")
-        self._draw(params, rest, directory / "predictions", pictures)
+        self._draw(params, model_state, directory / "predictions", pictures)
         map50, map50_95 = (other.summary()[name] for name in ("map50", "map50_95"))
         return (
             f"{table}\none-to-many head with non-maximum suppression: AP50 {map50:.3f}, "
             f"AP50-95 {map50_95:.3f}"
         )
 
-    def _found(self, params: Tree, rest: Tree, *, suppress: bool) -> list[Any]:
+    def _found(self, params: Tree, model_state: Tree, *, suppress: bool) -> list[Any]:
         """`Judged` of all batches, without the rows that fill, on the host."""
         found = []
-        for _, judged in self._passes(params, rest, suppress=suppress):
+        for _, judged in self._passes(params, model_state, suppress=suppress):
             real = judged.pictures >= 0
             arrays = jax.tree.map(lambda x, real=real: x[real], judged._replace(losses={}))
             found.append(arrays._replace(losses=judged.losses))
@@ -185,19 +187,24 @@ class HeldOut:
         known = (f"{name} {value:.3f}" for name, value in numbers.items() if value >= 0)
         return f"by the COCO protocol: {', '.join(known)}"
 
-    def _passes(self, params: Tree, rest: Tree, *, suppress: bool) -> Iterator[tuple[Tree, Any]]:
+    def _passes(
+        self, params: Tree, model_state: Tree, *, suppress: bool
+    ) -> Iterator[tuple[Tree, Any]]:
         """This process's part of every batch, and `Judged` of all of it, on the host."""
         for batch in self.batches.to_iter_dataset(grain.ReadOptions(4, 4)):
             spread = split_batch(batch, batch_sharding(self.mesh))
-            yield batch, jax.device_get(self._judged(params, rest, spread, suppress=suppress))
+            yield (
+                batch,
+                jax.device_get(self._judged(params, model_state, spread, suppress=suppress)),
+            )
 
-    def _draw(self, params: Tree, rest: Tree, directory: Path, count: int) -> None:
+    def _draw(self, params: Tree, model_state: Tree, directory: Path, count: int) -> None:
         """Draws detections onto the first pictures, as the network sees them: each process its own.
 
         All processes pass the same batches through the model, as they have to.
         """
         directory.mkdir(exist_ok=True)
-        passes = self._passes(params, rest, suppress=False)
+        passes = self._passes(params, model_state, suppress=False)
         for batch, found in itertools.islice(passes, -(-count // self.batch_size)):
             row_of = {int(number): row for row, number in enumerate(found.pictures)}
             for image, number in zip(batch["image"], batch["index"].tolist(), strict=True):

@@ -1,4 +1,4 @@
-"""Tasks: a configuration each, and the model, data, loss and evaluation it stands for."""
+"""Tasks: a configuration each, and the model, data, loss and evaluation that it defines."""
 
 import importlib
 import pkgutil

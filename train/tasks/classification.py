@@ -22,7 +22,7 @@ from train.errors import require
 from train.mesh import batch_sharding
 from train.task import Task, Tree, split_batch
 
-# Data parallel: weights are replicated, gradients summed.
+# Data parallel: weights are replicated, gradients are summed.
 SHARDING_RULES = [(".*", P())]
 
 Batch = tuple[Array, Int32[Array, "B"]]  # uint8 [B, H, W, C], labels
@@ -30,13 +30,12 @@ Batch = tuple[Array, Int32[Array, "B"]]  # uint8 [B, H, W, C], labels
 
 @dataclass(frozen=True, kw_only=True)
 class Classification(Config):
-    """A classifier of images; losses are in nats an image."""
+    """An image classifier; losses are in nats per image."""
 
     data: ImageData = field(default_factory=ImageData)
     model: ResNetConfig = field(default_factory=small)
     label_smoothing: float = 0.0
-    """Share of the target's probability that is spread over all classes, 0 .. 1; in training alone.
-    """
+    """Share of the target probability that is spread over all classes, 0 .. 1; only in training."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -46,14 +45,14 @@ class Classification(Config):
         )
 
     def architecture(self) -> tuple[nnx.GraphDef[ResNet], Callable[[PRNGKeyArray], Any]]:
-        """The model without its numbers, and the function that draws them: `params` and `rest`."""
+        """The model's graph, and the function that initializes `params` and `model_state`."""
         model = nnx.eval_shape(lambda: ResNet(self.model, rngs=nnx.Rngs(0)))
         graph, _, _ = nnx.split(model, nnx.Param, ...)
 
         def init(key: PRNGKeyArray) -> tuple[Tree, Tree]:
             model = ResNet(self.model, rngs=nnx.Rngs(key))
-            _, params, rest = nnx.split(model, nnx.Param, ...)
-            return nnx.to_pure_dict(params), nnx.to_pure_dict(rest)
+            _, params, model_state = nnx.split(model, nnx.Param, ...)
+            return nnx.to_pure_dict(params), nnx.to_pure_dict(model_state)
 
         return graph, init
 
@@ -69,10 +68,12 @@ class Classification(Config):
         graph, init = self.architecture()
         standardized = _standardization(training)
 
-        def loss(params: Tree, rest: Tree, batch: Batch, key: PRNGKeyArray, step: Array) -> Any:
+        def loss(
+            params: Tree, model_state: Tree, batch: Batch, key: PRNGKeyArray, step: Array
+        ) -> Any:
             del key, step
             images, labels = batch
-            model = nnx.merge(graph, params, rest)
+            model = nnx.merge(graph, params, model_state)
             logits = model(standardized(images), training=True)
             targets = optax.smooth_labels(jax.nn.one_hot(labels, classes), self.label_smoothing)
             _, _, moved = nnx.split(model, nnx.Param, ...)
@@ -80,16 +81,16 @@ class Classification(Config):
             value = optax.softmax_cross_entropy(logits, targets).mean()
             return value, (nnx.to_pure_dict(moved), metrics)
 
-        def logits(params: Tree, rest: Tree, images: Array) -> Float[Array, "B K"]:
-            return nnx.merge(graph, params, rest)(standardized(images), training=False)
+        def logits(params: Tree, model_state: Tree, images: Array) -> Float[Array, "B K"]:
+            return nnx.merge(graph, params, model_state)(standardized(images), training=False)
 
         evaluate = _evaluation(logits, held_out, self.batch_size, mesh)
 
-        def finish(params: Tree, rest: Tree, directory: Path) -> str:
+        def finish(params: Tree, model_state: Tree, directory: Path) -> str:
             shown = held_out.first(32)
-            predicted = jax.jit(logits)(params, rest, jnp.asarray(shown.images)).argmax(-1)
+            predicted = jax.jit(logits)(params, model_state, jnp.asarray(shown.images)).argmax(-1)
             _draw(shown, np.asarray(predicted), directory / "predictions.png")
-            accuracy = evaluate(params, rest)["accuracy"]
+            accuracy = evaluate(params, model_state)["accuracy"]
             return f"accuracy {accuracy:.2%} of {len(held_out.labels)} held-out images"
 
         return Task(
@@ -102,7 +103,7 @@ class Classification(Config):
             finish=finish,
             matrices=matrix_dimension_numbers,
             sharding_rules=SHARDING_RULES,
-            items_a_step=self.batch_size,
+            items_per_step=self.batch_size,
             unit="images",
             loss_unit="nats/image",
             data=training.fingerprint() | {"held_out": len(held_out.labels)},
@@ -110,12 +111,12 @@ class Classification(Config):
 
 
 def _correct(logits: Float[Array, "B K"], labels: Int32[Array, "B"]) -> Float[Array, "B"]:
-    """1 where the largest logit is the label's, else 0."""
+    """1 if the largest logit is that of the label, else 0."""
     return (logits.argmax(-1) == labels).astype(jnp.float32)
 
 
 def _standardization(training: LabelledImages) -> Callable[[Array], Float[Array, "B H W C"]]:
-    """Subtracts the training images' mean and divides by their deviation, a channel each."""
+    """Subtracts the mean of the training images and divides by their deviation, per channel."""
     pixels = training.images.reshape(-1, training.images.shape[-1])
     mean = pixels.mean(0, dtype=np.float64)
     deviation = np.maximum(pixels.std(0, dtype=np.float64), 1e-3)
@@ -129,15 +130,12 @@ def _evaluation(
     batch_size: int,
     mesh: Mesh,
 ) -> Callable[[Tree, Tree], dict[str, float]]:
-    """Mean loss and accuracy of the held-out images, each counted once: weight 0 fills batches.
+    """Mean loss and accuracy of the held-out images; images that fill up a batch have weight 0.
 
     The batches stay on the devices from one evaluation to the next.
     """
     count = len(held_out.labels)
-    # at most 1024 images at once, or one batch if that is more
-    size = min(
-        batch_size * math.ceil(1024 / batch_size), batch_size * math.ceil(count / batch_size)
-    )
+    size = batch_size * math.ceil(min(1024, count) / batch_size)  # about 1024 at once
     rows = np.arange(-(-count // size) * size)
     weights = (rows < count).astype(np.float32)
     process = slice(jax.process_index(), None, jax.process_count())
@@ -151,13 +149,13 @@ def _evaluation(
     ]
 
     @jax.jit
-    def totals(params: Tree, rest: Tree, images: Array, labels: Array, weight: Array) -> Any:
-        found = logits(params, rest, images)
+    def totals(params: Tree, model_state: Tree, images: Array, labels: Array, weight: Array) -> Any:
+        found = logits(params, model_state, images)
         losses = optax.softmax_cross_entropy_with_integer_labels(found, labels)
         return (losses * weight).sum(), (_correct(found, labels) * weight).sum()
 
-    def evaluate(params: Tree, rest: Tree) -> dict[str, float]:
-        sums = jax.device_get([totals(params, rest, *batch) for batch in batches])
+    def evaluate(params: Tree, model_state: Tree) -> dict[str, float]:
+        sums = jax.device_get([totals(params, model_state, *batch) for batch in batches])
         loss, correct = (
             sum(float(x) for x in column) / count for column in zip(*sums, strict=True)
         )
@@ -167,7 +165,7 @@ def _evaluation(
 
 
 def _draw(shown: LabelledImages, predicted: np.ndarray, path: Path) -> None:
-    """A grid of images with what they were taken for; the true class in red where that is wrong."""
+    """A grid of images with their predicted classes; wrong ones are red, with the true class."""
     from matplotlib.figure import Figure  # not pyplot: no window system, no global state
 
     columns = 8

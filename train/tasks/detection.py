@@ -36,42 +36,42 @@ from train.detection.predict import Find
 from train.errors import require
 from train.task import Task, Tree
 
-# Data parallel: weights are replicated, gradients summed.
+# Data parallel: weights are replicated, gradients are summed.
 SHARDING_RULES = [(".*", P())]
 
 CLAIMS = {"best_free": claim_best_free, "best": claim_best}
 
-NAMES_FILE = "names.txt"  # in the run directory: the classes, one a line
+NAMES_FILE = "names.txt"  # in the run directory: the classes, one per line
 
 
 @dataclass(frozen=True, kw_only=True)
 class Detector:
-    """Size and arithmetic of the model."""
+    """Size and dtype of the model."""
 
     scale: Literal["n", "s", "m", "l", "x"] = "n"
     """Published scale: 2.6, 10.0, 21.9, 26.3 or 59.0 million parameters with 80 classes."""
 
     width: float | None = None
-    """Factor of the channels, for models below the published ones (None: that of the scale; n has
-    0.25)."""
+    """Factor of the channels, for models smaller than the published ones (None: that of the scale;
+    0.25 for n)."""
 
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of convolutions and attention; parameters, norms and losses are float32 whatever it is."""
+    """Type of convolutions and attention; parameters, norms and losses are always float32."""
 
     depthwise_matrices: bool = False
-    """Depthwise kernels are matrices of 9 rows to the optimizer, as in the published recipe; else
-    they go to its auxiliary part."""
+    """Treat depthwise kernels as matrices with 9 rows, as in the published recipe; otherwise they
+    are auxiliary parameters."""
 
     def __post_init__(self) -> None:
         require(
             self.width is None or 0 < self.width <= 4,
-            f"model.width={self.width} must lie in 0 .. 4, 0 excluded; scale x has 1.5",
+            f"model.width={self.width} must be greater than 0 and at most 4; scale x has 1.5",
         )
 
     def functions(
         self, num_classes: int
     ) -> tuple[nnx.GraphDef[YOLO26], Callable[[PRNGKeyArray], tuple[Tree, Tree]]]:
-        """The model without its numbers, and the function that draws them: `params` and `rest`."""
+        """The model's graph, and the function that initializes `params` and `model_state`."""
         config = scaled(self.scale, num_classes)
         if self.width is not None:
             config = dataclasses.replace(config, width=self.width)
@@ -79,38 +79,38 @@ class Detector:
         graph, _, _ = nnx.split(nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0))), nnx.Param, ...)
 
         def init(key: PRNGKeyArray) -> tuple[Tree, Tree]:
-            _, params, rest = nnx.split(make(rngs=nnx.Rngs(key)), nnx.Param, ...)
-            return nnx.to_pure_dict(params), nnx.to_pure_dict(rest)
+            _, params, model_state = nnx.split(make(rngs=nnx.Rngs(key)), nnx.Param, ...)
+            return nnx.to_pure_dict(params), nnx.to_pure_dict(model_state)
 
         return graph, init
 
 
 @dataclass(frozen=True, kw_only=True)
 class Detection(Config):
-    """An object detector; `box`, `cls` and `dfl` are those of the one-to-one head, with gains."""
+    """An object detector; `box`, `cls` and `dfl` are the one-to-one head's, including gains."""
 
     data: DetectionData = field(default_factory=DetectionData)
     model: Detector = field(default_factory=Detector)
 
     small_side: Literal[8, 16] = 16
-    """Sides of objects below it, in pixels, are searched as if they had 16; earlier releases: 8."""
+    """Shorter sides of objects, in pixels, are searched as 16 pixels; earlier releases used 8."""
 
     matching: Literal["best_free", "best"] = "best_free"
-    """What a detection may claim in an evaluation: the free object that it overlaps most, or, as in
-    earlier releases, only the one that it overlaps most, free or not."""
+    """The object that a detection may claim in an evaluation: the free one of largest overlap, or,
+    as in earlier releases, only the one of largest overlap, free or not."""
 
     average_ramp: float = 2000.0
-    """Evaluated is an average of the weights over the steps; its decay at step t is
+    """Evaluations use a moving average of the weights whose decay at step t is
     0.9999 (1 - exp(-t / average_ramp))."""
 
     max_detections: int = 300
-    """Objects found in an image at most."""
+    """Maximum number of detections per image."""
 
     workers: int = 0
-    """Processes that make batches ahead of time; 0: threads of this one."""
+    """Number of processes that prefetch batches; 0: threads of this process."""
 
     pictures: int = 12
-    """Held-out images that are drawn at the end of a run."""
+    """Number of held-out images to draw at the end of a run."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -120,24 +120,24 @@ class Detection(Config):
         )
         require(
             self.mesh_axes == "auto",
-            f"mesh_axes={self.mesh_axes} does not carry convolutions; use auto",
+            f"mesh_axes={self.mesh_axes} does not support convolutions; use auto",
         )
         for name, least in (("max_detections", 1), ("workers", 0), ("pictures", 0)):
             value = getattr(self, name)
             require(value >= least, f"{name}={value} must be at least {least}")
 
     def names(self, directory: Path) -> list[str]:
-        """The classes of a run that is in a directory.
+        """The classes of a run in a directory.
 
         Raises:
-            BadInput: the directory does not say.
+            BadInput: the file of classes is missing.
         """
         path = directory / NAMES_FILE
         require(path.exists(), f"{path} is missing; the same training command writes it again")
         return path.read_text().splitlines()
 
     def finder(self, model: YOLO26, head: Literal["one_to_one", "one_to_many"]) -> Find:
-        """A function from a network input to what a trained model finds in it."""
+        """A function from a network input to the detections of a trained model."""
         graph, state = nnx.split(fold(model, head=head))
         size = (self.data.size, self.data.size)
         chosen = end_to_end if head == "one_to_one" else non_maximum_suppression
@@ -150,15 +150,15 @@ class Detection(Config):
         return lambda image: np.asarray(found(state, {"image": image[None]}))[0]
 
     def objective(self, graph: nnx.GraphDef[YOLO26], images: int) -> Callable[..., Any]:
-        """The loss as `Task` has it; with the number of images, steps are epochs."""
+        """The loss of the task; the number of images turns steps into epochs."""
         size = (self.data.size, self.data.size)
         epochs = -(-self.steps * self.batch_size // images)
 
         def loss(
-            params: Tree, rest: Tree, batch: Tree, key: PRNGKeyArray, step: Int32[Array, ""]
+            params: Tree, model_state: Tree, batch: Tree, key: PRNGKeyArray, step: Int32[Array, ""]
         ) -> tuple[Float[Array, ""], tuple[Tree, dict[str, Float[Array, ""]]]]:
-            del key  # nothing is drawn: augmentation is the data's
-            model = nnx.merge(graph, params, rest)
+            del key  # the loss is deterministic: augmentation is part of the data
+            model = nnx.merge(graph, params, model_state)
             many, one = model(pixels(batch), training=True)
             objective, terms = detection_loss(
                 many,
@@ -168,8 +168,8 @@ class Detection(Config):
                 weight=one_to_many_weight(step * self.batch_size // images, epochs),
                 small=float(self.small_side),
             )
-            rest = nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
-            return objective, (rest, named_terms(terms) | {"objective": objective})
+            model_state = nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
+            return objective, (model_state, named_terms(terms) | {"objective": objective})
 
         return loss
 
@@ -178,8 +178,8 @@ class Detection(Config):
         training, held_out = read_pictures(self.data, seed=self.seed)
         graph, init = self.model.functions(len(training.names))
 
-        def detect(params: Tree, rest: Tree, batch: Tree) -> Outputs:
-            return nnx.merge(graph, params, rest)(pixels(batch))
+        def detect(params: Tree, model_state: Tree, batch: Tree) -> Outputs:
+            return nnx.merge(graph, params, model_state)(pixels(batch))
 
         evaluation = HeldOut(
             detect,
@@ -207,7 +207,7 @@ class Detection(Config):
                 matrix_dimension_numbers, depthwise=self.model.depthwise_matrices
             ),
             sharding_rules=SHARDING_RULES,
-            items_a_step=self.batch_size,
+            items_per_step=self.batch_size,
             unit="images",
             loss_unit="box + cls + dfl",
             data={"training_" + k: v for k, v in training.fingerprint().items()}

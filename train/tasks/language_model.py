@@ -1,4 +1,4 @@
-"""Language modelling: a decoder on text, as bytes or as the tokens of a vocabulary."""
+"""Language modelling: a decoder on text, as bytes or as tokens of a vocabulary."""
 
 import dataclasses
 import functools
@@ -39,24 +39,25 @@ BYTES = 256
 
 Weights = Float[Array, "B T"]
 
-_LARGEST_EXPONENT = 700.0  # exp of more is no float64: a perplexity is cut there
+_LARGEST_EXPONENT = 700.0  # exp overflows float64 at 709.8; perplexities are clipped before
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """The text that is written at the end of a run."""
+    """The text to sample at the end of a run."""
 
     prompt: str = "The "
-    """What the text goes on from."""
+    """Beginning of the text."""
 
     length: int = 400
-    """Tokens to write (bytes, if tokens are bytes)."""
+    """Number of tokens to sample (bytes, if tokens are bytes)."""
 
     temperature: float = 0.8
-    """Of the softmax; 0 always takes the likeliest token, 1 draws from the model's distribution."""
+    """Temperature of the softmax; 0 takes the most likely token, 1 samples from the model's
+    distribution."""
 
     def __post_init__(self) -> None:
-        require(bool(self.prompt), "sample.prompt is empty; a text has to start with something")
+        require(bool(self.prompt), "sample.prompt is empty; give a text to start from")
         require(self.length >= 1, f"sample.length={self.length} must be at least 1")
         require(
             0 <= self.temperature < math.inf,
@@ -66,10 +67,10 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True)
 class LanguageModel(Config):
-    """A language model; losses are in nats a token (a byte, if tokens are bytes)."""
+    """A language model; losses are in nats per token (per byte, if tokens are bytes)."""
 
     data: TextData = field(default_factory=TextData)
-    # Which of the two is up to the preset; options change its fields.
+    # The preset chooses the class; options change its fields.
     model: tyro.conf.AvoidSubcommands[Qwen3Config | GPT2Config] = field(default_factory=tiny)
     sample: Sample = field(default_factory=Sample)
 
@@ -77,10 +78,10 @@ class LanguageModel(Config):
     """Type of matrix products and attention; parameters and losses are float32."""
 
     remat: bool = False
-    """Compute every layer again in the backward pass: less memory, a third more time."""
+    """Compute every layer again in the backward pass, for less memory and a third more time."""
 
     pretrained: Path | None = None
-    """Hugging Face folder of a Qwen3 of this architecture to start from (None: at random)."""
+    """Hugging Face folder with a Qwen3 of this size to start from (None: random weights)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -101,36 +102,36 @@ class LanguageModel(Config):
 
     @property
     def positions(self) -> float:
-        """Most tokens that the model takes in a row."""
+        """Maximum number of tokens in a sequence."""
         return self.model.n_positions if isinstance(self.model, GPT2Config) else math.inf
 
     def reopened(self, directory: Path) -> Self:
-        """The configuration of a run that is in a directory now, with the tokenizer in there."""
+        """The same configuration for a run that is now in `directory`, with its tokenizer."""
         tokenizer, data = directory / TOKENIZER_FILE, self.data
         if tokenizer.exists():
             data = dataclasses.replace(data, tokenizer=str(tokenizer))
         return dataclasses.replace(self, run_dir=directory, data=data)
 
     def architecture(self) -> tuple[nnx.GraphDef[Decoder], Callable[[PRNGKeyArray], Any]]:
-        """The model without its numbers, and the function that draws them: `params` and `rest`."""
+        """The model's graph, and the function that initializes `params` and `model_state`."""
         make = functools.partial(_decoder, self.model, jnp.dtype(self.compute_dtype))
         graph, _, _ = nnx.split(nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0))), nnx.Param, ...)
 
         def init(key: PRNGKeyArray) -> tuple[Tree, Tree]:
-            _, params, rest = nnx.split(make(rngs=nnx.Rngs(key)), nnx.Param, ...)
-            return nnx.to_pure_dict(params), nnx.to_pure_dict(rest)
+            _, params, model_state = nnx.split(make(rngs=nnx.Rngs(key)), nnx.Param, ...)
+            return nnx.to_pure_dict(params), nnx.to_pure_dict(model_state)
 
         return graph, init
 
     def published(self, layout: Tree) -> Tree:
-        """The parameters in the folder `pretrained`, as float32, each device its own part."""
+        """The parameters in the folder `pretrained` as float32; each device reads its own part."""
         try:
             found = read_qwen3(
                 self.pretrained or "", param_dtype=jnp.float32, shardings=lambda _: layout
             )
         except ValueError as error:
             raise BadInput(f"pretrained={self.pretrained} cannot be used: {error}") from error
-        drawn = {"initializer_range": found.config.initializer_range}  # of no effect here
+        drawn = {"initializer_range": found.config.initializer_range}  # has no effect here
         require(
             found.config == dataclasses.replace(self.model, **drawn),
             f"pretrained={self.pretrained} is a model of {found.config}, and the run's is "
@@ -152,18 +153,22 @@ class LanguageModel(Config):
         remat = functools.partial(jax.checkpoint, prevent_cse=False) if self.remat else None
         layer_by_layer = sharding_rules.layer_by_layer(rules, mesh, remat)
 
-        def mean_loss(params: Tree, rest: Tree, batch: Tree, weights: Weights | None = None) -> Any:
+        def mean_loss(
+            params: Tree, model_state: Tree, batch: Tree, weights: Weights | None = None
+        ) -> Any:
             tokens, documents = _tokens(batch)
-            model = nnx.merge(graph, sharding_rules.as_used(params, rules, mesh), rest)
+            model = nnx.merge(graph, sharding_rules.as_used(params, rules, mesh), model_state)
             hidden = model.hidden_states(tokens[:, :-1], remat=layer_by_layer, **documents)
             return cross_entropy(hidden, model.head, tokens[:, 1:], weights=weights)
 
-        def loss(params: Tree, rest: Tree, batch: Tree, key: PRNGKeyArray, step: Array) -> Any:
-            del key, step  # a decoder without dropout draws nothing
-            return mean_loss(params, rest, batch), (rest, {})
+        def loss(
+            params: Tree, model_state: Tree, batch: Tree, key: PRNGKeyArray, step: Array
+        ) -> Any:
+            del key, step  # a decoder without dropout is deterministic
+            return mean_loss(params, model_state, batch), (model_state, {})
 
-        def finish(params: Tree, rest: Tree, directory: Path) -> str:
-            model = nnx.merge(graph, params, rest)
+        def finish(params: Tree, model_state: Tree, directory: Path) -> str:
+            model = nnx.merge(graph, params, model_state)
             text = sample_text(model, data.tokenizer, self.sample, seed=self.seed)
             (directory / "sample.txt").write_text(text + "\n")
             return text
@@ -180,7 +185,7 @@ class LanguageModel(Config):
             finish=finish,
             matrices=matrix_dimension_numbers,
             sharding_rules=rules,
-            items_a_step=self.batch_size * self.data.sequence_length,
+            items_per_step=self.batch_size * self.data.sequence_length,
             unit=f"{unit}s",
             loss_unit=f"nats/{unit}",
             data=data.identity,
@@ -191,7 +196,7 @@ class LanguageModel(Config):
 
 
 def sample_text(model: Decoder, tokenizer: Tokenizer, options: Sample, *, seed: int) -> str:
-    """The prompt and what the model adds; bytes that are no UTF-8 become replacement signs."""
+    """The prompt and the sampled text; bytes that are not UTF-8 become replacement characters."""
     start = [] if tokenizer.end_of_text is None else [tokenizer.end_of_text]
     prompt = tokenizer.encode(options.prompt)
     added = sample(
@@ -205,18 +210,18 @@ def sample_text(model: Decoder, tokenizer: Tokenizer, options: Sample, *, seed: 
 
 
 def text_metrics(loss: float, counts: Counts) -> dict[str, float]:
-    """What a loss a token comes to in the units that do not depend on the tokenizer.
+    """A loss per token in units that do not depend on the tokenizer.
 
-    The nats of the whole text, `loss * tokens`, are divided by its bytes and its words. For
-    WikiText-103's official files a word is one of their tokens, line ends included, so the
-    `word_perplexity` is the one that is published.
+    The nats of the whole text, `loss * tokens`, are divided by its bytes and by its words. In the
+    official files of WikiText-103 a word is one of their tokens, including line ends, so that
+    `word_perplexity` is the published metric.
 
     Args:
-        loss: nats a token.
+        loss: nats per token.
         counts: sizes of the text.
 
     Returns:
-        `loss`, `perplexity` (a token), `bits_per_byte`, `word_perplexity`.
+        `loss`, `perplexity` (per token), `bits_per_byte`, `word_perplexity`.
 
     Example:
         >>> text_metrics(math.log(2), Counts(tokens=30, bytes=120, words=10, documents=1))
@@ -242,7 +247,7 @@ def _decoder(config: Qwen3Config | GPT2Config, dtype: jnp.dtype, *, rngs: nnx.Rn
 
 
 def _tokens(batch: Tree) -> tuple[Integer[Array, "B T+1"], dict[str, Any]]:
-    """Tokens as int32, and what tells the documents of packed rows apart."""
+    """Tokens as int32, and the segments and positions of the documents of packed rows."""
     if not isinstance(batch, dict):
         return batch.astype(jnp.int32), {}
     documents = {name: batch[name] for name in ("segment_ids", "positions")}
@@ -256,7 +261,7 @@ def _evaluation(
     batch_size: int,
     mesh: Mesh,
 ) -> Callable[[Tree, Tree], dict[str, float]]:
-    """The mean loss of held-out windows, each counted once: batches are filled with weight 0.
+    """The mean loss of held-out windows; rows that fill up a batch have weight 0.
 
     The batches stay on the devices from one evaluation to the next.
     """
@@ -276,11 +281,11 @@ def _evaluation(
     ]
 
     @jax.jit
-    def total(params: Tree, rest: Tree, batch: Tree, weights: Weights) -> Array:
-        return mean_loss(params, rest, batch, weights) * weights.sum()
+    def total(params: Tree, model_state: Tree, batch: Tree, weights: Weights) -> Array:
+        return mean_loss(params, model_state, batch, weights) * weights.sum()
 
-    def evaluate(params: Tree, rest: Tree) -> dict[str, float]:
-        totals = [total(params, rest, *batch) for batch in batches]
+    def evaluate(params: Tree, model_state: Tree) -> dict[str, float]:
+        totals = [total(params, model_state, *batch) for batch in batches]
         nats = sum(float(t) for t in totals)
         return text_metrics(nats / (count * data.held_out.length), data.counts)
 

@@ -14,9 +14,9 @@ from train.mesh import make_mesh
 SIDE, SCENES = 64, 5
 
 
-def oracle(params, rest, batch):
+def oracle(params, model_state, batch):
     """Cell i says what object i is; the one-to-many head has every object twice."""
-    del rest
+    del model_state
     centres, strides = (jnp.asarray(x)[None] for x in anchors(SIDE, SIDE))
     boxes = corners(batch["boxes"] * SIDE)
     count, rows = len(centres[0]), boxes.shape[1]

@@ -1,4 +1,4 @@
-"""Classification: the data it reads, and runs that train, resume and do not depend on the mesh."""
+"""Classification: its data, and runs that train, resume and do not depend on the mesh."""
 
 import dataclasses
 import io
@@ -25,7 +25,7 @@ from train.tasks.classification import Classification
 
 
 def archive(path: Path, sizes: dict[str, tuple[int, int]]) -> None:
-    """A zip with one image a name, of the given size and of a colour that tells it apart."""
+    """A zip with one image per name, of the given size, each in another colour."""
     with zipfile.ZipFile(path, "w") as file:
         for i, (name, size) in enumerate(sizes.items()):
             buffer = io.BytesIO()
@@ -100,7 +100,7 @@ def config(run_dir: Path, **fields: object) -> Classification:
 
 
 def numbers(directory: Path) -> list[dict]:
-    """The metrics of a run without the clock's."""
+    """The metrics of a run, without measurements of time."""
     lines = read_metrics(directory / "metrics.jsonl")
     return [{name: value for name, value in line.items() if name != "wall"} for line in lines]
 
@@ -141,10 +141,10 @@ def test_the_loss_does_not_depend_on_the_mesh(tmp_path: Path):
 @pytest.mark.slow
 def test_evaluation_weighs_every_image_alike(tmp_path: Path):
     task = config(tmp_path, batch_size=56).task(make_mesh("data=1"))  # 360 images: 392 rows
-    params, rest = jax.jit(task.init)(jax.random.key(0))
+    params, model_state = jax.jit(task.init)(jax.random.key(0))
     _, held_out = digits()
-    found = task.evaluate(params, rest)
-    other = config(tmp_path, batch_size=8).task(make_mesh("data=1")).evaluate(params, rest)
+    found = task.evaluate(params, model_state)
+    other = config(tmp_path, batch_size=8).task(make_mesh("data=1")).evaluate(params, model_state)
     assert found["loss"] == pytest.approx(other["loss"], rel=1e-5)
     assert found["accuracy"] == other["accuracy"]
     assert found["accuracy"] * len(held_out.labels) == pytest.approx(
