@@ -187,7 +187,7 @@ def test_predictions_are_in_pixels_of_the_image_and_skip_what_is_broken(
         ("--model.width 0", "model.width=0.0 must be greater than 0 and at most 4"),
         ("--average-ramp 0", "average_ramp=0.0 must be a finite number"),
         ("--max-detections 0", "max_detections=0 must be at least 1"),
-        ("--mesh-axes explicit", "mesh_axes=explicit does not carry convolutions"),
+        ("--mesh-axes explicit", "mesh_axes=explicit does not support convolutions"),
         ("--data.train nowhere:train --data.held-out nowhere:val", "nowhere"),
         ("--data.size 100", "data.size=100 must be a positive multiple of 32"),
     ],

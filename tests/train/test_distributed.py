@@ -27,7 +27,7 @@ OPTIONS = (
     ("fields", "message"),
     [
         ({"count": 2, "index": 0}, "belong together; give all three, or --processes.discover"),
-        ({"discover": True, "coordinator": "a:1", "count": 2, "index": 0}, "leave those out"),
+        ({"discover": True, "coordinator": "a:1", "count": 2, "index": 0}, "omit those"),
         ({"coordinator": "a:1", "count": 2, "index": 2}, r"must be in 0 .. processes.count - 1"),
     ],
 )

@@ -89,7 +89,7 @@ class Device:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("data=4", "takes 4 of 8 devices, but 2 processes need all of theirs"),
+        ("data=4", "uses 4 of 8 devices, but 2 processes must use all of theirs"),
         ("tensor=8", "the axis tensor spans several processes"),
         ("data=2,tensor=4", None),
     ],
@@ -131,8 +131,8 @@ def test_the_first_matching_rule_wins():
     [
         ([("embed", P())], r"no sharding rule covers layers/up; add a rule"),
         ([("embe", P()), ("up", P())], r"no sharding rule covers embed, layers/up"),
-        ([("head", P()), (".*", P())], r"first match of no parameter: head"),
-        ([(".*", P()), ("embed", P("data"))], r"first match of no parameter: embed"),
+        ([("head", P()), (".*", P())], r"never the first match: head"),
+        ([(".*", P()), ("embed", P("data"))], r"never the first match: embed"),
         ([("embed", P(None, "data")), (".*", P())], r"embed of shape \(8, 4\) cannot be sharded"),
         ([("embed", P(None, None, "data")), (".*", P())], r"embed of shape \(8, 4\) cannot be"),
     ],
