@@ -1,9 +1,11 @@
-"""The README keeps what it promises: its Python runs, its commands are the real ones."""
+"""The README and the docs keep their promises: Python blocks run, commands and links are real."""
 
 import re
 from pathlib import Path
 
 import pytest
+
+from benchmarks import accuracy
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PAGES = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").rglob("*.md")])
@@ -41,3 +43,13 @@ def test_continuous_integration_starts_with_the_readme_command(repository):
 def test_links_lead_to_files_that_are_there(page):
     targets = re.findall(r"\]\(([^):#]+)(?:#[^)]*)?\)", page.read_text())
     assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+def test_the_accuracy_page_is_what_its_program_writes_now():
+    page = (REPOSITORY / "docs" / "accuracy.md").read_text()
+    fixed = [line for line in accuracy.INTRODUCTION.splitlines() if "{" not in line]
+    assert [line for line in fixed if line not in page] == []
+    assert accuracy.POWERS in page
+    assert f"| spectrum | {' | '.join(accuracy._powers())} |" in page
+    rows = [f"| {method} | {dtype} |" for method, dtype in accuracy._methods()]
+    assert [row for row in rows if row not in page] == []
