@@ -1,10 +1,10 @@
 # %% [markdown]
 # # Quickstart: MiMuon instead of AdamW
 #
-# One line changes, in a Flax nnx project and in a linen project.
+# How to replace AdamW by MiMuon in a Flax nnx project and in a linen project: one line changes.
 
 # %%
-# Installs what is missing: a release, or the checkout that this notebook lies in.
+# Installs what is missing: a release, or the checkout that contains this notebook.
 import importlib.util
 import pathlib
 import subprocess
@@ -31,9 +31,9 @@ STEPS = 300
 # %% [markdown]
 # ## The task
 #
-# A network of two hidden layers learns what another, random one computes, from batches of 64 noisy
-# examples. Both optimizers have the usual cosine schedule; one toy says nothing about which is
-# better.
+# A network with two hidden layers learns the function that another, random network computes, from
+# batches of 64 noisy examples. Both optimizers have the usual cosine schedule. A single toy problem
+# says nothing about which optimizer is better.
 
 # %%
 keys = jax.random.split(jax.random.key(0), 4)
@@ -43,23 +43,23 @@ first, second = (
 )
 y = jnp.tanh(x @ first / 32**0.5) @ second / 64**0.5
 y = y + 0.1 * jax.random.normal(keys[3], y.shape)
-ROWS = jax.random.randint(keys[3], (STEPS, 64), 0, len(x))  # of the batch of every step
+ROWS = jax.random.randint(keys[3], (STEPS, 64), 0, len(x))  # the rows of each batch
 
 
 def mean_square(network, rows):
-    """The loss."""
+    """The mean square error of some rows."""
     return jnp.mean((network(x[rows]) - y[rows]) ** 2)
 
 
 def cosine(peak):
-    """The schedule of a learning rate."""
+    """A learning-rate schedule."""
     return optax.cosine_decay_schedule(peak, STEPS)
 
 
 # %% [markdown]
 # ## Flax nnx
 #
-# `describe` says which parameters MiMuon treats as matrices, and what it leaves to Adam.
+# `describe` shows which parameters MiMuon treats as matrices, and which it leaves to AdamW.
 
 
 # %%
@@ -85,7 +85,7 @@ OPTIMIZERS = {
 
 
 def train_nnx(transformation):
-    """Losses of an nnx training."""
+    """The losses of a training run with nnx."""
     model = Network(nnx.Rngs(0))
     optimizer = nnx.Optimizer(model, transformation, wrt=nnx.Param)
 
@@ -115,7 +115,7 @@ plt.show()
 # %% [markdown]
 # ## Flax linen
 #
-# The same line in a `TrainState`. The optimizer's state also says what the gate did.
+# The same line in a `TrainState`. The optimizer's state also records what the gate did.
 
 
 # %%
@@ -137,7 +137,7 @@ state = TrainState.create(apply_fn=network.apply, params=network.init(keys[3], x
 
 @jax.jit
 def step(state, rows):
-    """One step of the linen training."""
+    """One training step with linen."""
     loss, gradients = jax.value_and_grad(
         lambda params: mean_square(lambda x: state.apply_fn({"params": params}, x), rows)
     )(state.params)

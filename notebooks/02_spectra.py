@@ -2,10 +2,10 @@
 # # What an orthogonalizer does to singular values
 #
 # Muon replaces the momentum `M = U S V^T` by `U V^T`: every singular value becomes 1. Polynomials
-# get near that without an SVD; the spectral family stops on the way, at `U S^p V^T`.
+# come close to that without an SVD. The spectral family goes part of the way, to `U S^p V^T`.
 
 # %%
-# Installs what is missing: a release, or the checkout that this notebook lies in.
+# Installs what is missing: a release, or the checkout that contains this notebook.
 import importlib.util
 import pathlib
 import subprocess
@@ -30,8 +30,8 @@ SIZE = 128
 # %% [markdown]
 # ## A matrix with a known spectrum
 #
-# Singular values from 1 down to 1e-4, evenly in the logarithm, between two random orthogonal
-# matrices.
+# Its singular values are logarithmically spaced from 1 down to 1e-4, its singular vectors are
+# random.
 
 # %%
 singular = jnp.logspace(0, -4, SIZE)
@@ -43,7 +43,7 @@ matrix = (left * singular) @ right.T
 
 
 def spectrum(function):
-    """Singular values after a function, in the order of those before."""
+    """The singular values after applying a function, in the order of the original ones."""
     return np.diag(np.asarray(left.T @ function(matrix) @ right))
 
 
@@ -73,9 +73,9 @@ for axes in (orthogonal, powers):
 plt.show()
 
 # %% [markdown]
-# Jordan's coefficients trade accuracy for speed: values land anywhere in 0.68 to 1.2. The default
-# brings what is above some thousandths of the largest to 1; what is smaller grows, but not to the
-# end.
+# Jordan's coefficients trade accuracy for speed: singular values end up anywhere between 0.68 and
+# 1.2. The default maps those above a few thousandths of the largest one to 1; smaller ones grow,
+# but do not reach 1.
 
 # %%
 for name, function in ORTHOGONALIZERS.items():

@@ -1,12 +1,12 @@
 # %% [markdown]
 # # MiMuon's gate
 #
-# MiMuon orthogonalizes a matrix's momentum where a measure of it reaches the threshold `tau`, and
-# takes momentum SGD's step where not. Which measure, and which threshold, decides whether it is
-# Muon, momentum SGD or a mixture.
+# MiMuon orthogonalizes a matrix's momentum if a measure of it reaches the threshold `tau` (the gate
+# is open), and takes the step of momentum SGD otherwise (the gate is closed). The measure and the
+# threshold decide whether MiMuon is Muon, momentum SGD or a mixture.
 
 # %%
-# Installs what is missing: a release, or the checkout that this notebook lies in.
+# Installs what is missing: a release, or the checkout that contains this notebook.
 import importlib.util
 import pathlib
 import subprocess
@@ -29,9 +29,9 @@ STEPS = 300
 MEASURES = {"rms": rms, "gap": gap, "spectral": spectral_norm, "frobenius": frobenius}
 
 # %% [markdown]
-# ## A training to look at
+# ## A training run to look at
 #
-# A network with three hidden layers learns noisy labels; every measure of every momentum is kept.
+# A network with three hidden layers is trained; every measure of every momentum is recorded.
 
 # %%
 keys = jax.random.split(jax.random.key(0), 8)
@@ -45,7 +45,7 @@ weights = {
 
 
 def loss(weights, rows):
-    """Mean square error of some rows."""
+    """The mean square error of some rows."""
     h = x[rows]
     for name in ("in", "middle", "deep"):
         h = jax.nn.relu(h @ weights[name])
@@ -53,7 +53,7 @@ def loss(weights, rows):
 
 
 def train(tx):
-    """Losses, gate rates and measures of a training."""
+    """The losses, open rates and measures of a training run."""
 
     @jax.jit
     def step(weights, state, key):
@@ -78,8 +78,7 @@ losses, rates, measured = train(mimuon(0.02, threshold=0.1))
 # %% [markdown]
 # ## Open gates against the threshold
 #
-# Along this run, for every measure: the share of matrices and steps at which the gate would be
-# open.
+# For every measure: the share of matrices and steps of this run for which the gate would be open.
 
 # %%
 thresholds = np.logspace(-7, 2, 91)
@@ -103,7 +102,7 @@ plt.show()
 # %% [markdown]
 # ## From Muon to momentum SGD
 #
-# `tau = 0` is Muon, `tau = inf` momentum SGD, exactly.
+# `tau = 0` is exactly Muon, and `tau = inf` is exactly momentum SGD.
 
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")

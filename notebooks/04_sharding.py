@@ -1,12 +1,13 @@
 # %% [markdown]
 # # One update on a mesh
 #
-# Sharded matrices have to be whole to be orthogonalized. mimuon_jax exchanges them once so that
-# every device has whole matrices, a share of all, and once back; nothing is exchanged while it
-# iterates. Counted here in the compiled program, on eight virtual devices, beside optax's Muon.
+# A matrix can only be orthogonalized as a whole. mimuon_jax assembles sharded matrices in one
+# exchange, after which every device owns some whole matrices, and splits the updates again in a
+# second one. The iteration itself exchanges nothing. This notebook counts the collectives in the
+# program that is compiled for eight virtual devices, and compares with optax's Muon.
 
 # %%
-# Installs what is missing: a release, or the checkout that this notebook lies in.
+# Installs what is missing: a release, or the checkout that contains this notebook.
 import importlib.util
 import pathlib
 import subprocess
@@ -42,8 +43,8 @@ KINDS = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce
 # %% [markdown]
 # ## Parameters as they are sharded in training
 #
-# Attention and MLP kernels of some layers, split over the eight devices as fully sharded data
-# parallelism does.
+# Attention and MLP kernels of some layers, sharded over eight devices as in fully sharded data
+# parallelism.
 
 # %%
 mesh = jax.make_mesh((8,), ("fsdp",), axis_types=(AxisType.Auto,))
@@ -59,7 +60,7 @@ layout = jax.tree.map(lambda leaf: leaf.sharding, placed)
 
 
 def compiled(tx):
-    """One update, compiled for the mesh; nothing runs."""
+    """One update, compiled for the mesh but not run."""
     state = jax.eval_shape(tx.init, placed)
     leaves = {leaf.shape: leaf.sharding for leaf in jax.tree.leaves(placed)}
     replicated = NamedSharding(mesh, P())

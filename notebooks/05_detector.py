@@ -1,14 +1,14 @@
 # %% [markdown]
 # # A detector, trained with MiMuon
 #
-# A YOLO26-style detector of 0.7 million parameters learns to find handwritten digits:
-# the scenes, the model, a training loop, and what it finds. `python -m train detect` does the same
-# for longer, with checkpoints and an average of the weights.
+# A YOLO26-style detector with 0.7 million parameters learns to find handwritten digits. This
+# notebook shows the scenes, the model, a training loop, and what the detector finds. `python -m
+# train detect` does the same for longer, with checkpoints and averaged weights.
 #
-# Models and data are not part of a release of mimuon-jax: this notebook runs in a checkout.
+# Models and data are not part of a release of mimuon-jax: this notebook needs a checkout.
 
 # %%
-# Makes the checkout that this notebook lies in importable, and installs what that needs.
+# Makes the checkout that contains this notebook importable, and installs what it needs.
 import importlib.util
 import pathlib
 import subprocess
@@ -16,7 +16,7 @@ import sys
 
 checkout = pathlib.Path("..").resolve()
 if not (checkout / "models").exists():
-    raise SystemExit("models/ is not here: clone the repository and open notebooks/05_detector")
+    raise SystemExit("models/ was not found: clone the repository and open notebooks/05_detector")
 if importlib.util.find_spec("mimuon_jax") is None or importlib.util.find_spec("grain") is None:
     packages = [f"{checkout}[train]"]
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", *packages], check=True)
@@ -54,8 +54,8 @@ PLATE = {"facecolor": "black", "edgecolor": "none", "alpha": 0.6, "pad": 1}  # b
 # %% [markdown]
 # ## Scenes
 #
-# scikit-learn's scans of digits, composed into scenes with exact boxes. Held-out scenes are made of
-# scans that no training scene shows.
+# Scans of digits from scikit-learn are composed into scenes with exact boxes. The held-out scenes
+# show other scans than the training scenes.
 
 # %%
 data = DetectionData(
@@ -70,12 +70,12 @@ batches = training_batches(training, data, batch_size=BATCH, steps=STEPS, seed=0
 
 
 def targets(batch):
-    """The objects of a batch, corners in pixels."""
+    """The objects of a batch, with corners in pixels."""
     return Targets(corners(batch["boxes"] * SIDE), batch["labels"], batch["valid"])
 
 
 def show(axes, image, boxes, titles, colour):
-    """Draws boxes into an image."""
+    """Draws an image with boxes."""
     axes.imshow(image)
     axes.set_axis_off()
     for (left, top, right, bottom), title in zip(boxes, titles):
@@ -97,8 +97,8 @@ plt.show()
 # %% [markdown]
 # ## Model and optimizer
 #
-# Kernels `[height, width, in, out]` are matrices of `height * width * in` rows to MiMuon; depthwise
-# kernels, norms and biases go to Adam.
+# MiMuon treats a kernel `[height, width, in, out]` as a matrix with `height * width * in` rows.
+# Depthwise kernels, norms and biases are updated by AdamW.
 
 # %%
 model = YOLO26(dataclasses.replace(scaled("n", 10), width=0.125), rngs=nnx.Rngs(0))
@@ -119,13 +119,14 @@ print("\n".join([*lines[:12], "...", lines[-1]]))
 # %% [markdown]
 # ## Training
 #
-# The one-to-many head helps at first, and fades.
+# The model has two heads. The one-to-many head, which predicts each object several times, helps at
+# first; its weight in the loss decreases. The one-to-one head is the one that is used in the end.
 
 
 # %%
 @nnx.jit
 def step(model, optimizer, batch, weight):
-    """One update; the terms of the one-to-one head, times their gains."""
+    """Makes one update; returns the loss terms of the one-to-one head, times their gains."""
 
     def loss(model):
         many, one = model(batch["image"] / 255.0, training=True)
@@ -156,14 +157,14 @@ plt.show()
 # %% [markdown]
 # ## What it finds
 #
-# The one-to-one head needs no suppression of overlapping boxes. Held-out scenes, thinly in white
-# what is there, detections of a score above 0.25 in orange.
+# The one-to-one head needs no suppression of overlapping boxes. The figure shows held-out scenes
+# with the true boxes in thin white lines, and detections with a score above 0.25 in orange.
 
 
 # %%
 @nnx.jit
 def find(model, images):
-    """The best detections of every image."""
+    """The best detections in every image."""
     return end_to_end(model(images / 255.0).one_to_one, SIZE, max_detections=20)
 
 

@@ -1,7 +1,7 @@
-"""Makes the notebooks from their sources: `python notebooks/convert.py`.
+"""Generates the notebooks from their sources: `python notebooks/convert.py`.
 
-A source is Python with cells that begin with `# %%`, or `# %% [markdown]` for text in comments, as
-editors and Jupytext know it.
+A source is a Python file whose code cells begin with `# %%` and whose text cells, in comments,
+begin with `# %% [markdown]`, the format of Jupytext and many editors.
 """
 
 import sys
@@ -14,12 +14,12 @@ FOLDER = Path(__file__).resolve().parent
 
 
 def sources() -> list[Path]:
-    """The sources, in order."""
+    """The source files, in order."""
     return sorted(FOLDER.glob("[0-9][0-9]_*.py"))
 
 
 def notebook(source: str) -> Any:
-    r"""The notebook of a source; the same source gives the same notebook.
+    r"""Converts a source to a notebook, deterministically.
 
     Example:
         >>> cells = notebook("# %% [markdown]\n# # Title\n\n# %%\nx = 1\n").cells
@@ -43,7 +43,7 @@ def notebook(source: str) -> Any:
 
 
 def main() -> None:
-    """Writes every notebook beside its source, without outputs."""
+    """Writes every notebook next to its source, without outputs."""
     for path in sources():
         nbformat.write(notebook(path.read_text()), path.with_suffix(".ipynb"))
         print(path.with_suffix(".ipynb"), file=sys.stderr)

@@ -1,4 +1,4 @@
-"""The notebooks: up to date with their sources, and they run, with fewer steps."""
+"""The notebooks match their sources, and run with fewer steps."""
 
 import runpy
 import warnings
@@ -25,11 +25,11 @@ def test_there_are_notebooks():
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
-def test_a_notebook_is_what_its_source_gives(path: Path):
+def test_a_notebook_matches_its_source(path: Path):
     written = nbformat.read(str(path.with_suffix(".ipynb")), as_version=4)
     assert written == CONVERT(path.read_text()), "run python notebooks/convert.py"
     nbformat.validate(written)
-    assert "pip" in written.cells[1].source  # the first code installs what is missing
+    assert "pip" in written.cells[1].source  # the first code cell installs what is missing
 
 
 @pytest.mark.slow
@@ -42,7 +42,7 @@ def test_a_notebook_runs(path: Path):
     made = CONVERT(source)
     made.metadata.kernelspec.name = "python3"
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the client and the kernel, not of the notebook
+        warnings.simplefilter("ignore")  # from the client and the kernel, not from the notebook
         NotebookClient(
             made, timeout=300, resources={"metadata": {"path": str(path.parent)}}
         ).execute()
