@@ -162,7 +162,7 @@ def test_predictions_are_in_pixels_of_the_image_and_skip_what_is_broken(
     captured = capsys.readouterr()
     assert "wide.jpg: 1 dog" in captured.out
     assert "2 images drawn" in captured.out
-    assert "cannot be read" in captured.err
+    assert "broken image, skipped: 1 (broken.jpg: " in captured.err
     assert "broken.jpg" in captured.err
     lines = [
         json.loads(x) for x in (tmp_path / "out" / "detections.jsonl").read_text().splitlines()

@@ -7,8 +7,9 @@ import numpy as np
 from jaxtyping import Float, Int32, UInt8
 from PIL import Image
 
+from train.data.decoding import GRAY
 from train.data.geometry import Placement, draw, fitted_size
-from train.data.pictures import GRAY, Picture, Pictures
+from train.data.pictures import Picture, Pictures
 from train.errors import require
 
 SMALLEST_SIDE = 2.0  # in pixels of the input: thinner objects are dropped

@@ -11,9 +11,10 @@ from jaxtyping import Float32, Int32
 from PIL import Image
 
 from train.data.augment import Augmentation, augmented
+from train.data.decoding import GRAY
 from train.data.digits import DigitScenes
 from train.data.geometry import draw, letterboxed
-from train.data.pictures import GRAY, Annotated, Cache, Pictures, annotated, report, warn_once
+from train.data.pictures import Annotated, Cache, Pictures, annotated, report, warn_once
 from train.data.voc import Scan, scan_folder
 from train.data.voc_tfds import scan_tfds
 from train.errors import require
@@ -189,7 +190,7 @@ def _training_element(
 def _evaluation_element(pictures: Pictures, size: int, index: int) -> Batch:
     """A picture in its letterbox; past the last picture, one that fills."""
     canvas = Image.new("RGB", (size, size), GRAY)
-    most = pictures.most_objects
+    most = max(pictures.most_objects, 1)  # the loss and the matching need a row
     if index >= len(pictures):
         nothing = _targets(np.zeros((0, 4)), np.zeros(0, np.int32), size, most)
         geometry = {
@@ -248,13 +249,18 @@ def _scan(place: str) -> Scan:
     if Path(place).is_dir():
         return scan_folder(Path(place))
     folder, _, split = place.rpartition(":")
-    require(bool(folder), f"{place} is no folder, and names no split; write FOLDER or FOLDER:SPLIT")
+    require(
+        bool(folder),
+        f"{place} is not a folder, and it names no split; write FOLDER or FOLDER:SPLIT",
+    )
     return scan_folder(Path(folder), split)
 
 
 def _join(names: tuple[str, ...], scans: list[Scan], places: tuple[str, ...]) -> Annotated:
-    """Joins the places of one part, and says what was wrong with them."""
-    pictures, trouble = annotated(names, [(scan.files, scan.entries) for scan in scans])
+    """Joins the places of one part, and reports what was wrong with them."""
+    pictures, unknown = annotated(names, [(scan.files, scan.entries) for scan in scans])
     if jax.process_index() == 0:
-        report([item for scan in scans for item in scan.trouble] + trouble, " + ".join(places))
+        trouble = [item for scan in scans for item in scan.trouble] + unknown
+        left_out = [item for scan in scans for item in scan.left_out]
+        report(trouble, " + ".join(places), left_out=left_out)
     return pictures

@@ -114,7 +114,7 @@ def list_archive(
     names = sorted(found, key=lambda name: inside(name).parts)
     return Listing(
         [name for name in names if found[name] is None],
-        [(reason, name) for name in names if (reason := found[name]) is not None],
+        [(reason, str(inside(name))) for name in names if (reason := found[name]) is not None],
     )
 
 

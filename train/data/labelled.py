@@ -1,10 +1,12 @@
 """Small labelled images in memory: handwritten digits, or CIFAR-10 from a folder."""
 
-import io
+import lzma
+import tarfile
 import zipfile
 import zlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, Self
 
 import grain
@@ -12,9 +14,17 @@ import jax
 import numpy as np
 from jaxtyping import Int32, UInt8
 
-from train.errors import BadInput, require
+from train.data.decoding import IMAGE_SUFFIXES, decode
+from train.data.folders import inside, list_archive, list_files
+from train.data.pictures import report
+from train.errors import BadInput, one_line, require
 
 SPLITS = ("train", "test")
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2")
+ARCHIVE_ERRORS = (
+    *(ValueError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, tarfile.TarError),
+    *(RuntimeError, NotImplementedError),  # an encrypted archive, an unknown compression
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,9 +32,10 @@ class ImageData:
     """Where the images are from, and how training changes them."""
 
     path: Path | None = None
-    """Folder with train.zip and test.zip (inside: one folder of JPEG or PNG images a class), or
-    with a TFDS dataset that has an image and a label, prepared as array_record; None:
-    scikit-learn's 1,797 scans of handwritten digits, the last fifth held out."""
+    """Folder with train.zip and test.zip, or .tar, .tar.gz, or folders train and test (in each, one
+    folder of images per class); or with a TFDS dataset that has an image and a label, prepared as
+    array_record. None: scikit-learn's 1,797 scans of handwritten digits, the last fifth held out.
+    """
 
     shift: int = 0
     """Largest random shift in training, in pixels; the border repeats."""
@@ -69,11 +80,11 @@ def read_images(data: ImageData) -> tuple[LabelledImages, LabelledImages]:
         return digits()
     prepared = (data.path / "dataset_info.json").is_file()
     require(
-        prepared or all((data.path / f"{split}.zip").is_file() for split in SPLITS),
-        f"data.path={data.path} is no folder with train.zip and test.zip, nor with a prepared TFDS "
-        "dataset (dataset_info.json)",
+        prepared or all(_place(data.path, split) for split in SPLITS),
+        f"data.path={data.path} is not a folder with train and test (each a .zip or .tar archive, "
+        "or a folder), nor with a prepared TFDS dataset (dataset_info.json)",
     )
-    read = _read_prepared if prepared else _read_zip
+    read = _read_prepared if prepared else _read_classes
     training, held_out = (read(data.path, split) for split in SPLITS)
     for what, there, here in (
         ("classes", training.names, held_out.names),
@@ -137,24 +148,84 @@ def _changed(
     return image[:, ::-1] if data.flip and rng.random() < 0.5 else image
 
 
-def _read_zip(folder: Path, split: str) -> LabelledImages:
-    """Decodes an archive; the classes are its folders, in alphabetical order."""
-    from PIL import Image
+def _place(folder: Path, split: str) -> Path | None:
+    """The archive of a split, or else its folder; None if there is neither."""
+    archives = [folder / f"{split}{suffix}" for suffix in ARCHIVES]
+    places = [*(p for p in archives if p.is_file()), folder / split]
+    return places[0] if places[0].exists() else None
 
-    path = folder / f"{split}.zip"
-    images, classes = [], []
+
+def _read_classes(folder: Path, split: str) -> LabelledImages:
+    """Decodes an archive or folder that has a folder of images for each class."""
+    place = _place(folder, split)
+    assert place is not None
+    left_out: list[tuple[str, str]] = []
+    pixels: dict[PurePosixPath, np.ndarray] = {}
     try:
-        with zipfile.ZipFile(path) as archive:
-            files = sorted(name for name in archive.namelist() if not name.endswith("/"))
-            for name in files:
-                with Image.open(io.BytesIO(archive.read(name))) as image:
-                    images.append(np.asarray(image.convert("RGB")))
-                classes.append(Path(name).parent.name)
-    except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise BadInput(f"cannot read {path}: {error}") from error
-    names = tuple(sorted(set(classes)))
-    numbers = {name: number for number, name in enumerate(names)}
-    return _joined(path, images, [numbers[name] for name in classes], names)
+        for path, data in _encoded(place, left_out):
+            try:
+                pixels[path] = np.asarray(decode(data))
+            except ValueError as error:
+                left_out.append(("broken", f"{path}: {error}"))
+    except (*ARCHIVE_ERRORS, OSError) as error:
+        raise BadInput(f"cannot read {place}: {one_line(error)}") from error
+    classes = class_folders(pixels)
+    left_out += [("in no class folder", str(path)) for path in sorted(pixels.keys() - classes)]
+    if jax.process_index() == 0:
+        report([], str(place), left_out=left_out)
+    names = tuple(sorted(set(classes.values())))
+    paths = sorted(classes)
+    labels = [names.index(classes[path]) for path in paths]
+    return _joined(place, {str(path): pixels[path] for path in paths}, labels, names)
+
+
+def _encoded(place: Path, left_out: list[tuple[str, str]]) -> Iterator[tuple[PurePosixPath, bytes]]:
+    """The images in a folder or archive, each with its path in it; adds to what is left out."""
+    if place.is_dir():
+        listing = list_files(place, IMAGE_SUFFIXES)
+        left_out += listing.left_out
+        for path in listing.files:
+            yield PurePosixPath(path.relative_to(place).as_posix()), path.read_bytes()
+    elif place.suffix == ".zip":
+        with zipfile.ZipFile(place) as archive:
+            found = list_archive(archive, IMAGE_SUFFIXES)
+            left_out += found.left_out
+            for name in found.files:
+                yield inside(name), archive.read(name)
+    else:
+        with tarfile.open(place) as archive:
+            found = list_archive(archive, IMAGE_SUFFIXES)
+            left_out += found.left_out
+            wanted = set(found.files)
+            for member in archive.getmembers():  # in their order: no seeking back if compressed
+                file = archive.extractfile(member) if member.name in wanted else None
+                if file is not None:
+                    yield inside(member.name), file.read()
+
+
+def class_folders(paths: Iterable[PurePosixPath]) -> dict[PurePosixPath, str]:
+    """The class of each image: the first folder of its path that not all images share.
+
+    Images above all class folders have none. If all images are in one folder, that is the class.
+
+    Example:
+        >>> paths = map(PurePosixPath, ("all/cat/1.png", "all/dog/x/2.png", "all/logo.png"))
+        >>> list(class_folders(paths).values())
+        ['cat', 'dog']
+    """
+    found = {path: path.parts[:-1] for path in paths}
+    while found:
+        first, last = min(found.values()), max(found.values())
+        shared = 0
+        while first[shared : shared + 1] == last[shared : shared + 1] != ():
+            shared += 1
+        deeper = {path: folders for path, folders in found.items() if len(folders) > shared}
+        if not deeper:
+            return {path: folders[-1] for path, folders in found.items() if folders}
+        if len(deeper) == len(found):
+            return {path: folders[shared] for path, folders in found.items()}
+        found = deeper
+    return {}
 
 
 def _read_prepared(folder: Path, split: str) -> LabelledImages:
@@ -163,20 +234,31 @@ def _read_prepared(folder: Path, split: str) -> LabelledImages:
 
     try:
         builder: Any = tfds.builder_from_directory(folder)
-        names = tuple(builder.info.features["label"].names)
-        examples = list(builder.as_data_source(split=split))
-        images = [np.asarray(example["image"]) for example in examples]
+        features = builder.info.features
+        names = tuple(features["label"].names)
+        channels = 1 if features["image"].shape[-1] == 1 else 3
+        decoders = {"image": tfds.decode.SkipDecoding()}
+        examples = list(builder.as_data_source(split=split, decoders=decoders))
+        images = {
+            f"record {i}": np.asarray(decode(example["image"]))[..., :channels]
+            for i, example in enumerate(examples)
+        }
         labels = [int(example["label"]) for example in examples]
     except Exception as error:  # TFDS raises anything
-        raise BadInput(f"cannot read the {split} images of {folder}: {error}") from error
+        raise BadInput(f"cannot read the {split} images of {folder}: {one_line(error)}") from error
     return _joined(folder, images, labels, names)
 
 
 def _joined(
-    path: Path, images: list[np.ndarray], labels: list[int], names: tuple[str, ...]
+    place: Path, images: dict[str, np.ndarray], labels: list[int], names: tuple[str, ...]
 ) -> LabelledImages:
     """Images of one size as one array."""
-    sizes = sorted({image.shape for image in images})
-    require(bool(images), f"{path} holds no image")
-    require(len(sizes) == 1, f"{path} holds images of different sizes, such as {sizes[:3]}")
-    return LabelledImages(np.stack(images), np.asarray(labels, np.int32), names)
+    require(bool(images), f"{place} holds no image in a class folder")
+    first, expected = next((key, image.shape) for key, image in images.items())
+    for key, image in images.items():
+        require(
+            image.shape == expected,
+            f"{place} holds images of different sizes: {key} has {image.shape[1]} x "
+            f"{image.shape[0]} pixels, {first} {expected[1]} x {expected[0]}",
+        )
+    return LabelledImages(np.stack(list(images.values())), np.asarray(labels, np.int32), names)

@@ -2,7 +2,6 @@
 
 import bisect
 import functools
-import io
 import itertools
 import sys
 import zlib
@@ -15,9 +14,11 @@ import numpy as np
 from jaxtyping import Float32, Int32, Int64
 from PIL import Image
 
-Trouble = tuple[str, str]  # what was wrong and what became of it; the file it was found in
+from train.data.decoding import GRAY, decode
+from train.data.folders import describe
+from train.errors import one_line
 
-GRAY = (114, 114, 114)  # what a canvas shows where no picture lies
+Trouble = tuple[str, str]  # what was wrong and what became of it; the file it was found in
 
 
 class Picture(NamedTuple):
@@ -218,7 +219,7 @@ def annotated(
                 boxes.append(box)
                 labels.append(index[name])
             else:
-                trouble.append((f"object of the unknown class {name!r}, dropped", entry.key))
+                trouble.append(("object of an unknown class, dropped", f"{entry.key}: {name}"))
         ends.append(len(labels))
     arrays = {
         "sizes": np.asarray([entry.size for entry in entries], np.int32).reshape(-1, 2),
@@ -235,54 +236,25 @@ def annotated(
     return Annotated(names, parts, keys, crc32=crc32, **arrays), trouble
 
 
-def decode(data: bytes, needed: int | None = None) -> Image.Image:
-    """Decodes an image to RGB.
+def report(
+    trouble: Sequence[Trouble], place: str, *, left_out: Sequence[tuple[str, str]] = ()
+) -> None:
+    """Prints warnings to standard error, one for each kind of trouble and one for left-out files.
 
     Args:
-        data: an encoded image of any format Pillow knows.
-        needed: pixels along the longer side that are enough: a JPEG is decoded at 1/2, 1/4 or 1/8
-            of its size where that leaves as many (at 1/8 in a fifth of the time). None: all.
-
-    Returns:
-        The image, each side the true one or `ceil(side / reduced)`, reduced in 2, 4, 8.
-
-    Raises:
-        Exception: of any kind, if the data is broken.
+        trouble: kind and file of each; a warning has their number and the first files.
+        place: where it is, the start of each line.
+        left_out: reason and name of each file that was not read.
     """
-    image = Image.open(io.BytesIO(data))
-    if needed is not None:
-        longer = max(image.size)
-        width, height = (max(side * needed // longer, 1) for side in image.size)
-        image.draft("RGB", (width, height))
-    return image.convert("RGB")
-
-
-def check_image(data: bytes) -> tuple[int, int]:
-    """Returns width and height of an encoded image that can be decoded to its end.
-
-    A JPEG's coefficients are all read, but turned into 1/64 of its pixels: 0.35 ms for 640 x 480
-    pixels, where decoding takes 1.6 ms.
-
-    Raises:
-        ValueError: it cannot.
-    """
-    try:
-        size = Image.open(io.BytesIO(data)).size
-        decode(data, needed=1)
-    except Exception as error:  # decoders raise anything
-        raise ValueError(str(error)) from None
-    return size
-
-
-def report(trouble: Sequence[Trouble], place: str) -> None:
-    """Prints a warning a kind of trouble, to standard error: how often, and in which files."""
+    if left_out:
+        _warn(f"{place}: {describe(left_out)}")
     found: dict[str, list[str]] = {}
     for kind, key in trouble:
         found.setdefault(kind, []).append(key)
     for kind, keys in found.items():
         files = list(dict.fromkeys(keys))
         more = f" and {len(files) - 3} more files" if len(files) > 3 else ""
-        _warn(f"{place}: {kind}: {len(keys)} ({', '.join(files[:3])}{more})")
+        _warn(one_line(f"{place}: {kind}: {len(keys)} ({', '.join(files[:3])}{more})"))
 
 
 def _warn(text: str) -> None:

@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from train.data.pictures import Entry, Trouble, check_image
+from train.data.decoding import check_image
+from train.data.pictures import Entry, Trouble
 from train.data.prepared import open_dataset
-from train.data.voc import Scan, clip_box
+from train.data.voc import Scan
+from train.data.voc_annotation import TURNED, clip_box
 from train.errors import BadInput, one_line, require
 
 
@@ -48,13 +50,14 @@ def scan_tfds(name: str, split: str) -> Scan:
         record = source[index]
         key = f"{name}:{split} record {index}{_file_name(record)}"
         try:
-            width, height = check_image(record["image"])
+            frame = check_image(record["image"])
         except ValueError as error:
             trouble.append(("broken image, skipped", f"{key}: {error}"))
             continue
-        objects, problems = _objects(record["objects"], labels, (width, height))
+        objects, problems = _objects(record["objects"], labels, frame.size)
+        problems += [TURNED] if frame.orientation != 1 else []
         trouble += [(problem, key) for problem in problems]
-        entries.append(Entry(key, (width, height), zlib.crc32(record["image"]), objects))
+        entries.append(Entry(key, frame.size, zlib.crc32(record["image"]), objects))
         indices.append(index)
     require(bool(entries), f"tfds:{name}:{split} holds no usable picture")
     return Scan(Records(source, indices), entries, trouble)
@@ -69,8 +72,8 @@ def _open(name: str, split: str) -> tuple[Any, Any]:
     objects = features.get("objects")
     require(
         "image" in features and {"bbox", "label"} <= set(getattr(objects, "feature", ())),
-        f"tfds:{name} is no detection data set: its features need image, objects/bbox and "
-        f"objects/label, and are {', '.join(features)}",
+        f"tfds:{name} is not a detection data set: it has the features {', '.join(features)}, and "
+        "needs image, objects/bbox and objects/label",
     )
     try:
         decoders = {"image": tfds.decode.SkipDecoding()}

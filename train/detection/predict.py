@@ -9,15 +9,15 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
+from train.data.decoding import GRAY, IMAGE_SUFFIXES, decode
+from train.data.folders import Listing, describe, list_files
 from train.data.geometry import draw, letterboxed
-from train.data.pictures import GRAY, Picture, Trouble, decode, report
+from train.data.pictures import Picture, Trouble, report
 from train.detection.drawing import draw_detections
 from train.errors import require
 
 # A network input [S, S, 3] to detections: corners in pixels of the input, score, class.
 Find = Callable[[UInt8[np.ndarray, "S S 3"]], Float[np.ndarray, "K 6"]]
-
-SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
 
 def predict(
@@ -44,15 +44,15 @@ def predict(
     Raises:
         BadInput: no such file or folder, or no image in it that can be read.
     """
-    paths = _images(place)
+    images = _images(place)
     trouble: list[Trouble] = []
     lines: list[str] = []
     output.mkdir(parents=True, exist_ok=True)
-    for path in paths:
+    for path in images.files:
         try:
             image = decode(path.read_bytes())
-        except Exception as error:  # decoders raise anything
-            trouble.append((f"cannot be read ({error}), skipped", path.name))
+        except (OSError, ValueError) as error:
+            trouble.append(("broken image, skipped", f"{path.name}: {error}"))
             continue
         rows = _detections(find, image, side)
         rows = rows[rows[:, 4] >= confidence]
@@ -65,19 +65,21 @@ def predict(
         counts = Counter(str(x["class"]) for x in objects)
         found = ", ".join(f"{count} {name}" for name, count in counts.items()) or "nothing"
         print(f"{path.name}: {found}")
-    report(trouble, str(place))
+    report(trouble, str(place), left_out=images.left_out)
     require(bool(lines), f"{place} has no image that can be read")
-    (output / "detections.jsonl").write_text("\n".join(lines) + "\n")
+    (output / "detections.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     print(f"{len(lines)} images drawn in {output}")
 
 
-def _images(place: Path) -> list[Path]:
+def _images(place: Path) -> Listing[Path]:
     """The image, or the images of the folder in the order of their names."""
     require(place.exists(), f"{place} is neither an image nor a folder of images")
-    if place.is_file():
-        return [place]
-    found = sorted(path for path in place.iterdir() if path.suffix.lower() in SUFFIXES)
-    require(bool(found), f"{place} has no image; known are {' '.join(sorted(SUFFIXES))}")
+    if not place.is_dir():
+        return Listing([place], [])
+    found = list_files(place, IMAGE_SUFFIXES, recursive=False)
+    known = " ".join(sorted(IMAGE_SUFFIXES))
+    left_out = f"; {describe(found.left_out)}" if found.left_out else ""
+    require(bool(found.files), f"{place} has no image; known are {known}{left_out}")
     return found
 
 

@@ -137,7 +137,9 @@ def test_other_data_sets_are_refused_by_their_features(
 
     Plain(data_dir=tmp_path, file_format="array_record").download_and_prepare()
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
-    with pytest.raises(BadInput, match=r"tfds:plain is no detection data set.*and are text"):
+    with pytest.raises(
+        BadInput, match="tfds:plain is not a detection data set: it has the features text"
+    ):
         scan_tfds("plain", "train")
 
 

@@ -51,7 +51,7 @@ def test_a_folder_of_archives_is_read_with_its_classes_in_order(folder: Path):
 
 
 def test_bad_folders_are_named(folder: Path, tmp_path: Path):
-    with pytest.raises(BadInput, match="is no folder with"):
+    with pytest.raises(BadInput, match="is not a folder with train and test"):
         read_images(ImageData(path=tmp_path / "missing"))
     archive(folder / "test.zip", {"ant/0.png": (4, 3), "cow/0.png": (4, 3)})
     with pytest.raises(BadInput, match="classes differ"):
