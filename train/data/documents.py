@@ -7,14 +7,15 @@ from typing import Any, NamedTuple
 
 from train.data import prepared, wikitext
 from train.data.cache import Note, fingerprint
-from train.data.text import TextData, embedded_text, read_file, text_files
+from train.data.parts import Piece, pieces
+from train.data.text import TextData, embedded_text, read_pieces, text_files
 from train.errors import require
 
 
 class Corpus(NamedTuple):
     """Documents, and what they are recognized by."""
 
-    documents: Callable[[], Iterable[str]]  # in order, from the first one, at every call
+    pieces: Callable[[], Iterable[Piece]]  # of the documents, in order, from the first
     fingerprint: str  # hexadecimal; equal for equal documents
 
 
@@ -31,9 +32,9 @@ def corpora(data: TextData, *, note: Note) -> tuple[Corpus, Corpus]:
     Raises:
         BadInput: files, splits or features that are not there.
     """
-    own = None if data.validation is None else text_corpus(data.validation, "data.validation")
+    own = None if data.validation is None else text_corpus(data.validation, "data.validation", note)
     if data.source == "text":
-        whole = text_corpus(data.path, "data.path")
+        whole = text_corpus(data.path, "data.path", note)
         return (whole, own) if own is not None else _cut(whole, data.held_out)
     if data.source == "wikitext103":
         builder = _wikitext103(data, note=note)
@@ -45,58 +46,75 @@ def corpora(data: TextData, *, note: Note) -> tuple[Corpus, Corpus]:
     return training, _split(builder, data.validation_split, data.text_feature)
 
 
-def text_corpus(path: Path | None, option: str) -> Corpus:
+def text_corpus(path: Path | None, option: str, note: Note) -> Corpus:
     """A text file or the files of a folder, each a document; a WikiText file: its articles.
 
     Args:
         path: file or folder; None: the embedded text.
         option: where the path was given, for messages.
+        note: gets a line about files that are left out.
 
     Raises:
         BadInput: there is no text.
     """
     if path is None:
         text = embedded_text()
-        return Corpus(lambda: [text.decode()], hashlib.sha256(text).hexdigest())
-    files = text_files(path, option=option)
+        return Corpus(lambda: pieces(text.decode()), hashlib.sha256(text).hexdigest())
+    files = text_files(path, option=option, note=note)
     digest = hashlib.sha256()
     for file in files:
         name = file.name if file == path else file.relative_to(path).as_posix()
         with file.open("rb") as opened:
             digest.update(f"{name} {hashlib.file_digest(opened, 'sha256').hexdigest()}\n".encode())
 
-    def documents() -> Iterator[str]:
+    def stream() -> Iterator[Piece]:
         for file in files:
-            text = read_file(file).decode()
             if wikitext.is_wikitext(file):
-                yield from (article for _, article in wikitext.articles(text))
+                text = "".join(piece for piece, _ in read_pieces(file))
+                for _, article in wikitext.articles(text):
+                    yield from pieces(article)
             else:
-                yield text
+                yield from read_pieces(file)
 
-    return Corpus(documents, digest.hexdigest())
+    return Corpus(stream, digest.hexdigest())
 
 
 def _cut(whole: Corpus, held_out: float) -> tuple[Corpus, Corpus]:
     """The beginning and the end of a text; a document that the cut goes through is in both."""
-    size = sum(len(document) for document in whole.documents())
+    size = sum(len(text) for text, _ in whole.pieces())
     cut = size - round(size * held_out)
 
-    def part(training: bool) -> Iterator[str]:
+    def start() -> Iterator[Piece]:
         position = 0
-        for document in whole.documents():
-            place = min(max(cut - position, 0), len(document))
-            position += len(document)
-            yield document[:place] if training else document[place:]
+        for text, first in whole.pieces():
+            if position >= cut:
+                return
+            yield Piece(text[: cut - position], first)
+            position += len(text)
 
-    start, end = (fingerprint(whole.fingerprint, held_out, name) for name in ("start", "end"))
-    return Corpus(lambda: part(True), start), Corpus(lambda: part(False), end)
+    def end() -> Iterator[Piece]:
+        position, begun = 0, False
+        for text, first in whole.pieces():
+            place = max(cut - position, 0)
+            if place < len(text):
+                yield Piece(text[place:], first or not begun)
+                begun = True
+            position += len(text)
+
+    names = (fingerprint(whole.fingerprint, held_out, name) for name in ("start", "end"))
+    return Corpus(start, next(names)), Corpus(end, next(names))
 
 
 def _split(builder: Any, split: str, feature: str) -> Corpus:
     """A split of a prepared TFDS dataset."""
     texts = prepared.Texts(builder, split, feature)
     require(len(texts) > 0, f"TFDS split {split!r} is empty")
-    return Corpus(lambda: texts, prepared.identity(builder, split, feature))
+
+    def stream() -> Iterator[Piece]:
+        for text in texts:
+            yield from pieces(text)
+
+    return Corpus(stream, prepared.identity(builder, split, feature))
 
 
 def _wikitext103(data: TextData, *, note: Note) -> Any:

@@ -1,23 +1,24 @@
-"""Plain text: what is chosen on the command line, files and folders, and the held-out split."""
+"""Plain text: its options, files and folders, and the held-out part."""
 
+import codecs
 import gzip
 import lzma
 import zlib
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
+from train.data.cache import Note, note
+from train.data.folders import EMPTY, describe, list_files
+from train.data.parts import Piece
 from train.data.windows import Windows, require_windows
-from train.errors import BadInput, require
+from train.errors import BadInput, one_line, require
 
-READERS: dict[str, Callable[[Path], bytes]] = {
-    ".xz": lambda path: lzma.decompress(path.read_bytes()),
-    ".gz": lambda path: gzip.decompress(path.read_bytes()),
-}
 FOLDER_SUFFIXES = (".txt", ".txt.xz", ".txt.gz")
+_AT_ONCE = 1 << 20  # bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,41 +111,59 @@ def embedded_text() -> bytes:
     return "\n\n".join(dict.fromkeys(text.split("\n\n"))).encode()
 
 
-def read_text(path: Path | None, *, option: str = "data.path") -> bytes:
+def read_text(path: Path | None, *, option: str = "data.path", note: Note = note) -> bytes:
     """Reads the text of a file, of a folder, or the embedded one.
 
     Args:
         path: a file, a folder (its text files at any depth in sorted order, joined by an empty
             line), or None for `embedded_text`.
         option: where the path was given, for messages.
+        note: gets a line about files that are left out.
 
     Returns:
-        The text, as the UTF-8 bytes it is stored in.
+        The text, as the UTF-8 bytes it is stored in, without byte-order marks.
 
     Raises:
-        BadInput: missing, empty, unreadable, or no text; naming the file.
+        BadInput: a file is missing, empty, unreadable or not text; the message names it.
     """
     if path is None:
         return embedded_text()
-    return b"\n\n".join(read_file(file) for file in text_files(path, option=option))
+    files = text_files(path, option=option, note=note)
+    return b"\n\n".join(b"".join(text.encode() for text, _ in read_pieces(file)) for file in files)
 
 
-def text_files(path: Path, *, option: str = "data.path") -> list[Path]:
+def text_files(path: Path, *, option: str = "data.path", note: Note = note) -> list[Path]:
     """A file by itself, or the text files of a folder at any depth, sorted.
+
+    Hidden and system files are ignored. Files of another type and empty ones are left out, and
+    one line says so.
 
     Raises:
         BadInput: there is none.
     """
     require(path.exists(), f"{option}={path} does not exist")
     if not path.is_dir():
+        require(path.is_file(), f"{option}={path} is neither a file nor a folder")
+        require(not is_blank(path), f"{path} is empty")
         return [path]
-    files = sorted(p for p in path.rglob("*") if p.name.endswith(FOLDER_SUFFIXES) and p.is_file())
+    listed = list_files(path, FOLDER_SUFFIXES)
+    blank = {file for file in listed.files if is_blank(file)}
+    empty = [(EMPTY, str(file.relative_to(path))) for file in listed.files if file in blank]
+    left_out = describe(sorted([*listed.left_out, *empty], key=lambda item: item[1]))
+    files = [file for file in listed.files if file not in blank]
     require(
         bool(files),
-        f"{option}={path} holds no {', '.join(FOLDER_SUFFIXES)} file; name a file of another "
-        "suffix itself",
+        f"{option}={path} holds no text in files of the suffixes {', '.join(FOLDER_SUFFIXES)}"
+        f"{'; ' if left_out else ''}{left_out}; name a file of another suffix itself",
     )
+    if left_out:
+        note(f"{option}={path}: {left_out}")
     return files
+
+
+def is_blank(path: Path) -> bool:
+    """Whether a file holds nothing but white space."""
+    return all(text.isspace() for text, _ in read_pieces(path))
 
 
 def split(text: bytes, data: TextData) -> tuple[Windows, Windows]:
@@ -174,24 +193,45 @@ def split(text: bytes, data: TextData) -> tuple[Windows, Windows]:
     return training, held_out
 
 
-def read_file(path: Path) -> bytes:
-    """The bytes of one text file, decompressed by its suffix.
+def read_pieces(path: Path) -> Iterator[Piece]:
+    """The text of one file, decompressed by its suffix, a megabyte at a time.
 
     Raises:
-        BadInput: empty, unreadable, or no text.
+        BadInput: unreadable, or not text.
     """
+    openers = {".xz": lzma.open, ".gz": gzip.open}
+    opener = openers.get(path.suffix.lower(), open)
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    position = 0  # of what is decoded next, in bytes
+    marked, first = True, True  # whether a byte-order mark and the first piece may come
     try:
-        data = READERS.get(path.suffix, Path.read_bytes)(path)
+        with opener(path, "rb") as file:
+            while True:
+                data = file.read(_AT_ONCE)
+                waiting = len(decoder.getstate()[0])
+                text = _decoded(decoder, data, path, position - waiting)
+                if text and marked:
+                    text, marked = text.removeprefix("\ufeff"), False
+                if text:
+                    yield Piece(text, first)
+                    first = False
+                if not data:
+                    return
+                position += len(data)
     except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
-        raise BadInput(f"cannot read {path}: {error}") from error
-    require(bool(data.strip()), f"{path} is empty")
+        raise BadInput(f"cannot read {path}: {one_line(error)}") from error
+
+
+def _decoded(decoder: codecs.IncrementalDecoder, data: bytes, path: Path, position: int) -> str:
+    """Characters of the next bytes; of the last ones if there are none."""
     try:
-        data.decode()
+        text = decoder.decode(data, final=not data)
     except UnicodeDecodeError as error:
+        place, byte = position + error.start, error.object[error.start]
         raise BadInput(
-            f"{path} is no text: byte {data[error.start]:#04x} at offset {error.start} is not "
-            "valid UTF-8"
+            f"{path} is not text: byte {byte:#04x} at offset {place} is not valid UTF-8"
         ) from None
-    nul = data.find(0)
-    require(nul < 0, f"{path} is no text: a zero byte at offset {nul}")
-    return data
+    if "\0" in text:
+        place = position + len(text[: text.index("\0")].encode())
+        raise BadInput(f"{path} is not text: a zero byte at offset {place}")
+    return text

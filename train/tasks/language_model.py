@@ -212,16 +212,17 @@ def sample_text(model: Decoder, tokenizer: Tokenizer, options: Sample, *, seed: 
 def text_metrics(loss: float, counts: Counts) -> dict[str, float]:
     """A loss per token in units that do not depend on the tokenizer.
 
-    The nats of the whole text, `loss * tokens`, are divided by its bytes and by its words. In the
-    official files of WikiText-103 a word is one of their tokens, including line ends, so that
-    `word_perplexity` is the published metric.
+    The nats of the whole text, `loss * tokens`, are divided by its bytes and by its words. Bytes
+    that the tokenizer loses count as 8 bits each, their cost without a model, so that no tokenizer
+    gains by dropping text. In the official files of WikiText-103 a word is one of their tokens,
+    including line ends, so that `word_perplexity` is the published metric.
 
     Args:
         loss: nats per token.
         counts: sizes of the text.
 
     Returns:
-        `loss`, `perplexity` (per token), `bits_per_byte`, `word_perplexity`.
+        `loss`, `perplexity` (per token), `bits_per_byte`, and `word_perplexity` if there are words.
 
     Example:
         >>> text_metrics(math.log(2), Counts(tokens=30, bytes=120, words=10, documents=1))
@@ -231,12 +232,15 @@ def text_metrics(loss: float, counts: Counts) -> dict[str, float]:
     def perplexity(nats: float) -> float:
         return math.exp(min(nats, _LARGEST_EXPONENT))
 
-    return {
+    nats = loss * counts.tokens + counts.lost * counts.bytes * math.log(BYTES)
+    metrics = {
         "loss": loss,
         "perplexity": perplexity(loss),
-        "bits_per_byte": loss * counts.tokens / counts.bytes / math.log(2),
-        "word_perplexity": perplexity(loss * counts.tokens / counts.words),
+        "bits_per_byte": nats / counts.bytes / math.log(2),
     }
+    if counts.words:  # a blank text has none
+        metrics["word_perplexity"] = perplexity(nats / counts.words)
+    return metrics
 
 
 def _decoder(config: Qwen3Config | GPT2Config, dtype: jnp.dtype, *, rngs: nnx.Rngs) -> Decoder:

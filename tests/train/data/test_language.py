@@ -1,6 +1,7 @@
 """The whole way from a configuration's text to windows: what is kept, and what is refused."""
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,12 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
+from tests.train.data import tokenizer_cases
 from train.data.language import LanguageData, load
 from train.data.text import TextData
 from train.errors import BadInput
 from train.integrity import INTEGRITY
+from train.tasks.language_model import text_metrics
 
 
 class Sentences(tfds.core.GeneratorBasedBuilder):
@@ -138,6 +141,28 @@ def test_bytes_of_a_separate_validation_file(books: TextData, official: Path):
     assert data.counts.words == 40 * (5 + 4)
     packed = quiet(books, tokenizer="bytes", packing=True)
     assert packed.training[0]["tokens"].dtype == np.uint8
+
+
+def test_a_tokenizer_that_loses_text_is_said(books: TextData, folder: Path, tmp_path: Path):
+    (folder / "a.txt").write_text("the square of é\n" * 300)
+    file = tmp_path / "tokenizer.json"
+    file.write_text(tokenizer_cases.subwords("dropping").json(), encoding="utf-8")
+    notes: list[str] = []
+    data = dataclasses.replace(books, validation=folder / "a.txt", tokenizer=str(file))
+    found = load(data, vocab_size=300, note=notes.append)
+    # The letter, and the line end: white space comes back as spaces.
+    assert found.counts.lost == pytest.approx(3 / 17, abs=1e-3)
+    assert any(re.search(r"loses text: 17\.[67]% of the bytes of the held-out", n) for n in notes)
+
+
+def test_a_blank_held_out_text_has_no_words(books: TextData, folder: Path):
+    (folder / "b.txt").write_text("the square\n" * 200 + " " * 20_000)
+    for tokenizer in ("bytes", "bpe"):
+        found = quiet(
+            books, validation=None, tokenizer=tokenizer, path=folder / "b.txt", sequence_length=2
+        )
+        assert found.counts.words == 0
+        assert set(text_metrics(1.0, found.counts)) == {"loss", "perplexity", "bits_per_byte"}
 
 
 def test_a_prepared_dataset_is_read(prepared: Path, tmp_path: Path):

@@ -2,13 +2,17 @@
 
 import gzip
 import lzma
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from train.data.text import TextData, embedded_text, read_text, split
+import train.data.text as text_module
+from train.data.text import TextData, embedded_text, read_pieces, read_text, split
 from train.data.windows import Windows, evaluation_windows, training_batches
 from train.errors import BadInput
 
@@ -32,15 +36,88 @@ def test_no_paragraph_of_the_held_out_text_was_trained_on():
 
 
 def test_files_and_folders_are_read_as_text(tmp_path: Path):
-    (tmp_path / "b.txt").write_text("second")
+    (tmp_path / "b.TXT").write_text("second")
     (tmp_path / "a.txt.gz").write_bytes(gzip.compress(b"first"))
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep" / "c.txt.xz").write_bytes(lzma.compress("dritté".encode()))
     (tmp_path / "notes.md").write_text("not read")
-    assert read_text(tmp_path) == "first\n\nsecond\n\ndritté".encode()
-    assert read_text(tmp_path / "b.txt") == b"second"
+    notes: list[str] = []
+    assert read_text(tmp_path, note=notes.append) == "first\n\nsecond\n\ndritté".encode()
+    assert len(notes) == 1
+    assert notes[0].endswith("1 file left out: 1 of another type (first: notes.md)")
+    assert read_text(tmp_path / "b.TXT") == b"second"
     assert read_text(tmp_path / "notes.md") == b"not read"
     assert read_text(tmp_path / "a.txt.gz") == b"first"
+
+
+def test_system_files_are_ignored_and_empty_ones_left_out(tmp_path: Path):
+    for name in ("a.txt", ".ipynb_checkpoints/a-checkpoint.txt", "__MACOSX/._a.txt", "._a.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("text")
+    (tmp_path / "empty.txt").touch()
+    (tmp_path / "blank.txt").write_text("\n\n  \n")
+    notes: list[str] = []
+    assert read_text(tmp_path, note=notes.append) == b"text"
+    assert notes == [
+        f"data.path={tmp_path}: 2 files left out: 2 empty (first: blank.txt)",
+    ]
+    (tmp_path / "a.txt").unlink()
+    with pytest.raises(BadInput, match=r"holds no text in files.*2 files left out: 2 empty"):
+        read_text(tmp_path)
+
+
+def test_a_byte_order_mark_is_not_text(tmp_path: Path):
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfone \xef\xbb\xbf")
+    assert read_text(tmp_path / "a.txt") == "one \ufeff".encode()
+
+
+@given(
+    text=st.text(st.sampled_from("a\n \réß我👩\ufeff"), min_size=1).filter(
+        lambda t: not t.isspace()
+    ),
+    at_once=st.integers(1, 9),
+)
+def test_pieces_of_a_file_are_its_text(
+    tmp_path_factory: pytest.TempPathFactory, text: str, at_once: int
+):
+    file = tmp_path_factory.mktemp("text") / "a.txt.gz"
+    file.write_bytes(gzip.compress(text.encode()))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(text_module, "_AT_ONCE", at_once)
+        found = list(read_pieces(file))
+    assert "".join(piece for piece, _ in found) == text.removeprefix("\ufeff")
+    assert [first for _, first in found] == ([True] + [False] * len(found))[: len(found)]
+
+
+@pytest.mark.parametrize("at_once", [2, 1 << 20])
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.txt", b"", "a.txt is empty"),
+        ("a.txt", b" \n\t ", "a.txt is empty"),
+        ("a.txt", b"abc\xff\xfed", "byte 0xff at offset 3 is not valid UTF-8"),
+        ("a.txt", b"ab\xc3", "byte 0xc3 at offset 2 is not valid UTF-8"),
+        ("a.txt", "éa\0b".encode(), "a zero byte at offset 3"),
+        ("a.txt", "text".encode("utf-16"), "byte 0xff at offset 0 is not valid UTF-8"),
+        ("a.txt.gz", b"not compressed", "cannot read .*a.txt.gz: Not a gzipped file"),
+        ("a.txt.gz", gzip.compress(b"text" * 99)[:-9], "cannot read .*a.txt.gz: Compressed file"),
+        ("a.txt.XZ", b"not compressed", "cannot read .*a.txt.XZ: Input format"),
+    ],
+)
+def test_a_file_that_is_not_text_is_one_line(
+    name: str, content: bytes, message: str, at_once: int,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+):  # fmt: skip
+    monkeypatch.setattr(text_module, "_AT_ONCE", at_once)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(BadInput, match=message):
+        read_text(tmp_path / name)
+
+
+def test_a_pipe_is_not_read(tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe.txt")
+    with pytest.raises(BadInput, match=r"pipe.txt is neither a file nor a folder"):
+        read_text(tmp_path / "pipe.txt")
 
 
 @pytest.mark.parametrize("held_out", [0.05, 0.3])

@@ -1,16 +1,15 @@
 """Tokenizers: what goes in comes out, and the same text gives the same tokenizer."""
 
-import itertools
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.train.data import tokenizer_cases
 from train.data import tokenizers
-from train.data.tokenizers import Bytes, Subwords, load_tokenizer, parts, train_bpe
+from train.data.tokenizers import Bytes, Subwords, load_tokenizer, train_bpe
 from train.errors import BadInput
 
 TEXT = "".join(f"the square of {i} is {i * i}, is it not so, naïve one?\n" for i in range(400))
@@ -53,22 +52,6 @@ def test_text_that_spells_a_special_token_is_text(bpe: Subwords):
     assert bpe.decode([0]) == "<|endoftext|>"
 
 
-def test_parts_make_up_the_text_and_have_the_tokens_of_the_whole(
-    monkeypatch: pytest.MonkeyPatch,
-):
-    text = "  indented\n\n\nafter empty lines \n and a space\nend\n" * 30
-    spaced = train_bpe([text], vocab_size=320)  # has tokens of several spaces and line ends
-    whole = spaced.encode(text)
-    monkeypatch.setattr(tokenizers, "_PART", 1)
-    split = list(parts(text))
-    assert len(split) > 30
-    assert "".join(split) == text
-    assert spaced.encode(text) == whole
-    arrays = spaced.encode_parts(split)
-    assert {array.dtype for array in arrays} == {np.dtype(np.uint16)}
-    assert list(itertools.chain(*(array.tolist() for array in arrays))) == whole
-
-
 def test_a_saved_tokenizer_is_the_same(bpe: Subwords, tmp_path: Path):
     (tmp_path / "tokenizer.json").write_text(bpe.json(), encoding="utf-8")
     for path in (tmp_path, tmp_path / "tokenizer.json"):
@@ -100,18 +83,32 @@ def test_a_foreign_tokenizer_is_used_without_what_it_adds(bpe: Subwords, tmp_pat
     assert loaded.vocab_size == bpe.vocab_size + 1  # the library numbers added tokens itself
 
 
-def test_what_is_no_tokenizer_is_refused(bpe: Subwords, tmp_path: Path):
+def test_a_file_that_is_not_a_tokenizer_is_refused(bpe: Subwords, tmp_path: Path):
     with pytest.raises(BadInput, match=r"neither 'bytes' nor 'bpe' nor a tokenizer.json"):
         load_tokenizer(tmp_path / "bqe")
     file = tmp_path / "tokenizer.json"
     file.write_text("{}")
-    with pytest.raises(BadInput, match=r"is no tokenizer.json of Hugging Face"):
+    with pytest.raises(BadInput, match=r"is not a tokenizer.json of Hugging Face"):
         load_tokenizer(file)
     file.write_text(bpe.json().replace("<|endoftext|>", "<other>"), encoding="utf-8")
     with pytest.raises(BadInput, match="no token to put between documents"):
         load_tokenizer(file)
     with pytest.raises(BadInput, match=r"model.vocab_size=256 is too small for --data.tokenizer"):
         train_bpe([TEXT], vocab_size=256)
+
+
+def test_deepseeks_token_between_documents_is_known(bpe: Subwords, tmp_path: Path):
+    name = "<\uff5cend▁of▁sentence\uff5c>"
+    file = tmp_path / "tokenizer.json"
+    file.write_text(bpe.json().replace("<|endoftext|>", name), encoding="utf-8")
+    loaded = load_tokenizer(file)
+    assert loaded.decode([loaded.end_of_text]) == name
+
+
+def test_a_missing_unknown_token_is_one_line():
+    with pytest.raises(BadInput, match=r"words cannot encode the text: .*Missing \[UNK\]") as error:
+        Subwords(tokenizer_cases.words(), name="words").encode("the triangle")
+    assert "\n" not in str(error.value)
 
 
 def test_of_a_long_text_the_beginning_is_learned_from(monkeypatch: pytest.MonkeyPatch):

@@ -5,11 +5,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from train.data import tokens
+from tests.train.data.tokenizer_cases import TEXT, subwords
+from train.data import parts, tokens
+from train.data.parts import Piece, pieces
 from train.data.tokenizers import Bytes, Subwords, train_bpe
-from train.data.tokens import Tokens, write_tokens
+from train.data.tokens import Tokens, lost_bytes, write_tokens
 
 DOCUMENTS = ["one two\nthree\n", "", "four", "five six " * 40, "é"]
+
+
+def stream() -> list[Piece]:
+    """The documents in pieces."""
+    return [piece for document in DOCUMENTS for piece in pieces(document, 7)]
 
 
 @pytest.fixture(scope="module")
@@ -24,13 +31,14 @@ def small_records(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokens, "RECORD", 8)
     monkeypatch.setattr(tokens, "SHARD", 3)
     monkeypatch.setattr(tokens, "_BATCH", 20)
+    monkeypatch.setattr(parts, "PART", 10)
 
 
 @pytest.mark.usefixtures("small_records")
 @pytest.mark.parametrize("kind", ["bytes", "bpe"])
 def test_slices_are_those_of_the_joined_documents(kind: str, bpe: Subwords, tmp_path: Path):
     tokenizer = Bytes() if kind == "bytes" else bpe
-    write_tokens(tmp_path, DOCUMENTS, tokenizer, note=pytest.fail)
+    write_tokens(tmp_path, stream(), tokenizer, note=pytest.fail)
     found = Tokens(tmp_path)
     separator = [10, 10] if tokenizer.end_of_text is None else [0]
     joined, starts = [], []
@@ -49,16 +57,38 @@ def test_slices_are_those_of_the_joined_documents(kind: str, bpe: Subwords, tmp_
 
 
 def test_counts_are_those_of_the_text(bpe: Subwords, tmp_path: Path):
-    write_tokens(tmp_path, DOCUMENTS, bpe, note=pytest.fail)
+    write_tokens(tmp_path, stream(), bpe, note=pytest.fail)
     counts = Tokens(tmp_path).counts
     assert counts.bytes == len("".join(DOCUMENTS).encode())
     assert counts.words == 3 + 2 + 1 + 80 + 1  # two line ends among them
     assert counts.documents == 4
+    assert counts.lost == 0
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "roberta", "llama", "unigram"])
+def test_a_tokenizer_that_keeps_text_loses_nothing(kind: str):
+    # The two of SentencePiece know the characters of their training text alone.
+    text = TEXT if kind in ("gpt2", "roberta") else "the square of one two see so on "
+    assert lost_bytes(text, subwords(kind)) == 0
+
+
+def test_lost_characters_are_counted_by_their_bytes():
+    assert lost_bytes("the square", subwords("dropping")) == 0
+    lost = "é 北京"  # with a space: the two around a lost word come back as one
+    assert lost_bytes("the café 北京 the", subwords("dropping")) == len(lost.encode())
+    assert lost_bytes("So, is IT", subwords("bert")) == 3  # upper case
+    assert lost_bytes("e\u0301", subwords("qwen")) == 3  # one composed character comes back
+
+
+def test_the_lost_share_is_that_of_the_text(tmp_path: Path):
+    text = "the square is é so" * 10
+    write_tokens(tmp_path, pieces(text), subwords("dropping"), note=pytest.fail)
+    assert Tokens(tmp_path).counts.lost == pytest.approx(20 / len(text.encode()), rel=0.1)
 
 
 def test_equal_texts_give_equal_files(bpe: Subwords, tmp_path: Path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        write_tokens(tmp_path / name, DOCUMENTS, bpe, note=pytest.fail)
+        write_tokens(tmp_path / name, stream(), bpe, note=pytest.fail)
     for file in (tmp_path / "a").iterdir():
         assert file.read_bytes() == (tmp_path / "b" / file.name).read_bytes()
