@@ -22,11 +22,14 @@ from mimuon_jax.optimizers.musgd import musgd
 from mimuon_jax.optimizers.sgdm import sgdm
 from mimuon_jax.optimizers.shampoo import shampoo
 from mimuon_jax.optimizers.spectral import spectral_adam, spectral_sgd
+from mimuon_jax.transforms.describe import describe
 from mimuon_jax.transforms.gains import scale_by_gain
 from mimuon_jax.transforms.gates import threshold_gate
+from mimuon_jax.transforms.given import by_path
+from mimuon_jax.transforms.module_types import roles_of
 from mimuon_jax.transforms.momentum import ema, heavy_ball
 from mimuon_jax.transforms.orthogonalize import orthogonalize
-from mimuon_jax.transforms.partition import describe, partition
+from mimuon_jax.transforms.partition import partition
 from mimuon_jax.transforms.spectral_power import spectral_power
 from mimuon_jax.transforms.variance_reduction import mvr1, mvr2
 
@@ -35,6 +38,7 @@ __all__ = [
     "JORDAN",
     "POLAR_EXPRESS",
     "Schedule",
+    "by_path",
     "coupled_newton",
     "describe",
     "diagnostics",
@@ -58,6 +62,7 @@ __all__ = [
     "polar_express",
     "power",
     "rms",
+    "roles_of",
     "scale_by_gain",
     "sgdm",
     "shampoo",

@@ -51,7 +51,7 @@ def test_params_may_be_left_out():
 
 def test_errors_come_at_init():
     tx = partition(optax.identity(), optax.identity(), matrices={"uq": Numbers(0, 1)})
-    with pytest.raises(ValueError, match="'uq', which is no parameter"):
+    with pytest.raises(ValueError, match="'uq', which is not a parameter"):
         tx.init(PARAMS)
     with pytest.raises(ValueError, match="parameter 'experts' of shape"):
         partition(optax.identity(), optax.identity()).init({"experts": jnp.ones((2, 3, 4))})

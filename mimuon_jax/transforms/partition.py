@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mimuon_jax.engine.axes import batch_shape, matrix_shape
+from mimuon_jax.transforms.describe import warn_if_few_are_matrices
 from mimuon_jax.transforms.roles import check_every_entry_is_used, roles
 from mimuon_jax.transforms.variance_reduction import Mvr2State
 from mimuon_jax.types import Matrices, State, Tree
@@ -61,6 +61,7 @@ def partition(
 
     def init(params: Tree) -> PartitionState:
         check_every_entry_is_used(params, matrices)
+        warn_if_few_are_matrices(params, matrices)
         ours, theirs = _split(params, _chosen(params, matrices))
         states = inner.init(ours), outer.init(theirs)
         return PartitionState(*states, _kept(*states, ours, theirs))
@@ -79,54 +80,6 @@ def partition(
         return _join(updates, ours, theirs, chosen), new_state
 
     return optax.GradientTransformationExtraArgs(init, update)
-
-
-def describe(params: Tree, matrices: Matrices = None) -> str:
-    """Table of what every parameter is: matrices and their axes, or auxiliary, and why.
-
-    Args:
-      params: pytree of arrays, ``jax.ShapeDtypeStruct`` or anything with a shape.
-      matrices: as in `partition`.
-
-    Returns:
-      Text, one line a parameter: path, shape, ``batch x [reduction, output]`` or ``auxiliary``, and
-      the reason; last a line of totals in numbers (array elements).
-
-    Raises:
-      ValueError: as `partition` at ``init``.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from mimuon_jax import describe
-      >>> print(describe({"embed": jnp.ones((9, 4)), "up": jnp.ones((4, 8)), "bias": jnp.ones(8)}))
-      parameter  shape   goes to     why
-      bias       (8,)    auxiliary   vector
-      embed      (9, 4)  auxiliary   names an embedding
-      up         (4, 8)  1 x [4, 8]  matrix
-      1 of 3 parameters are matrices, 32 of 76 numbers
-    """
-    check_every_entry_is_used(params, matrices)
-    decided = roles(params, matrices)
-    rows = [("parameter", "shape", "goes to", "why")]
-    for path, shape, numbers, why in decided:
-        goes_to = "auxiliary"
-        if numbers is not None:
-            count = _size(batch_shape(shape, numbers))
-            goes_to = f"{count} x {list(matrix_shape(shape, numbers))}"
-        rows.append((path, str(shape), goes_to, why))
-    widths = [max(len(row[i]) for row in rows) for i in range(4)]
-    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-    ours = [role for role in decided if role.numbers is not None]
-    lines.append(
-        f"{len(ours)} of {len(decided)} parameters are matrices, "
-        f"{sum(_size(r.shape) for r in ours):,} of {sum(_size(r.shape) for r in decided):,} numbers"
-    )
-    return "\n".join(lines)
-
-
-def _size(shape: tuple[int, ...]) -> int:
-    """Number of elements."""
-    return jax.ShapeDtypeStruct(shape, "float32").size
 
 
 def _chosen(tree: Tree, matrices: Matrices) -> list[bool]:

@@ -1,0 +1,201 @@
+"""The dimension numbers that the caller gives as ``matrices``: their forms, and how they are read.
+
+A tree or prefix tree of entries, or a function ``params -> tree``. An entry is
+``optax.contrib.MuonDimensionNumbers``, None (auxiliary), ``"default"`` (what the default rule
+says), or a `Role`, as in the trees of `roles_of`.
+"""
+
+import functools
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import optax
+
+from mimuon_jax.types import Matrices, MuonDimensionNumbers, Tree
+
+Names: TypeAlias = tuple[str, ...]
+
+
+class Role(NamedTuple):
+    """What one parameter is to the optimizer."""
+
+    path: str  # "layers/attention/query/kernel"
+    shape: tuple[int, ...]
+    numbers: MuonDimensionNumbers | None  # None: auxiliary, or undecided
+    why: str
+    rule: str = "name"  # what decided: "name", "type", "given"; "undecided"
+
+
+def by_path(
+    patterns: Mapping[str, MuonDimensionNumbers | str | None], otherwise: Matrices = None
+) -> Callable[[Tree], Tree]:
+    r"""Dimension numbers by patterns of paths, for the argument ``matrices``.
+
+    Args:
+      patterns: ``{regular expression: entry}``, in order of precedence: the first that is found in
+        a path (``"layers/attention/query/kernel"``) holds. An entry is dimension numbers, None for
+        auxiliary, or ``"default"`` for the default rule.
+      otherwise: ``matrices`` in any form for the paths that no pattern finds: None for the default
+        rule, or `roles_of`.
+
+    Returns:
+      A function ``params -> tree``, to be passed as ``matrices``.
+
+    Raises:
+      ValueError: when it is used, if a pattern finds no parameter (of a tree that is not masked);
+        here, for a wrong entry or expression.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from mimuon_jax import by_path, describe
+      >>> from optax.contrib import MuonDimensionNumbers
+      >>> params = {"attention": {"key": jnp.ones((32, 4, 8))}, "mlp": jnp.ones((4, 8))}
+      >>> print(describe(params, by_path({r"attention/(query|key|value)":
+      ...                                 MuonDimensionNumbers(0, (1, 2))})))
+      parameter      shape       goes to       why              rule
+      attention/key  (32, 4, 8)  1 x [32, 32]  given as matrix  given
+      mlp            (4, 8)      1 x [4, 8]    matrix           name
+      2 of 2 parameters are matrices, 1,056 of 1,056 numbers
+    """
+    for pattern, entry in patterns.items():
+        if not is_entry(entry):
+            raise ValueError(_not_an_entry(entry, pattern))
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"by_path: {pattern!r} is not a regular expression: {error}") from None
+
+    def matrices(params: Tree) -> Tree:
+        entries: dict[Names, Any] = entries_of(params, otherwise)
+        names = [name for name, leaf in named_leaves(params) if not is_absent(leaf)]
+        found = set()
+        for name in names:
+            path = "/".join(name)
+            pattern = next((p for p in patterns if re.search(p, path)), None)
+            if pattern is not None:
+                found.add(pattern)
+                entries[name] = patterns[pattern]
+        missing = [pattern for pattern in patterns if pattern not in found]
+        if missing and names and not is_masked(params):
+            raise ValueError(
+                f"by_path: {missing[0]!r} finds no parameter (or only such as an earlier pattern "
+                f"finds); the parameters are {', '.join(map('/'.join, names))}"
+            )
+        return nested(entries)
+
+    return matrices
+
+
+def entries_of(params: Tree, matrices: Matrices) -> dict[Names, Any]:
+    """The caller's entries as ``{names: entry}``; empty for the default rule."""
+    if matrices is None:
+        return {}
+    if is_function(matrices):
+        # A function may look parameters up by name and ask for their rank. A masked one has none.
+        scalar = jax.ShapeDtypeStruct((), "float32")
+        matrices = matrices(
+            jax.tree.map(lambda x: scalar if _is_mask(x) else x, params, is_leaf=_is_mask)
+        )
+    found = named_leaves(matrices, is_entry)
+    for names, entry in found:
+        if not is_entry(entry):
+            raise ValueError(_not_an_entry(entry, "/".join(names)))
+    return dict(found)
+
+
+def unused_entries(params: Tree, matrices: Matrices) -> list[Names]:
+    """The entries for no parameter of ``params``; none if that is only a part of a tree.
+
+    Under ``optax.masked`` and ``optax.multi_transform`` the parameters of the other side are
+    masked, and numbers written for the whole tree are right. An absent parameter (None) may have
+    the entry None, and what `roles_of` found is for the whole model.
+    """
+    leaves = named_leaves(params)
+    if is_masked(params) or all(is_absent(leaf) for _, leaf in leaves):
+        return []
+    return [
+        names
+        for names, entry in entries_of(params, matrices).items()
+        if not isinstance(entry, Role)
+        and not any(leaf[: len(names)] == names for leaf, _ in leaves)
+    ]
+
+
+def named_leaves(
+    tree: Tree, is_leaf: Callable[[Any], bool] | None = None
+) -> list[tuple[Names, Any]]:
+    """Names and leaf of every leaf, in flattening order, absent ones (None, masked) included.
+
+    The attribute in which a box keeps its array (``value`` of nnx and linen, ``array`` of Haliax,
+    ``qvalue`` of Qwix) is not a name.
+    """
+    entries, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_leaf or is_absent)
+    paths = [path for path, _ in entries]
+    # Leaves of one parent are neighbours: a box holds one.
+    around = zip([(), *paths[:-1]], [*paths[1:], ()], strict=True) if paths else ()
+    return [
+        (_names(path, is_alone=path[:-1] not in (one[: len(path) - 1], two[: len(path) - 1])), leaf)
+        for (path, leaf), (one, two) in zip(entries, around, strict=True)
+    ]
+
+
+def is_absent(x: Any) -> bool:
+    """Whether it stands for a parameter that is not there."""
+    return x is None or _is_mask(x)
+
+
+def is_masked(tree: Tree) -> bool:
+    """Whether some leaves are masked: the other side's within `partition` and ``optax.masked``."""
+    return any(map(_is_mask, jax.tree.leaves(tree, is_leaf=_is_mask)))
+
+
+def is_function(matrices: Matrices) -> bool:
+    """Whether to call it: a module of Equinox can be called too, but is a tree of entries."""
+    is_one = isinstance(matrices, functools.partial) or jax.tree_util.all_leaves([matrices])
+    return callable(matrices) and is_one
+
+
+def is_entry(x: Any) -> bool:
+    """Whether ``x`` is a leaf of a tree of entries."""
+    is_default = isinstance(x, str) and x == "default"
+    return x is None or is_default or isinstance(x, MuonDimensionNumbers | Role)
+
+
+def nested(entries: Mapping[Names, Any]) -> Tree:
+    """Nested dictionaries of entries; one below another entry is left out."""
+    tree: dict[str, Any] = {}
+    for names, entry in sorted(entries.items(), key=lambda item: len(item[0])):
+        if not names:
+            return entry
+        node = tree
+        for name in names[:-1]:
+            node = node.setdefault(name, {}) if isinstance(node, dict) else node
+        if isinstance(node, dict):
+            node.setdefault(names[-1], entry)
+    return tree
+
+
+def _names(path: Sequence[Any], is_alone: bool) -> Names:
+    """Key path as names; ``is_alone``: it is the only leaf of its parent."""
+    names = tuple(jax.tree_util.keystr((key,), simple=True) for key in path)
+    if len(names) > 1 and names[-1] == "qvalue":  # beside its scale
+        return _names(path[:-1], is_alone=True)
+    if not is_alone or len(names) < 2 or not isinstance(path[-1], jax.tree_util.GetAttrKey):
+        return names
+    return names[:-1] if names[-1] in ("value", "array") else names
+
+
+def _is_mask(x: Any) -> bool:
+    """Whether a leaf is masked by optax."""
+    return isinstance(x, optax.MaskedNode)
+
+
+def _not_an_entry(entry: Any, place: str) -> str:
+    """The error for a wrong entry."""
+    return (
+        f"`matrices` holds {entry!r} at {place!r}; use "
+        "optax.contrib.MuonDimensionNumbers(reduction_axis, output_axis), None for auxiliary or "
+        '"default" for the default rule'
+    )

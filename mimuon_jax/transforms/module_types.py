@@ -1,0 +1,211 @@
+"""The rule by module type: which axes of each parameter make a matrix, read from the layer classes.
+
+Nothing is imported from a framework here: a model brings its classes along, and they are told by
+the name and the home of the class and of its bases. Layers that are not known, a user's own
+``self.param`` among them, are left to the rule by name.
+"""
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from mimuon_jax.transforms.given import Names, Role, is_absent, named_leaves, nested
+from mimuon_jax.transforms.naming import Verdict, embedding_or_head
+from mimuon_jax.types import MuonDimensionNumbers, Tree
+
+_NORMS = {"BatchNorm", "LayerNorm", "RMSNorm", "GroupNorm", "InstanceNorm", "WeightNorm"}
+_FLAX = {"Linear", "Dense", "DenseParams", "LinearGeneral", "DenseGeneral", "Einsum", "LoRA"}
+_FLAX |= {"Conv", "ConvLocal", "ConvTranspose", "Embed"} | _NORMS
+_EQUINOX = {"Linear", "Conv", "ConvTranspose", "Embedding", "GRUCell", "LSTMCell"}
+_EQUINOX |= _NORMS - {"WeightNorm"}  # which has another layer below it
+
+
+def roles_of(model: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    """Roles of a model's parameters from the classes of its layers, for the argument ``matrices``.
+
+    Known are the layers of Flax nnx and linen (``Linear``, ``Dense``, ``LinearGeneral``,
+    ``DenseGeneral``, ``Einsum``, ``Conv``, ``ConvTranspose``, ``Embed``, norms, ``LoRA``, and what
+    is made of them: attention, LSTM and GRU cells) and of Equinox, whose weights are
+    ``[output, reduction]``. Depthwise and grouped convolutions are auxiliary: a grouped one is a
+    matrix per group of output channels, which axes alone cannot express. So are embeddings,
+    norms, biases, and layers whose own name says output head or embedding (``lm_head``).
+
+    Args:
+      model: an nnx or Equinox module, or a linen module.
+      *args: of a linen module, the inputs of ``model.init`` after the random key (arrays or
+        ``jax.ShapeDtypeStruct``); it is traced, and nothing is computed.
+      **kwargs: likewise.
+
+    Returns:
+      A tree of `Role` with the paths of the parameters. Parameters of other modules are not in it
+      and follow the default rule. To change some, use `by_path` with ``otherwise=roles_of(model)``.
+
+    Raises:
+      TypeError: for a model of another framework, or a linen model without inputs.
+
+    Example:
+      >>> import jax
+      >>> from flax import nnx
+      >>> from mimuon_jax import roles_of
+      >>> model = nnx.MultiHeadAttention(2, 8, decode=False, rngs=nnx.Rngs(0))
+      >>> roles_of(model)["query"]["kernel"].numbers
+      MuonDimensionNumbers(reduction_axis=(-3,), output_axis=(-2, -1))
+    """
+    homes = {base.__module__.split(".")[0]: base for base in type(model).__mro__}
+    if "flax" in homes and homes["flax"].__module__.startswith("flax.linen"):
+        if not args and not kwargs:
+            raise TypeError(
+                "roles_of needs the inputs of a linen model, as `model.init` does after the "
+                "random key: roles_of(model, inputs)"
+            )
+        return nested(_linen_roles(model, *args, **kwargs))
+    if "flax" in homes:
+        return nested(_nnx_roles(model))
+    if "equinox" in homes:
+        return nested(equinox_roles(model))
+    raise TypeError(
+        f"roles_of knows modules of Flax (nnx, linen) and Equinox, not {type(model).__name__}; "
+        "give dimension numbers as a tree, or by patterns of paths with mimuon_jax.by_path"
+    )
+
+
+def equinox_roles(tree: Tree) -> dict[Names, Role]:
+    """Roles by module type of an Equinox model, or of its parameters or gradients; else empty."""
+    if "equinox" not in sys.modules:
+        return {}
+    entries, _ = jax.tree_util.tree_flatten_with_path(
+        tree, is_leaf=lambda x: is_absent(x) or bool(_kinds(x, "equinox") & _EQUINOX)
+    )
+    found = {}
+    for path, layer in entries:
+        kinds = _kinds(layer, "equinox") & _EQUINOX
+        above = tuple(jax.tree_util.keystr((key,), simple=True) for key in path)
+        for below, leaf in named_leaves(layer) if kinds else ():
+            rank = len(getattr(leaf, "shape", ()))
+            if rank >= 2:
+                verdict = _equinox_verdict(kinds, layer, below[-1])
+                found |= _as_role(above + below, leaf.shape, layer, verdict)
+    return found
+
+
+def _nnx_roles(model: Any) -> dict[Names, Role]:
+    """Roles by module type of an nnx model."""
+    nnx, found = sys.modules["flax.nnx"], {}
+    for path, layer in nnx.iter_modules(model):
+        kinds = _kinds(layer, "flax") & _FLAX
+        for own, value in vars(layer).items() if kinds else ():
+            if isinstance(value, nnx.Variable):
+                shape = tuple(value.shape)
+                verdict = _flax_verdict(kinds, layer, own)
+                found |= _as_role((*map(str, path), own), shape, layer, verdict)
+    return found
+
+
+def _linen_roles(model: Any, *args: Any, **kwargs: Any) -> dict[Names, Role]:
+    """Roles by module type of a linen model."""
+    linen, layers, found = sys.modules["flax.linen"], {}, {}
+
+    def record(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        layers.setdefault(context.module.path, context.module)
+        return call(*args, **kwargs)
+
+    with linen.intercept_methods(record):
+        variables = jax.eval_shape(model.init, jax.random.key(0), *args, **kwargs)
+    for names, leaf in named_leaves(variables.get("params", {})):
+        layer = layers.get(names[:-1])
+        kinds = _kinds(layer, "flax") & _FLAX
+        if kinds:
+            verdict = _flax_verdict(kinds, layer, names[-1])
+            found |= _as_role(names, leaf.shape, layer, verdict)
+    return found
+
+
+def _kinds(module: Any, home: str) -> set[str]:
+    """Names of the classes of a framework that a module is an instance of."""
+    return {base.__name__ for base in type(module).__mro__ if base.__module__.split(".")[0] == home}
+
+
+def _as_role(
+    names: Names, shape: Sequence[int], layer: Any, verdict: Verdict | None
+) -> dict[Names, Role]:
+    """``{names: role}`` for what is decided of an array of rank 2 or more; else empty."""
+    if verdict is None or len(shape) < 2:
+        return {}
+    numbers, why = verdict.numbers, f"{verdict.why} of {type(layer).__name__}"
+    thing = embedding_or_head(names)
+    if numbers is not None and thing:
+        numbers, why = None, f"{why} that names {thing}"
+    return {names: Role("/".join(names), tuple(shape), numbers, why, "type")}
+
+
+def _flax_verdict(kinds: set[str], layer: Any, own: str) -> Verdict | None:
+    """What one parameter of a layer of Flax is; axes count from the end: stacks come first."""
+    if kinds & (_NORMS | {"Embed"}) or own == "bias":
+        return Verdict(None, own)
+    if own in ("lora_a", "lora_b"):
+        return Verdict(MuonDimensionNumbers(-2, -1), own)
+    if own != "kernel":
+        return None
+    if "Einsum" in kinds:
+        return _einsum_verdict(layer.einsum_str)
+    if kinds & {"LinearGeneral", "DenseGeneral"}:
+        outputs = layer.out_features if "LinearGeneral" in kinds else layer.features
+        n, m = _length(outputs), _length(layer.axis)
+        return Verdict(
+            MuonDimensionNumbers(tuple(range(-n - m, -n)), tuple(range(-n, 0))), "kernel"
+        )
+    if not kinds & {"Conv", "ConvTranspose"}:  # of ConvLocal, every place has its own matrix
+        return Verdict(MuonDimensionNumbers(-2, -1), "kernel")
+    output = -2 if getattr(layer, "transpose_kernel", False) else -1
+    spatial = tuple(range(-_length(layer.kernel_size) - 2, -2))
+    numbers = MuonDimensionNumbers((*spatial, -3 - output), output)
+    return _grouped(numbers, getattr(layer, "feature_group_count", 1), _in_channels(layer))
+
+
+def _equinox_verdict(kinds: set[str], layer: Any, own: str) -> Verdict | None:
+    """What one parameter of a layer of Equinox is: weights are ``[output, reduction]``."""
+    if kinds & (_NORMS | {"Embedding"}) or own.startswith("bias"):
+        return Verdict(None, own)
+    if not own.startswith("weight"):
+        return None
+    if kinds & {"Conv", "ConvTranspose"}:
+        output = -layer.num_spatial_dims - 2
+        numbers = MuonDimensionNumbers(tuple(range(output + 1, 0)), output)
+        return _grouped(numbers, layer.groups, layer.in_channels)
+    return Verdict(MuonDimensionNumbers(-1, -2), own)
+
+
+def _grouped(numbers: MuonDimensionNumbers, groups: int, channels: int | None) -> Verdict:
+    """The verdict for a convolution: a matrix, unless its channels are in groups."""
+    if groups == 1:
+        return Verdict(numbers, "kernel")
+    kind = "depthwise kernel" if groups == channels else f"kernel in {groups} groups"
+    return Verdict(None, kind)
+
+
+def _einsum_verdict(equation: str | None) -> Verdict | None:
+    """The axes of the kernel in ``"inputs,kernel->outputs"``; None if it does not tell them."""
+    if equation is None or "." in equation.replace("...", ""):
+        return None
+    inputs, result = equation.replace(" ", "").split("->")
+    inputs, kernel = inputs.split(",")
+    if "." in kernel:
+        return None
+    at = {letter: i - len(kernel) for i, letter in enumerate(kernel)}
+    reduction = tuple(at[letter] for letter in kernel if letter not in result)
+    output = tuple(at[x] for x in kernel if x in result and x not in inputs)
+    return (
+        Verdict(MuonDimensionNumbers(reduction, output), "kernel") if reduction and output else None
+    )
+
+
+def _length(x: int | Sequence[int]) -> int:
+    """Number of axes that an int or a sequence of Flax means."""
+    return 1 if isinstance(x, int) else len(x)
+
+
+def _in_channels(layer: Any) -> int | None:
+    """Input channels of a convolution of Flax; linen learns them from its input."""
+    return getattr(layer, "in_features", None)
