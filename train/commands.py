@@ -1,7 +1,6 @@
 """The commands besides training: `python -m train evaluate|sample|predict|export RUN_DIR`."""
 
 import dataclasses
-import shutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,9 @@ from train import run_directory
 from train.average import first_average, like
 from train.checkpoints import Best, Which, load_model
 from train.compare import compare
-from train.data.tokenizers import TOKENIZER_FILE, Bytes, load_tokenizer
+from train.data.subwords import Subwords
+from train.data.tokenizer_files import tokenizer_files
+from train.data.tokenizers import Bytes, Tokenizer, load_tokenizer
 from train.detection.predict import predict as predict_images
 from train.errors import BadInput, one_line, require
 from train.mesh import Rules, check_batch_size, make_mesh, tree_shardings
@@ -143,9 +144,7 @@ def sample(arguments: Sequence[str]) -> None:
     graph, init = config.architecture()
     layout = _layout(init, [(".*", P())], make_mesh("data=1", devices=jax.local_devices()[:1]))
     _, *model = _load(directory, layout, which=options.checkpoint, best=("loss", "min"))
-    path = config.data.tokenizer
-    tokenizer = Bytes() if path == "bytes" else load_tokenizer(Path(path))
-    print(sample_text(nnx.merge(graph, *model), tokenizer, options, seed=options.seed))
+    print(sample_text(nnx.merge(graph, *model), _tokenizer(config), options, seed=options.seed))
 
 
 def predict(arguments: Sequence[str]) -> None:
@@ -205,10 +204,14 @@ def export(arguments: Sequence[str]) -> None:
     graph, init = config.architecture()
     layout = _layout(init, [(".*", P())], make_mesh("data=1", devices=jax.local_devices()[:1]))
     step, *model = _load(directory, layout, which=options.checkpoint, best=("loss", "min"))
-    save(cast(Qwen3, nnx.merge(graph, *model)), folder, dtype=options.dtype)
-    tokenizer = directory / TOKENIZER_FILE
-    if tokenizer.exists():
-        shutil.copy(tokenizer, folder)
+    tokenizer = _tokenizer(config)
+    save(
+        cast(Qwen3, nnx.merge(graph, *model)),
+        folder,
+        dtype=options.dtype,
+        end_of_text=tokenizer.end_of_text,
+        files=tokenizer_files(tokenizer) if isinstance(tokenizer, Subwords) else {},
+    )
     print(f"wrote step {step} to {folder}")
 
 
@@ -227,6 +230,12 @@ def _run_directory(command: str, arguments: Sequence[str]) -> tuple[Path, Sequen
     given = bool(arguments) and not arguments[0].startswith("-")
     require(given, f"name a run directory first: {PROGRAM} {command} RUN_DIR [options]")
     return Path(arguments[0]), arguments[1:]
+
+
+def _tokenizer(config: LanguageModel) -> Tokenizer:
+    """The tokenizer that a run was trained with."""
+    path = config.data.tokenizer
+    return Bytes() if path == "bytes" else load_tokenizer(Path(path))
 
 
 def _layout(

@@ -1,5 +1,6 @@
 """Qwen3 from and to folders of the Hugging Face libraries: `config.json` and safetensors."""
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -114,18 +115,23 @@ def save(
     folder: Path | str,
     *,
     dtype: DTypeLike | None = None,
+    end_of_text: int | None = None,
+    files: Mapping[str, str] | None = None,
     shard_bytes: int = 5 * 10**9,
 ) -> None:
     """Writes a model as a Hugging Face folder, for `load` and for transformers.
 
     Args:
         model: the decoder.
-        folder: to be made; it appears when it is complete. A tokenizer is not written.
+        folder: to be made; it appears when it is complete.
         dtype: of the written weights, which are cast to it. None: as the parameters are.
+        end_of_text: the token between two documents, at which transformers stops generating.
+            None: nothing is written about it.
+        files: further text files, such as those of a tokenizer: `{name: content}`.
         shard_bytes: most bytes of weights in one file; also the memory that writing needs.
 
     Raises:
-        ValueError: the folder exists, or a parameter is spread over several processes.
+        ValueError: the folder exists, or a parameter is sharded over several processes.
 
     Example:
         >>> import tempfile
@@ -138,7 +144,12 @@ def save(
     params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
     written = jnp.dtype(dtype or params["embed"]["embedding"].dtype)
     config = config_to_hugging_face(model.config) | {"dtype": written.name}
-    write(folder, TABLE, params, config=config, dtype=dtype, shard_bytes=shard_bytes)
+    texts = dict(files or {})
+    if end_of_text is not None:
+        special = {"bos_token_id": end_of_text, "eos_token_id": end_of_text}
+        config |= special
+        texts["generation_config.json"] = json.dumps(special, indent=2) + "\n"
+    write(folder, TABLE, params, config=config, files=texts, dtype=dtype, shard_bytes=shard_bytes)
 
 
 def config_from_hugging_face(values: Mapping[str, Any]) -> Qwen3Config:

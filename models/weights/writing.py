@@ -21,6 +21,7 @@ def write(
     params: Tree,
     *,
     config: Mapping[str, Any],
+    files: Mapping[str, str] | None = None,
     dtype: DTypeLike | None = None,
     shard_bytes: int = 5 * 10**9,
 ) -> None:
@@ -30,14 +31,15 @@ def write(
         folder: to be made; its parents too.
         table: which tensors each parameter makes.
         params: nested dicts of arrays.
-        config: what `config.json` says.
+        config: the content of `config.json`.
+        files: further text files, `{name: content}`.
         dtype: to cast to. None: as the parameters are.
         shard_bytes: most bytes of weights in one file, unless a single tensor is larger; also the
             memory that writing needs.
 
     Raises:
-        ValueError: the folder exists, `dtype` is no float, or a parameter is spread over several
-            processes.
+        ValueError: the folder exists, `dtype` is not a float, or a parameter is sharded over
+            several processes.
     """
     folder = Path(folder)
     check_float(dtype)
@@ -47,7 +49,7 @@ def write(
     remote = [path for path, leaf in leaves.items() if not getattr(leaf, "is_fully_addressable", 1)]
     if remote:
         raise ValueError(
-            f"{', '.join(remote)} are spread over several processes; restore the checkpoint in "
+            f"{', '.join(remote)} are sharded over several processes; restore the checkpoint in "
             f"one process and write from there"
         )
     rows = [weight for weight in table if weight.path in leaves]
@@ -65,8 +67,10 @@ def write(
                 shard = {}
         if len(set(files.values())) > 1:
             index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": files}
-            (partial / INDEX).write_text(json.dumps(index, indent=2) + "\n")
-        (partial / "config.json").write_text(json.dumps(dict(config), indent=2) + "\n")
+            (partial / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        texts = {"config.json": json.dumps(dict(config), indent=2) + "\n", **(files or {})}
+        for name, content in texts.items():
+            (partial / name).write_text(content, encoding="utf-8")
         partial.rename(folder)
     except BaseException:
         shutil.rmtree(partial)
@@ -94,7 +98,7 @@ def _sizes(weight: Weight, leaf: Any, dtype: DTypeLike | None) -> Iterator[tuple
 
 
 def _assign(sizes: Mapping[str, int], shard_bytes: int) -> dict[str, str]:
-    """The file of each tensor: the next one as soon as the present one would be too large."""
+    """The file of each tensor: a new one as soon as the current one would be too large."""
     number, filled = 0, 0
     numbers = {}
     for name, size in sizes.items():

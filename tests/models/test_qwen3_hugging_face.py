@@ -251,6 +251,19 @@ def test_an_export_is_complete_or_not_there(tmp_path, monkeypatch):
     assert list((tmp_path / "deep").iterdir()) == []
 
 
+def test_the_end_of_a_text_is_written_for_transformers(tmp_path):
+    model = load(put(tmp_path / "in", TIED))
+    save(model, tmp_path / "out", end_of_text=3, files={"tokenizer.json": "ü"})
+    special = {"bos_token_id": 3, "eos_token_id": 3}
+    written = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert {name: written[name] for name in special} == special
+    assert json.loads((tmp_path / "out" / "generation_config.json").read_text()) == special
+    assert (tmp_path / "out" / "tokenizer.json").read_text(encoding="utf-8") == "ü"
+    assert load(tmp_path / "out").config == model.config
+    save(model, tmp_path / "plain")
+    assert not special.keys() & json.loads((tmp_path / "plain" / "config.json").read_text()).keys()
+
+
 def test_the_published_configuration_is_the_constructor_of_that_size():
     assert config_from_hugging_face(PUBLISHED) == qwen3_0_6b()
     newer = PUBLISHED | {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}

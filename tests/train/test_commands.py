@@ -222,8 +222,10 @@ def test_what_is_exported_starts_another_run(
     folder = tmp_path / "exported"
     assert cli.main(["export", str(trained), str(folder), "--checkpoint", "newest"]) == 0
     assert capsys.readouterr().out == f"wrote step 2 to {folder}\n"
-    names = {"config.json", "model.safetensors", "tokenizer.json"}
-    assert {path.name for path in folder.iterdir()} == names
+    assert sorted(path.name for path in folder.iterdir()) == [
+        *("config.json", "generation_config.json", "model.safetensors"),
+        *("tokenizer.json", "tokenizer_config.json"),
+    ]
     config = run_directory.read_config(trained)
     config = dataclasses.replace(
         config.reopened(tmp_path / "run"),
