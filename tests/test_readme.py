@@ -1,4 +1,4 @@
-"""The README and the docs keep their promises: Python blocks run, commands and links are real."""
+"""README and docs: Python blocks run, commands are the real ones, links lead to files."""
 
 import re
 from pathlib import Path
@@ -40,7 +40,7 @@ def test_continuous_integration_starts_with_the_readme_command(repository):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(REPOSITORY).as_posix())
-def test_links_lead_to_files_that_are_there(page):
+def test_links_lead_to_existing_files(page):
     targets = re.findall(r"\]\(([^):#]+)(?:#[^)]*)?\)", page.read_text())
     assert [target for target in targets if not (page.parent / target).exists()] == []
 

@@ -1,4 +1,4 @@
-"""The gate: what is measured along a run is what the run's own gate decided."""
+"""The gate experiment: the measures along a run give the decisions of the run's own gate."""
 
 import dataclasses
 import math

@@ -1,4 +1,4 @@
-"""Twins: equal sets stay together, and what is recorded is what two plain trainings give."""
+"""Stability: equal sets stay together, and the records equal those of two plain runs."""
 
 import dataclasses
 from pathlib import Path
@@ -36,7 +36,7 @@ def test_a_slope_needs_positive_numbers():
 
 
 @pytest.mark.slow
-def test_twins_are_two_plain_trainings():
+def test_twins_equal_two_plain_runs():
     data, rate, batch = pool(), 0.3, 3
     lanes = jax.vmap(lambda key: draw_lane(key, jnp.asarray(4), pool=20, largest=8))(
         jax.random.split(jax.random.key(0), 2)
@@ -78,24 +78,24 @@ def test_twins_are_two_plain_trainings():
 
 
 @pytest.mark.slow
-def test_the_experiment_reports_and_keeps_what_it_did(
+def test_the_experiment_reports_and_keeps_its_results(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     module = experiments.load("stability")
     two = {"sgd": module.OPTIMIZERS["sgd"], "muon": lambda rate: muon(rate, nesterov=False)}
     monkeypatch.setattr(module, "OPTIMIZERS", two)
     small = Stability(sizes=(8, 16), pairs=2, steps=4, records=2, batch=2, widths=(4,))
-    said: list[str] = []
-    report = small.run(tmp_path, seeds=(0,), sweep=None, say=said.append)
+    lines: list[str] = []
+    report = small.run(tmp_path, seeds=(0,), sweep=None, say=lines.append)
     assert [row[0] for row in report.tables[0].rows] == ["sgd", "muon"]
-    assert len(said) == 6  # three rates each
+    assert len(lines) == 6  # three rates each
     known = dict(report.conditions)
     assert known["seeds"] == "0"
     assert f"jax {jax.__version__}" in known["versions"]
     page = write_report(report, tmp_path)
-    again = small.run(tmp_path, seeds=(0,), sweep=None, say=said.append)
-    assert len(said) == 6
+    again = small.run(tmp_path, seeds=(0,), sweep=None, say=lines.append)
+    assert len(lines) == 6
     assert again.tables == report.tables
     assert page.stat().st_size > 10_000
     with pytest.raises(Exception, match="results of other settings: steps"):
-        dataclasses.replace(small, steps=8).run(tmp_path, seeds=(0,), sweep=None, say=said.append)
+        dataclasses.replace(small, steps=8).run(tmp_path, seeds=(0,), sweep=None, say=lines.append)
