@@ -17,7 +17,7 @@ from train.data.geometry import draw, letterboxed
 from train.data.pictures import Annotated, Cache, Pictures, annotated, report, warn_once
 from train.data.voc import Scan, scan_folder
 from train.data.voc_tfds import scan_tfds
-from train.errors import require
+from train.errors import one_line, require
 
 Batch = dict[str, np.ndarray]
 
@@ -72,6 +72,12 @@ class DetectionData:
             len(set(self.classes)) == len(self.classes),
             f"data.classes={self.classes} repeat a name",
         )
+        for name in self.classes:
+            require(
+                name == one_line(name) != "",
+                f"data.classes has {name!r}: a name is not empty, and has no line ends and no "
+                "repeated or outer blanks, since those of annotations are removed",
+            )
 
 
 def read_pictures(data: DetectionData, *, seed: int) -> tuple[Pictures, Pictures]:

@@ -30,17 +30,22 @@ class Evaluation:
     recall: Float[np.ndarray, " P"]  # likewise
     confidence: float  # where the smoothed mean of F1 over the classes is largest
     curves: Float[np.ndarray, "P 101"]  # precision at the recalls 0, 0.01, ... 1, at IoU 0.5
+    false_positives: int  # at IoU 0.5 and `confidence`, those of classes without objects included
 
     def summary(self) -> dict[str, float]:
-        """Means over the classes; `fitness` is what the best checkpoint is chosen by."""
-        map50_95 = float(self.average_precision.mean())
-        return {
-            "precision": float(self.precision.mean()),
-            "recall": float(self.recall.mean()),
-            "map50": float(self.average_precision[:, 0].mean()),
-            "map50_95": map50_95,
-            "fitness": map50_95,
+        """Means over the classes, 0 without classes; and the number of false positives.
+
+        The best checkpoint is chosen by `fitness`.
+        """
+        parts = {
+            "precision": self.precision,
+            "recall": self.recall,
+            "map50": self.average_precision[:, 0],
+            "map50_95": self.average_precision,
         }
+        means = {name: float(x.mean()) if x.size else 0.0 for name, x in parts.items()}
+        false_positives = float(self.false_positives)
+        return {**means, "fitness": means["map50_95"], "false_positives": false_positives}
 
 
 def at_recalls(recall: Curve, precision: Curve) -> Float[np.ndarray, "101"]:
@@ -85,14 +90,10 @@ def evaluate(matches: Matches, *, area: Area = trapezoids) -> Evaluation:
         area: average precision from a class's recall and precision after 1, 2, ... detections.
 
     Returns:
-        The parts that means and tables are made of.
-
-    Raises:
-        ValueError: there is no object at all, so that no precision is defined.
+        The parts that means and tables are made of. Without any object, there are no classes, and
+        every detection is a false positive.
     """
     present = np.flatnonzero(matches.objects)
-    if not present.size:
-        raise ValueError("no picture has an object: average precision is not defined")
     order = np.argsort(-matches.scores, kind="stable")
     averages = np.zeros((len(present), matches.correct.shape[1]))
     curves = np.zeros((len(present), len(RECALLS)))
@@ -110,15 +111,18 @@ def evaluate(matches: Matches, *, area: Area = trapezoids) -> Evaluation:
         recalls[i] = np.interp(-CONFIDENCES, falling, recall[:, 0], left=0.0)
         precisions[i] = np.interp(-CONFIDENCES, falling, precision[:, 0], left=1.0)
     f1 = 2 * precisions * recalls / (precisions + recalls + 1e-16)
-    best = int(_smoothed(f1.mean(0)).argmax())
+    best = int(_smoothed(f1.sum(0) / max(len(present), 1)).argmax())
+    confidence = float(CONFIDENCES[best])
+    wrong = (matches.scores >= confidence) & ~matches.correct[:, 0]
     return Evaluation(
         present,
         matches.objects[present],
         averages,
         precisions[:, best],
         recalls[:, best],
-        float(CONFIDENCES[best]),
+        confidence,
         curves,
+        int(wrong.sum()),
     )
 
 

@@ -7,6 +7,8 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image, ImageDraw, ImageFont
 
+from train.fonts import font_file, label_of
+
 LEAST_SIDE = 640  # pixels; a smaller picture is enlarged, so that labels can be read
 WHITE, BLACK = (255, 255, 255), (0, 0, 0)
 
@@ -26,7 +28,7 @@ def draw_detections(
     Args:
         picture: of any size; it is not changed.
         detections: corners in pixels of the picture, score, class.
-        names: of the classes, by label.
+        names: of the classes, by label; `class 3` is drawn for one that the font cannot show.
         confidence: detections of a lower score are left out; the most confident is drawn last.
         objects: corners of the objects, if they are known.
 
@@ -38,7 +40,7 @@ def draw_detections(
     canvas = picture.convert("RGB").resize(size, Image.Resampling.BICUBIC)
     pen = ImageDraw.Draw(canvas)
     line = max(round(max(size) / 320), 2)
-    font = ImageFont.load_default(8 * line)
+    font = ImageFont.truetype(font_file(), 8 * line)
     for box in np.asarray([] if objects is None else objects, float).reshape(-1, 4) * scale:
         pen.rectangle(_ordered(box), outline=WHITE, width=1)
     shown = detections[detections[:, 4] >= confidence]
@@ -46,7 +48,8 @@ def draw_detections(
         colour = class_colour(int(kind))
         corners = _ordered(np.asarray(box) * scale)
         pen.rectangle(corners, outline=colour, width=line)
-        _label(pen, f"{names[int(kind)]} {score:.2f}", corners, colour, font, size)
+        name = label_of(names[int(kind)], int(kind))
+        _label(pen, f"{name} {score:.2f}", corners, colour, font, size)
     return canvas
 
 
@@ -67,7 +70,7 @@ def _label(
     text: str,
     box: tuple[float, float, float, float],
     colour: Colour,
-    font: ImageFont.ImageFont | ImageFont.FreeTypeFont,
+    font: ImageFont.FreeTypeFont,
     size: tuple[int, int],
 ) -> None:
     """Writes on a plate above the box, or where the picture's edge leaves room."""

@@ -147,7 +147,7 @@ class HeldOut:
                 "one-to-many head, non-maximum suppression\n"
                 f"{class_table(other, self.names)}\n{self._coco(many)}\n"
             )
-            (directory / "average_precision.txt").write_text(text)
+            (directory / "average_precision.txt").write_text(text, encoding="utf-8")
             draw_curves(best, self.names, directory / "precision_recall.png")
         self._draw(params, model_state, directory / "predictions", pictures)
         map50, map50_95 = (other.summary()[name] for name in ("map50", "map50_95"))
@@ -184,8 +184,8 @@ class HeldOut:
         numbers = coco_numbers(
             detections, *targets, scale=scale, classes=len(self.names), confidence=CONFIDENCE
         )
-        known = (f"{name} {value:.3f}" for name, value in numbers.items() if value >= 0)
-        return f"by the COCO protocol: {', '.join(known)}"
+        known = [f"{name} {value:.3f}" for name, value in numbers.items() if value >= 0]
+        return f"by the COCO protocol: {', '.join(known) or 'not defined without objects'}"
 
     def _passes(
         self, params: Tree, model_state: Tree, *, suppress: bool

@@ -19,6 +19,7 @@ from models.classifier import ResNet, ResNetConfig, matrix_dimension_numbers, sm
 from train.config import Config
 from train.data.labelled import ImageData, LabelledImages, read_images, training_batches
 from train.errors import require
+from train.fonts import label_of
 from train.mesh import batch_sharding
 from train.task import Task, Tree, split_batch
 
@@ -177,6 +178,8 @@ def _draw(shown: LabelledImages, predicted: np.ndarray, path: Path) -> None:
     for axes, image, label, guess in zip(grid, shown.images, shown.labels, predicted, strict=False):
         axes.imshow(image.squeeze(-1) if image.shape[-1] == 1 else image, cmap="gray")
         right = guess == label
-        text = shown.names[guess] + ("" if right else f"\nis {shown.names[label]}")
-        axes.set_title(text, fontsize=8, color="black" if right else "tab:red")
+        taken, true = (label_of(shown.names[kind], kind) for kind in (guess, label))
+        text = taken + ("" if right else f"\nis {true}")
+        colour = "black" if right else "tab:red"
+        axes.set_title(text, fontsize=8, color=colour, parse_math=False)  # a name may have a $
     figure.savefig(path, dpi=120)

@@ -278,6 +278,7 @@ def test_the_default_data_are_digit_scenes():
         ({"max_objects": 0}, r"data\.max_objects=0 must be at least 1"),
         ({"cache": -1}, r"data\.cache=-1 must be at least 0 MiB"),
         ({"classes": ("a", "a")}, "repeat a name"),
+        *(({"classes": ("b", x)}, "a name is not empty, and has no line") for x in ("", "a\nb")),
     ],
 )
 def test_impossible_data_are_refused(fields: dict[str, object], message: str):

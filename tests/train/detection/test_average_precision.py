@@ -216,6 +216,19 @@ def test_unknown_classes_are_refused(rows, kinds, message):
         one_picture(rows, [[0, 0, 1, 1]], kinds)
 
 
-def test_pictures_without_any_object_have_no_average_precision():
-    with pytest.raises(ValueError, match="no picture has an object"):
-        evaluate(one_picture([[0, 0, 1, 1, 0.5, 0]], np.zeros((0, 4)), []))
+@pytest.mark.parametrize("claim", [claim_best, claim_best_free])
+def test_without_objects_every_detection_is_a_false_positive(claim):
+    rows = [[0, 0, 1, 1, 0.5, 0], [0, 0, 1, 1, 0.002, 2], [0, 0, 1, 1, 0.001, 2]]
+    found = evaluate(one_picture(rows, np.zeros((0, 4)), [], claim=claim))
+    assert found.classes.size == found.objects.size == 0
+    names = ("precision", "recall", "map50", "map50_95", "fitness")
+    assert found.summary() == dict.fromkeys(names, 0.0) | {"false_positives": 2.0}
+
+
+def test_false_positives_are_counted_at_the_confidence_of_the_best_f1():
+    objects = [[0, 0, 10, 10], [20, 0, 30, 10]]
+    rows = [[0, 0, 10, 10, 0.9, 0], [0, 0, 10, 10, 0.85, 0], [20, 0, 30, 10, 0.8, 0]]
+    elsewhere = [[50, 50, 60, 60, 0.9, 2], [50, 50, 60, 60, 0.1, 2], [0, 0, 10, 10, 0.2, 0]]
+    found = evaluate(one_picture(rows + elsewhere, objects, [0, 0]))
+    assert 0.2 < found.confidence < 0.8
+    assert found.false_positives == 2  # the repeated one, and one of a class without objects

@@ -57,6 +57,44 @@ def test_no_answers_are_worth_nothing(held_out):
     assert found["map50"] == found["fitness"] == 0
 
 
+class Backgrounds(DigitScenes):
+    """Scenes whose objects nobody wrote down."""
+
+    @property
+    def most_objects(self):
+        return 0
+
+    def load(self, index, needed):
+        boxes, labels = np.zeros((0, 4), np.float32), np.zeros(0, np.int32)
+        return super().load(index, needed)._replace(boxes=boxes, labels=labels)
+
+
+def guess(params, model_state, batch):
+    """The first two cells take something for a 3, whatever is there."""
+    del model_state
+    cells, strides = (jnp.asarray(x) for x in anchors(SIDE, SIDE))
+    seen = (jnp.arange(len(cells)) < 2)[:, None] & (jnp.arange(10) == 3)[None]
+    sides = jnp.ones((len(batch["index"]), len(cells), 4)) + 0 * strides[None, :, None]
+    logits = jnp.broadcast_to(jnp.where(seen, params, -20.0), (len(sides), *seen.shape))
+    return Outputs(Raw(sides, logits), Raw(sides, logits))
+
+
+def test_pictures_without_objects_count_false_positives(tmp_path):
+    pictures = Backgrounds(SCENES, SIDE, held_out=True, seed=0)
+    options = {"side": SIDE, "batch_size": 2, "max_detections": 30, "mesh": make_mesh("data=1")}
+    held_out = HeldOut(guess, pictures, **options)
+    found = held_out.metrics(jnp.float32(2.0), {})
+    assert np.isfinite([*found.values()]).all()
+    assert found["recall"] == found["precision"] == found["map50"] == found["fitness"] == 0
+    assert found["false_positives"] == 2 * SCENES
+    assert found["cls"] > 0
+    text = held_out.report(jnp.float32(2.0), {}, tmp_path, pictures=2)
+    assert "all         0     0.000  0.000 0.000   0.000" in text
+    written = (tmp_path / "average_precision.txt").read_text()
+    assert written.count("by the COCO protocol: not defined without objects") == 2
+    assert len(list((tmp_path / "predictions").iterdir())) == 2
+
+
 def test_the_report_has_both_heads_by_both_protocols_and_pictures(held_out, tmp_path):
     text = held_out.report(jnp.float32(20.0), {}, tmp_path, pictures=3)
     assert "AP50 0.995, AP50-95 0.995" in text

@@ -26,7 +26,40 @@ def test_the_table_has_a_line_a_class_with_objects(evaluation):
         "all         2     0.500  0.500 0.497   0.497",
         "cat         1     1.000  1.000 0.995   0.995",
         "dog         1     0.000  0.000 0.000   0.000",
+        "false positives: 1 at confidence 0.000",
     ]
+
+
+# A name from a user's annotations may be anything; the last four are wide, or without glyphs.
+DIFFICULT_NAMES = ("$x", "a $ b", r"\frac", "_^{", "кот", "日本", "日本語", "🙂", "\ue000")
+
+
+def test_names_of_any_characters_are_written_and_drawn_without_a_warning(tmp_path):
+    count = len(DIFFICULT_NAMES)
+    boxes = np.array([[[10 * i, 0, 10 * i + 9, 9] for i in range(count)]], np.float32)
+    labels, scores = np.arange(count), np.full((count, 1), 0.9)
+    rows = np.concatenate([boxes[0], scores, labels[:, None]], 1)
+    matches = match(rows[None], boxes, labels[None], np.ones((1, count), bool), classes=count)
+    found = evaluate(matches)
+    lines = class_table(found, DIFFICULT_NAMES).splitlines()
+    assert [line.split("  ")[0] for line in lines[2:-1]] == list(DIFFICULT_NAMES)
+    assert lines[-4] == "日本語       1     1.000  1.000 0.995   0.995"
+    draw_curves(found, DIFFICULT_NAMES, tmp_path / "curves.png")
+    drawn = draw_detections(Image.new("RGB", (100, 20)), rows, DIFFICULT_NAMES)
+    assert drawn.size == (700, 140)
+
+
+def test_without_objects_tables_and_curves_are_written(tmp_path):
+    found = np.array([[[0, 0, 9, 9, 0.8, 0]]], np.float32)
+    nothing = np.zeros((1, 1, 4)), np.zeros((1, 1), int), np.zeros((1, 1), bool)
+    empty = evaluate(match(found, *nothing, classes=3))
+    assert class_table(empty, NAMES).splitlines() == [
+        "class objects precision recall  AP50 AP50-95",
+        "all         0     0.000  0.000 0.000   0.000",
+        "false positives: 1 at confidence 0.000",
+    ]
+    draw_curves(empty, NAMES, tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").stat().st_size > 1000
 
 
 def test_curves_are_written_as_a_picture(evaluation, tmp_path):

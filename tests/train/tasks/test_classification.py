@@ -21,7 +21,7 @@ from train.mesh import make_mesh
 from train.metrics import read_metrics
 from train.optimizers import MuonMVR1
 from train.task import split_batch
-from train.tasks.classification import Classification
+from train.tasks.classification import Classification, _draw
 
 
 def archive(path: Path, sizes: dict[str, tuple[int, int]]) -> None:
@@ -62,6 +62,14 @@ def test_bad_folders_are_named(folder: Path, tmp_path: Path):
     (folder / "test.zip").write_bytes(b"no archive")
     with pytest.raises(BadInput, match="cannot read"):
         read_images(ImageData(path=folder))
+
+
+def test_classes_of_any_name_are_drawn(tmp_path: Path):
+    images, _ = digits()
+    names = ("$x", "日本", r"\frac", "_^{", "🙂", *"56789")
+    _draw(images.first(16)._replace(names=names), np.zeros(16, int), tmp_path / "shown.png")
+    with Image.open(tmp_path / "shown.png") as drawn:
+        assert drawn.format == "PNG"
 
 
 def test_batches_depend_on_step_and_seed_and_cover_every_image():
