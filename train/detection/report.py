@@ -67,7 +67,7 @@ def draw_curves(evaluation: Evaluation, names: Sequence[str], path: Path) -> Non
     for kind, curve, average in zip(
         evaluation.classes, evaluation.curves, evaluation.average_precision, strict=True
     ):
-        label = f"{label_of(names[kind], kind)} {average[0]:.3f}" if few else None
+        label = f"{label_of(names[int(kind)], int(kind))} {average[0]:.3f}" if few else None
         axes.plot(RECALLS, curve, linewidth=1, color=None if few else "silver", label=label)
     mean = evaluation.curves.sum(0) / max(len(evaluation.classes), 1)
     label = f"all {evaluation.summary()['map50']:.3f}"
