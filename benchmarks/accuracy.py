@@ -33,8 +33,8 @@ INTRODUCTION = """\
 
 How accurate the orthogonalizers and spectral powers of this library are on matrices with known
 singular value decompositions. Written by `python -m benchmarks.accuracy`; JAX {version} on
-{backend}. Accelerators round differently: `python -m benchmarks gpu` checks bounds on these numbers
-on a GPU.
+{backend}. Accelerators round differently, and nothing here was measured on one;
+`python -m benchmarks gpu` checks bounds on these numbers on a GPU.
 
 The matrices are of two kinds. *Synthetic*: {synthetic} matrices with {rows} rows
 (`tests/spectra.py`), namely Gaussian ones with aspect ratios 1, 2 and 4 and with scales 1e-30 and
