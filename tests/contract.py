@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -51,6 +51,15 @@ def parameters(name: str) -> set[str]:
 
 OPTIMIZERS = [name for name in FACTORIES if "learning_rate" in parameters(name)]
 every_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
+# Where each factory takes a second or more to compile: optimizers are made of the pieces, which all
+# run by default; of the optimizers the two that ask for most, a gate and a second gradient.
+SLOW = set(OPTIMIZERS) - {"mimuon", "muon_mvr2"}
+
+
+def mostly_slow(names: Iterable[str]) -> pytest.MarkDecorator:
+    """A parametrization by factories of which most optimizers are marked `slow`."""
+    marked = [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in names]
+    return pytest.mark.parametrize("name", marked)
 
 
 def arguments(name: str) -> dict[str, Any]:
@@ -141,21 +150,40 @@ def finite(tree: Any) -> bool:
     return all(bool(np.all(np.isfinite(np.asarray(x, np.float64)))) for x in jax.tree.leaves(tree))
 
 
-def assert_close(actual: Any, expected: Any, rtol: float = 1e-5) -> None:
-    """Equal trees but for rounding: errors relative to the largest magnitude of each leaf."""
+def rounding(x: np.ndarray) -> float:
+    """What a compiler may change in an array by its choice of roundings, relative to its maximum.
+
+    XLA fuses, reorders and contracts products and sums (``a * b + c`` in one rounding instead of
+    two) as the instruction set and the rest of the program allow. Each choice moves an entry by a
+    unit in the last place, and a product of matrices adds up as many as it has rows.
+    """
+    return 8 * float(jnp.finfo(x.dtype).eps) * max(x.size, 1) ** 0.5
+
+
+def assert_close(actual: Any, expected: Any, rtol: float | None = None) -> None:
+    """Equal trees except for errors of ``rtol``, relative to the largest magnitude of each leaf.
+
+    The default is `rounding`: what is asked of two programs that compute the same.
+    """
     assert jax.tree.structure(actual) == jax.tree.structure(expected)
     for (path, x), y in zip(
         jax.tree_util.tree_leaves_with_path(actual), jax.tree.leaves(expected), strict=True
     ):
         place = jax.tree_util.keystr(path)
         assert (x.shape, x.dtype) == (y.shape, y.dtype), place
+        exact = not jnp.issubdtype(x.dtype, jnp.floating)
+        bar = 0.0 if exact else rounding(y) if rtol is None else rtol
         x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
         error, scale = np.max(np.abs(x - y), initial=0), np.max(np.abs(y), initial=0)
-        assert error <= rtol * scale, f"{place}: {error / scale} of {scale}"
+        assert error <= bar * scale, f"{place}: {error / scale} of {scale}, more than {bar}"
 
 
 def assert_equal(actual: Any, expected: Any) -> None:
-    """Equal trees, bit for bit."""
+    """Equal trees, bit for bit except for the sign of zero.
+
+    For what no compiler stands between: two computations outside `jax.jit`, or two calls of one
+    compiled program. Results of two programs are compared with `assert_close`.
+    """
     assert jax.tree.structure(actual) == jax.tree.structure(expected)
     jax.tree.map(np.testing.assert_array_equal, actual, expected)
 

@@ -17,6 +17,8 @@ from orbax.checkpoint import v1 as ocp
 from tests import contract
 from tests.contract import GRADIENTS, PARAMS, assert_close, assert_equal, every_factory, make
 
+pytestmark = pytest.mark.standard_promotion
+
 
 def injected(name, static):
     """A factory's transformation with all numbers in its state, but for the static ones."""
@@ -28,7 +30,7 @@ NUMBERS = {"learning_rate": 0.5, "threshold": 0.0, "momentum": 0.5, "decay": 0.5
 WITH_NUMBERS = [n for n in contract.FACTORIES if contract.parameters(n) & NUMBERS.keys()]
 
 
-@pytest.mark.parametrize("name", WITH_NUMBERS)
+@contract.mostly_slow(WITH_NUMBERS)
 def test_inject_hyperparams(name):
     tx = injected(name, contract.STATIC & contract.parameters(name))
     step, start = jax.jit(functools.partial(contract.update, tx)), tx.init(PARAMS)
@@ -62,7 +64,7 @@ def test_what_cannot_be_injected_says_so(name, argument):
         jax.eval_shape(tx.init, PARAMS)
 
 
-@every_factory
+@contract.mostly_slow(contract.FACTORIES)
 def test_multi_steps_is_a_step_of_the_mean(name):
     tx = optax.MultiSteps(make(name), every_k_schedule=2)
     step = jax.jit(functools.partial(contract.update, tx))
@@ -127,10 +129,10 @@ def test_nnx_optimizer(name):
         optimizer.update(model, gradients, grad_fn=contract.grad_fn)
         updates, state = contract.update(tx, gradient, state, expected)
         expected = optax.apply_updates(expected, updates)
-    assert_equal(jax.tree.leaves(nnx.state(model, nnx.Param)), jax.tree.leaves(expected))
+    assert_close(jax.tree.leaves(nnx.state(model, nnx.Param)), jax.tree.leaves(expected))
 
 
-@every_factory
+@contract.mostly_slow(contract.FACTORIES)
 def test_vmap_over_seeds(name):
     tx = make(name)
     seeds = [GRADIENTS[:2], GRADIENTS[2:4]]
@@ -147,7 +149,7 @@ def loss(params):
     return sum(jnp.square(w / 2 + 0.1).sum() for w in jax.tree.leaves(params))
 
 
-@every_factory
+@contract.mostly_slow(contract.FACTORIES)
 def test_derivative_through_a_step_with_a_checkpointed_loss(name):
     tx = optax.with_extra_args_support(make(name))
 

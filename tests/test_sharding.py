@@ -110,12 +110,13 @@ ENTRIES = {
     "named shardings": (AUTO, lambda mesh: [NamedSharding(mesh, s) for s in SPECS]),
     "partition specs": (AUTO, lambda mesh: SPECS),
 }
+FAST = {(8, "explicit"), (8, "auto"), (8, "named shardings"), (2, "partition specs")}
 
 
 @pytest.mark.parametrize(
     ("devices", "entry"),
     [
-        pytest.param(devices, entry, marks=[pytest.mark.slow] * (devices < 8 and "s" in entry))
+        pytest.param(devices, entry, marks=[pytest.mark.slow] * ((devices, entry) not in FAST))
         for devices in MESHES
         for entry in ENTRIES
     ],
@@ -156,7 +157,7 @@ def test_outside_jit_the_arrays_tell_their_sharding(kind, expected):
     assert_same(map_matrices(cubic, placed, NUMBERS[3:4]), expected[3:4], placed)
 
 
-@pytest.mark.parametrize(("devices", "kind"), [(2, AUTO), (4, EXPLICIT), (8, AUTO), (8, EXPLICIT)])
+@pytest.mark.parametrize(("devices", "kind"), [(2, AUTO), (8, EXPLICIT)])
 def test_newton_schulz_of_fewer_matrices_than_devices(devices, kind):
     shapes = [(16, 24), (24, 16), (16, 16)]
     specs = [P("x", "y"), P("y", "x"), P("x", "y")]
@@ -408,4 +409,4 @@ def test_two_processes_of_four_devices_are_one_of_eight(tmp_path, repository):
         for i, result in enumerate(run(placed)):
             halves = [np.load(tmp_path / f"{kind.name}_{i}_{rank}.npy") for rank in (0, 1)]
             both = np.where(np.isnan(halves[0]), halves[1], halves[0])
-            np.testing.assert_array_equal(both, np.asarray(result))
+            np.testing.assert_allclose(both, np.asarray(result), atol=5e-6, rtol=0)

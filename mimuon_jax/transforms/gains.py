@@ -153,11 +153,5 @@ def scale_by_gain(
 
 
 def scale(x: Array, factor: float) -> Array:
-    """``factor * x`` in the dtype of ``x``, rounded; exactly ``x`` for the factor 1."""
-    if factor == 1:
-        return x
-    scaled = x * jnp.asarray(factor, x.dtype)
-    # A selection that changes nothing, NaN included. Without it, XLA may contract this product and
-    # the weight decay's sum into one rounding, though not where a gate's selection stands between:
-    # mimuon(threshold=0) and muon would differ in the last bit.
-    return jnp.where(scaled == scaled, scaled, jnp.nan)
+    """``factor * x`` in the dtype of ``x``; ``x`` itself for the factor 1."""
+    return x if factor == 1 else x * jnp.asarray(factor, x.dtype)

@@ -49,7 +49,7 @@ def mvr1(
 
     Args:
       decay: ``beta`` in [0, 1).
-      gamma: strength of the correction in [0, 1]; 0 is ``ema(beta, start="gradient")``, exactly.
+      gamma: strength of the correction in [0, 1]; 0 is ``ema(beta, start="gradient")``.
       clip: bound of the Frobenius norm of the corrected gradient
         ``C_t = G_t + gamma beta / (1 - beta) (G_t - G_{t-1})``, in the unit of the gradient, for
         every matrix alone (any other leaf: as a whole); None: no bound.
@@ -104,7 +104,7 @@ def mvr2(
 
     Args:
       decay: ``beta`` in [0, 1).
-      gamma: strength of the correction in [0, 1]; 0 is ``ema(beta, start="gradient")``, exactly,
+      gamma: strength of the correction in [0, 1]; 0 is ``ema(beta, start="gradient")``
         and 1 is STORM, ``M_t = G_t + beta (M_{t-1} - G'_t)``.
       clip: as in `mvr1`.
       matrices: as in `partition`; read only for ``clip``.

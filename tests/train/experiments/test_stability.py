@@ -1,4 +1,4 @@
-"""Stability: equal sets stay together, and the records equal those of two plain runs."""
+"""Twins: equal sets stay together, and what is recorded is what two plain trainings give."""
 
 import dataclasses
 from pathlib import Path
@@ -21,6 +21,8 @@ from train.experiments.twins import (
 )
 from train.report import write_report
 
+pytestmark = pytest.mark.standard_promotion
+
 
 def pool() -> Pool:
     """Twenty samples of four features."""
@@ -36,7 +38,7 @@ def test_a_slope_needs_positive_numbers():
 
 
 @pytest.mark.slow
-def test_twins_equal_two_plain_runs():
+def test_twins_are_two_plain_trainings():
     data, rate, batch = pool(), 0.3, 3
     lanes = jax.vmap(lambda key: draw_lane(key, jnp.asarray(4), pool=20, largest=8))(
         jax.random.split(jax.random.key(0), 2)
@@ -46,9 +48,10 @@ def test_twins_equal_two_plain_runs():
     make = lambda rate: sgdm(rate, momentum=0.9)  # noqa: E731
     found = trajectories(lanes, data, jnp.asarray(rate), make=make, **settings)
     together = trajectories(same, data, jnp.asarray(rate), make=make, **settings)
-    np.testing.assert_array_equal(together.distance, 0)
-    np.testing.assert_array_equal(together.loss_change, 0)
-    assert float(found.distance.min()) > 0
+    # The twins of one set differ by roundings only.
+    np.testing.assert_allclose(together.distance, 0, atol=1e-6)
+    np.testing.assert_allclose(together.loss_change, 0, atol=1e-6)
+    assert float(found.distance.min()) > 1e-4
 
     lane = jax.tree.map(lambda x: x[0], lanes)
     weights_key, index_key = jax.random.split(lane.key)
@@ -78,24 +81,24 @@ def test_twins_equal_two_plain_runs():
 
 
 @pytest.mark.slow
-def test_the_experiment_reports_and_keeps_its_results(
+def test_the_experiment_reports_and_keeps_what_it_did(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     module = experiments.load("stability")
     two = {"sgd": module.OPTIMIZERS["sgd"], "muon": lambda rate: muon(rate, nesterov=False)}
     monkeypatch.setattr(module, "OPTIMIZERS", two)
     small = Stability(sizes=(8, 16), pairs=2, steps=4, records=2, batch=2, widths=(4,))
-    lines: list[str] = []
-    report = small.run(tmp_path, seeds=(0,), sweep=None, say=lines.append)
+    said: list[str] = []
+    report = small.run(tmp_path, seeds=(0,), sweep=None, say=said.append)
     assert [row[0] for row in report.tables[0].rows] == ["sgd", "muon"]
-    assert len(lines) == 6  # three rates each
+    assert len(said) == 6  # three rates each
     known = dict(report.conditions)
     assert known["seeds"] == "0"
     assert f"jax {jax.__version__}" in known["versions"]
     page = write_report(report, tmp_path)
-    again = small.run(tmp_path, seeds=(0,), sweep=None, say=lines.append)
-    assert len(lines) == 6
+    again = small.run(tmp_path, seeds=(0,), sweep=None, say=said.append)
+    assert len(said) == 6
     assert again.tables == report.tables
     assert page.stat().st_size > 10_000
     with pytest.raises(Exception, match="results of other settings: steps"):
-        dataclasses.replace(small, steps=8).run(tmp_path, seeds=(0,), sweep=None, say=lines.append)
+        dataclasses.replace(small, steps=8).run(tmp_path, seeds=(0,), sweep=None, say=said.append)
