@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
+import jax
 import jaxtyping
 import pytest
 
@@ -27,6 +28,15 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no optional data: {folder} is not a folder; set MIMUON_SHARED")
     return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def dtype_promotion(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Strict, except in files marked ``standard_promotion``."""
+    if request.node.get_closest_marker("standard_promotion") is None:
+        jax.config.update("jax_numpy_dtype_promotion", "strict")
+    yield
+    jax.config.update("jax_numpy_dtype_promotion", "standard")
 
 
 @pytest.fixture

@@ -16,6 +16,8 @@ import mimuon_jax
 from tests import oracles
 from tests.oracles.comparison import assert_agreement, nested, run
 
+pytestmark = pytest.mark.standard_promotion
+
 WHOLE = oracles.fixed_mixed_tree()
 # A wide matrix, a batch of tall ones whose batch axes lie apart, and an auxiliary parameter.
 PART = WHOLE.part("dense/wide/kernel", "layers/attention/value/kernel", "norm/scale")

@@ -15,6 +15,8 @@ from benchmarks.workloads import LAYOUTS, QWEN3, abstract, dimension_numbers, id
 from benchmarks.yolo26 import yolo26
 from mimuon_jax import JORDAN, fast_newton_schulz, gram_newton_schulz, muon
 
+pytestmark = pytest.mark.standard_promotion
+
 # Jordan's five steps of three products, for each of the three canonical shapes of a decoder layer.
 PRODUCTS = 15
 COLLECTIVES = {

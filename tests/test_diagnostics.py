@@ -9,6 +9,8 @@ from optax.contrib import MuonDimensionNumbers as Numbers
 
 from mimuon_jax import diagnostics, mimuon, orthogonalize, threshold_gate
 
+pytestmark = pytest.mark.standard_promotion
+
 RANDOM = np.random.default_rng(0)
 TREE = {
     "w": RANDOM.standard_normal((4, 6)).astype(np.float32),

@@ -16,6 +16,8 @@ import mimuon_jax
 from tests import oracles
 from tests.oracles.comparison import assert_agreement, flat, nested, on_device, run
 
+pytestmark = pytest.mark.standard_promotion
+
 WHOLE = oracles.fixed_mixed_tree()
 PART = WHOLE.part("dense/wide/kernel", "layers/attention/value/kernel", "norm/scale")
 

@@ -134,8 +134,7 @@ def test_gate_rate_needs_a_gate():
         gate_rate(optax.EmptyState())
 
 
-@pytest.mark.parametrize("kind", [AxisType.Explicit, AxisType.Auto], ids=["explicit", "auto"])
-@pytest.mark.parametrize("measure", ["rms", "gap"])
+@pytest.mark.parametrize(("measure", "kind"), [("rms", AxisType.Explicit), ("gap", AxisType.Auto)])
 def test_decisions_do_not_depend_on_the_mesh(measure, kind):
     tree = {"kernel": TREE["scanned"], "conv": {"kernel": np.ones((2, 2, 4, 3), np.float32)}}
     numbers = {"kernel": Numbers((0, 1), 2)}

@@ -14,7 +14,7 @@ import mimuon_jax
 from mimuon_jax import fast_newton_schulz, gram_newton_schulz, newton_schulz, polar_express
 from tests import spectra
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.standard_promotion]
 
 GAUSSIAN = np.random.default_rng(0).standard_normal((3, 256, 640)).astype(np.float32)
 PARAMS = {

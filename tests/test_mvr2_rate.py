@@ -6,8 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from mimuon_jax import ema, muon, muon_mvr2
+
+pytestmark = pytest.mark.standard_promotion
 
 STEPS, SEEDS = 4000, 5
 CURVATURE = jnp.asarray(np.geomspace(1.0, 10.0, 8), jnp.float32)[:, None]

@@ -9,6 +9,8 @@ import pytest
 from tests import oracles
 from tests.oracles.comparison import assert_agreement, assert_close, assert_trees_close, nested, run
 
+pytestmark = pytest.mark.standard_promotion
+
 SETTINGS = {"learning_rate": 0.1, "auxiliary": oracles.adamw(0.01)}
 
 

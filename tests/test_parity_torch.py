@@ -12,7 +12,7 @@ import pytest
 
 from mimuon_jax import ema, muon
 
-pytestmark = pytest.mark.parity
+pytestmark = [pytest.mark.parity, pytest.mark.standard_promotion]
 
 RANDOM = np.random.default_rng(0)
 SHAPES = {"up": (16, 48), "down": (48, 16), "square": (24, 24)}  # [reduction, output]

@@ -1,4 +1,4 @@
-"""README and docs: Python blocks run, commands are the real ones, links lead to files."""
+"""The README and the docs keep their promises: Python blocks run, commands and links are real."""
 
 import re
 from pathlib import Path
@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import accuracy
+
+pytestmark = pytest.mark.standard_promotion
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PAGES = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").rglob("*.md")])
@@ -40,7 +42,7 @@ def test_continuous_integration_starts_with_the_readme_command(repository):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(REPOSITORY).as_posix())
-def test_links_lead_to_existing_files(page):
+def test_links_lead_to_files_that_are_there(page):
     targets = re.findall(r"\]\(([^):#]+)(?:#[^)]*)?\)", page.read_text())
     assert [target for target in targets if not (page.parent / target).exists()] == []
 

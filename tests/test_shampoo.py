@@ -8,6 +8,8 @@ import pytest
 
 from mimuon_jax import shampoo
 
+pytestmark = pytest.mark.standard_promotion
+
 GRADIENT = {"w": jnp.asarray(np.random.default_rng(0).standard_normal((4, 6)), jnp.float32)}
 
 

@@ -8,6 +8,8 @@ import pytest
 
 from mimuon_jax import mvr1, mvr2, partition
 
+pytestmark = pytest.mark.standard_promotion
+
 PARAMS = {"kernel": jnp.eye(3), "bias": jnp.ones(3)}
 AUXILIARY = {"adam": lambda: optax.adam(0.1), "mvr2": lambda: mvr2(0.9, 1.0)}
 

@@ -1,5 +1,7 @@
 """The residual classifier: sizes, statistics, and which of its axes make matrices."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -42,7 +44,7 @@ def test_every_kernel_but_the_heads_is_one_matrix():
 
 
 def test_the_two_kinds_of_statistics():
-    model = ResNet(TINY, rngs=nnx.Rngs(0))
+    model = ResNet(dataclasses.replace(TINY, blocks=(1,)), rngs=nnx.Rngs(0))
     images = jax.random.normal(jax.random.key(1), (16, 8, 8, 2)) + 3.0
     first = model(images, training=False)
     np.testing.assert_array_equal(first, model(images, training=False))  # nothing moved

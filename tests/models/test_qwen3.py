@@ -181,7 +181,9 @@ def test_rematerialization_keeps_less_of_the_forward_pass(known):
     assert stored(functools.partial(jax.checkpoint, prevent_cse=False)) < 0.7 * stored(None)
 
 
-@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit], ids=lambda t: t.name)
+@pytest.mark.parametrize(
+    "axis_type", [pytest.param(AxisType.Auto, marks=pytest.mark.slow), AxisType.Explicit]
+)
 def test_a_batch_spread_over_eight_devices_gives_the_same_loss_and_gradients(known, axis_type):
     config, model, _ = known
     tokens = jax.random.randint(jax.random.key(0), (8, 8), 0, config.vocab_size)

@@ -22,6 +22,8 @@ from tests.models.qwen3_cases import (
     relative_error,
 )
 
+pytestmark = pytest.mark.standard_promotion
+
 SMALL = qwen3.Qwen3Config(
     vocab_size=11,
     hidden_size=8,

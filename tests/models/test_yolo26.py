@@ -58,7 +58,9 @@ def leaves(model, kind=nnx.Param):
     return jax.tree.leaves(nnx.state(model, kind))
 
 
-@pytest.mark.parametrize("scale", "nsmlx")
+@pytest.mark.parametrize(
+    "scale", ["n", *(pytest.param(s, marks=pytest.mark.slow) for s in "sml"), "x"]
+)
 def test_a_scale_has_the_published_counts(scale):
     model = abstract(yolo26.scaled(scale, 20))
     params = leaves(model)

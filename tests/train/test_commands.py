@@ -21,6 +21,8 @@ from train.metrics import read_metrics
 from train.optimizers import OPTIMIZERS
 from train.step import make_state
 
+pytestmark = pytest.mark.standard_promotion
+
 
 @pytest.fixture(scope="module")
 def trained(

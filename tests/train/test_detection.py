@@ -35,6 +35,8 @@ from train.task import Task, split_batch
 from train.tasks import detection
 from train.tasks.detection import SHARDING_RULES, Detection, Detector
 
+pytestmark = pytest.mark.standard_promotion
+
 SIDE = 64
 
 

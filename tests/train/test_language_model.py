@@ -28,6 +28,8 @@ from train.metrics import read_metrics
 from train.task import split_batch
 from train.tasks.language_model import LanguageModel, Sample, sample_text
 
+pytestmark = pytest.mark.standard_promotion
+
 Make = Callable[..., LanguageModel]
 
 

@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,14 @@ from train.step import State, jit_step, make_state, train_step
 from train.task import Task, split_batch
 from train.tasks.language_model import LanguageModel
 
+pytestmark = pytest.mark.standard_promotion
+
 Make = Callable[..., LanguageModel]
+
+
+def slow_except(fast: Any, values: Iterable[Any]) -> list[Any]:
+    """The parameters of a test, of which one alone runs by default."""
+    return [pytest.param(value, marks=[pytest.mark.slow] * (value != fast)) for value in values]
 
 
 def numbers(directory: Path) -> list[dict[str, Any]]:
@@ -116,7 +123,7 @@ def test_a_finished_run_is_not_trained_again(
     assert {p: p.stat().st_mtime_ns for p in finished.run_dir.rglob("*")} == before
 
 
-@pytest.mark.parametrize("batch", [1, 4, 5])
+@pytest.mark.parametrize("batch", slow_except(4, [1, 4, 5]))
 def test_an_interrupted_run_goes_on_bit_for_bit(
     batch: int,
     finished: Result,
@@ -139,11 +146,8 @@ def test_an_interrupted_run_goes_on_bit_for_bit(
 
 
 @pytest.mark.parametrize(
-    ("batch", "received"),
-    [
-        (3, signal.SIGTERM),
-        (4, signal.SIGINT),
-    ],  # a step without an evaluation and one with an evaluation
+    ("batch", "received"),  # a step without an evaluation and one with an evaluation
+    [pytest.param(3, signal.SIGTERM, marks=pytest.mark.slow), (4, signal.SIGINT)],
 )
 def test_a_signal_saves_the_step_and_the_run_goes_on_there(
     batch: int,
@@ -173,6 +177,7 @@ def test_a_signal_saves_the_step_and_the_run_goes_on_there(
     assert result._replace(run_dir=finished.run_dir) == finished
 
 
+@pytest.mark.slow
 def test_a_gated_optimizer_goes_on_bit_for_bit_and_reports_its_gate(
     small: Make, tmp_path: Path, stop_at: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
 ):
@@ -201,7 +206,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 }
 
 
-@pytest.mark.parametrize("kind", DAMAGE)
+@pytest.mark.parametrize("kind", slow_except("truncated", DAMAGE))
 def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(
     kind: str, finished: Result, small: Make, copied: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -269,6 +274,7 @@ def test_an_unreadable_configuration_is_refused(content: str, small: Make, tmp_p
         run(small(tmp_path), quiet=True)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_on_another_mesh(finished: Result, small: Make, copied: Path):
     shutil.rmtree(copied / "checkpoints" / "6")
     run(small(copied, mesh="data=2", keep_checkpoints=5, checkpoint_every=6), quiet=True)
@@ -333,6 +339,7 @@ def test_a_step_without_a_finite_loss_is_skipped_and_told(
     assert (tmp_path / "run" / "loss.png").exists()
 
 
+@pytest.mark.slow
 def test_too_many_skipped_steps_end_the_run_with_its_state_saved(
     small: Make, tmp_path: Path, poisoned: None, monkeypatch: pytest.MonkeyPatch
 ):
@@ -348,6 +355,7 @@ def test_too_many_skipped_steps_end_the_run_with_its_state_saved(
     assert numbers(tmp_path / "run")[: len(lines)] == lines
 
 
+@pytest.mark.slow
 def test_one_device_and_two_train_alike(finished: Result, small: Make, tmp_path: Path):
     run(small(tmp_path / "run", mesh="data=2"), quiet=True)
     alone, together = numbers(finished.run_dir), numbers(tmp_path / "run")

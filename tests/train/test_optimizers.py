@@ -30,6 +30,8 @@ from train.optimizers import (
 )
 from train.optimizers.options import LIMITS
 
+pytestmark = pytest.mark.standard_promotion
+
 PARAMS = {
     "kernel": jnp.asarray(np.random.default_rng(0).normal(size=(6, 4)), jnp.float32),
     "bias": jnp.ones(4),
@@ -66,7 +68,7 @@ CHANGED = {
 # Options without an effect at the defaults, and the settings beside which they have one.
 BESIDE = {
     ("mimuon", None): {"threshold": 0.6},  # rms of M: 0.48, 0.69; the gate opens at step 2 alone
-    ("lion", None): {"b2": 0.5},  # Lion uses signs alone: the momentum must be able to change them
+    ("lion", None): {"b2": 0.5},  # only signs count: the momentum has to be worth something
     ("spectral_sgd", "gain"): {"p": 0.0},
     ("spectral_adam", "gain"): {"p": 0.0},
 }
@@ -112,8 +114,8 @@ def test_options_are_the_keywords_of_the_library_in_its_order(name: str):
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_option_of_the_library_can_be_set(name: str):
-    functions = {"learning_rate", "auxiliary", "matrices", "shardings", "split"}  # set by the task
-    types = {"mask", "mu_dtype", "eps_root"}  # in optax only
+    functions = {"learning_rate", "auxiliary", "matrices", "shardings", "split"}  # of the task
+    types = {"mask", "mu_dtype", "eps_root"}  # of optax alone
     keywords = {*inspect.signature(library_function(name)).parameters} - functions - types
     fields = {f.name for f in dataclasses.fields(OPTIMIZERS[name])}
     assert keywords - fields <= ({"nesterov"} if name == "adamw" else set())

@@ -21,6 +21,8 @@ from train.step import jit_step, make_state, parameter_shardings
 from train.task import split_batch
 from train.tasks.language_model import LanguageModel
 
+pytestmark = pytest.mark.standard_promotion
+
 Make = Callable[..., LanguageModel]
 
 

@@ -1,4 +1,4 @@
-"""Comparisons: which runs are made, which are kept, and that reports show what was measured."""
+"""Comparisons: what is tried and trained, what is kept, and that reports say what was measured."""
 
 import csv
 import dataclasses
@@ -21,6 +21,8 @@ from train.optimizers import OPTIMIZERS, AdamW, Muon, MuonMVR2, make_optimizer
 from train.report import Picture, Report, Table, write_report
 from train.tasks.classification import Classification
 
+pytestmark = pytest.mark.standard_promotion
+
 CONFIG = Classification(
     preset="tiny",
     steps=4,
@@ -40,14 +42,14 @@ TWO = Comparison(
 
 
 def losses(run: Run) -> float:
-    """The final loss of a fake run: best at 0.04 for muon, at 0.01 for adamw."""
+    """The final loss of a pretended run: best at 0.04 for muon, at 0.01 for adamw."""
     rate = run.config.optimizer.learning_rate
     return abs(rate - {"muon": 0.04, "adamw": 0.01}[run.label]) + 1 + 0.1 * run.seed
 
 
 @pytest.fixture
-def fake_runs(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
-    """Fakes the runs, without training; those of muon with a rate above 0.05 stop."""
+def pretended(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
+    """Runs that are not trained; those of muon above 0.05 stop."""
     seen: list[Run] = []
 
     def train(planned: Run, say: Callable[[str], None]) -> Outcome:
@@ -68,17 +70,17 @@ def fake_runs(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
 
 
 def report(directory: Path, **options: Any) -> Report:
-    """The report of a comparison of fake runs."""
+    """The report of a pretended comparison."""
     options = {"seeds": (0, 1, 2), "sweep": "learning_rate=x1,x2,x3"} | options
     return TWO.run(directory, say=lambda line: None, **options)
 
 
-def test_every_optimizer_has_as_many_tries_and_its_best_has_all_seeds(
-    fake_runs: list[Run], tmp_path: Path
+def test_every_optimizer_has_the_same_tries_and_its_best_has_all_seeds(
+    pretended: list[Run], tmp_path: Path
 ):
     report(tmp_path)
     tried = {
-        label: [(r.setting, r.seed) for r in fake_runs if r.label == label]
+        label: [(r.setting, r.seed) for r in pretended if r.label == label]
         for label in ("muon", "adamw")
     }
     assert tried["muon"] == [
@@ -90,10 +92,10 @@ def test_every_optimizer_has_as_many_tries_and_its_best_has_all_seeds(
     ]
     assert [seed for setting, seed in tried["adamw"] if setting == ""] == [0, 1, 2]
     assert len(tried["adamw"]) == len(tried["muon"])
-    assert len({r.directory for r in fake_runs}) == len(fake_runs)
+    assert len({r.directory for r in pretended}) == len(pretended)
 
 
-def test_the_report_shows_what_the_runs_did(fake_runs: list[Run], tmp_path: Path):
+def test_the_report_says_what_the_runs_did(pretended: list[Run], tmp_path: Path):
     results, tried = report(tmp_path).tables
     muon, adamw = results.rows
     assert muon[:3] == ["muon", "learning_rate=0.04", "1.1000 ± 0.1000"]
@@ -101,7 +103,7 @@ def test_the_report_shows_what_the_runs_did(fake_runs: list[Run], tmp_path: Path
     assert muon[-1] == 4.141
     assert adamw[-1] is None
     stopped = [row for row in tried.rows if "stopped" in row]
-    assert [row[1] for row in stopped] == ["learning_rate=0.06"]  # failed runs are included
+    assert [row[1] for row in stopped] == ["learning_rate=0.06"]  # failures stay in
     assert [row[1] for row in tried.rows if row[-1] == "chosen"] == [
         "learning_rate=0.04",
         "learning_rate=0.01 (its own)",
@@ -109,10 +111,10 @@ def test_the_report_shows_what_the_runs_did(fake_runs: list[Run], tmp_path: Path
     assert (tmp_path / "curve-1.png").stat().st_size > 1000
 
 
-def test_without_a_sweep_every_optimizer_has_its_own_setting(fake_runs: list[Run], tmp_path: Path):
+def test_without_a_sweep_every_optimizer_has_its_own_setting(pretended: list[Run], tmp_path: Path):
     (results,) = report(tmp_path, sweep="none", seeds=(0, 1)).tables
     assert [row[1] for row in results.rows] == ["its own", "its own"]
-    assert [(r.label, r.setting, r.seed) for r in fake_runs] == [
+    assert [(r.label, r.setting, r.seed) for r in pretended] == [
         ("muon", "", 0),
         ("muon", "", 1),
         ("adamw", "", 0),
@@ -120,8 +122,8 @@ def test_without_a_sweep_every_optimizer_has_its_own_setting(fake_runs: list[Run
     ]
 
 
-def test_runs_that_start_from_different_losses_are_refused(
-    fake_runs: list[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_runs_that_do_not_start_alike_are_no_comparison(
+    pretended: list[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     inner = comparison.train
 
@@ -135,7 +137,7 @@ def test_runs_that_start_from_different_losses_are_refused(
         report(tmp_path)
 
 
-def test_two_gradients_per_step_count_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_two_gradients_a_step_count_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     seen = []
     monkeypatch.setattr(comparison, "band", lambda axes, x, *rest, **more: seen.append(list(x)))
     lines = [{"step": step, "loss": 1.0} for step in (1, 2)]
@@ -149,7 +151,7 @@ def test_two_gradients_per_step_count_twice(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_step_times_are_between_steps_of_one_start():
-    seconds = [0.0, 1.0, 1.5, 0.2, 0.8]  # resumed after the third
+    seconds = [0.0, 1.0, 1.5, 0.2, 0.8]  # started again after the third
     lines = [{"step": i, "wall": {"seconds": s}} for i, s in enumerate(seconds)]
     outcome = Outcome(Run("", "", 0, CONFIG), lines, [], None)
     assert outcome.step_seconds() == pytest.approx(0.6)
@@ -158,12 +160,12 @@ def test_step_times_are_between_steps_of_one_start():
 @pytest.mark.parametrize(
     "text", ["", "learning_rate", "learning_rate=", "=1", "learning_rate=1,x2", "p=a", "p=1,1"]
 )
-def test_a_malformed_sweep_is_refused(text: str):
+def test_a_sweep_that_is_no_list_is_refused(text: str):
     with pytest.raises(BadInput, match="--sweep"):
         parse_sweep(text)
 
 
-def test_a_sweep_needs_a_numeric_option():
+def test_sweeps_need_an_option_that_is_a_number():
     for text in ("threshold=1", "auxiliary_learning_rate=x2"):
         with pytest.raises(BadInput, match="--sweep"):
             candidates(Muon(), parse_sweep(text))
@@ -172,7 +174,7 @@ def test_a_sweep_needs_a_numeric_option():
     assert list(settings) == ["momentum=0.5", ""]
 
 
-def test_the_page_is_self_contained(tmp_path: Path):
+def test_the_page_needs_no_other_file(tmp_path: Path):
     (tmp_path / "a.png").write_bytes(b"\x89PNG picture")
     table = Table("t", "<losses>", ["optimizer", "loss"], [["muon", 0.123456789], ["sgd", None]])
     page = write_report(
@@ -240,7 +242,7 @@ def test_a_mistake_is_one_line(
 
 
 @pytest.mark.slow
-def test_a_comparison_resumes_keeps_finished_runs_and_reports_failures(
+def test_a_comparison_resumes_keeps_what_ended_and_reports_failures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     module = experiments.load("mvr")

@@ -1,4 +1,4 @@
-"""The gate experiment: the measures along a run give the decisions of the run's own gate."""
+"""The gate: what is measured along a run is what the run's own gate decided."""
 
 import dataclasses
 import math
@@ -13,6 +13,8 @@ from train.experiments.spectra import Spectra, kind
 from train.metrics import read_metrics
 from train.optimizers import MiMuon
 from train.report import write_report
+
+pytestmark = pytest.mark.standard_promotion
 
 
 def test_open_rates_are_shares_of_matrices():

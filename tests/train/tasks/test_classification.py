@@ -23,6 +23,8 @@ from train.optimizers import MuonMVR1
 from train.task import split_batch
 from train.tasks.classification import Classification, _draw
 
+pytestmark = pytest.mark.standard_promotion
+
 
 def archive(path: Path, sizes: dict[str, tuple[int, int]]) -> None:
     """A zip with one image per name, of the given size, each in another colour."""
