@@ -44,7 +44,8 @@ def test_inject_hyperparams(name):
             actual, _ = contract.run(step, state, GRADIENTS[:2], PARAMS)
         assert not (setting and found), "a number that changes must not compile the step again"
         expected, _ = contract.run_eagerly(make(name, **setting), GRADIENTS[:2])
-        assert_close(actual, expected)
+        # The numbers are float32 here: Adam's 1 - 0.999^t loses digits. Observed: 7e-6.
+        assert_close(actual, expected, rtol=2e-5)
         with pytest.raises(AssertionError) if setting else nullcontext():
             assert_close(actual, unchanged)
 
