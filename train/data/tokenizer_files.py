@@ -52,5 +52,6 @@ def _without_tokens(post_processor: Any) -> Any:
 
 def _prefix(pre_tokenizer: Any) -> dict[str, bool]:
     """The setting that would override the space before the first word."""
-    known = pre_tokenizer is not None and "add_prefix_space" in pre_tokenizer
-    return {"add_prefix_space": pre_tokenizer["add_prefix_space"]} if known else {}
+    if pre_tokenizer is None or "add_prefix_space" not in pre_tokenizer:
+        return {}
+    return {"add_prefix_space": pre_tokenizer["add_prefix_space"]}
