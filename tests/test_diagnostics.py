@@ -51,9 +51,9 @@ def test_every_matrix_against_its_spectrum(function, oracle, rtol):
 
 
 def test_extremes():
-    tree = {"zero": jnp.zeros((3, 4)), "one": jnp.ones((3, 4)), "eye": jnp.eye(3, 4)}
+    tree = {"null": jnp.zeros((3, 4)), "one": jnp.ones((3, 4)), "eye": jnp.eye(3, 4)}
     errors, ranks = diagnostics.orthogonality_error(tree), diagnostics.stable_rank(tree)
-    assert float(errors["zero"]) == float(ranks["zero"]) == 0
+    assert float(errors["null"]) == float(ranks["null"]) == 0
     np.testing.assert_allclose(errors["one"], np.sqrt(2), rtol=1e-5)
     np.testing.assert_allclose([errors["eye"], ranks["eye"]], [0, 3], atol=1e-5)
 

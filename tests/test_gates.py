@@ -70,7 +70,7 @@ def test_decisions_are_per_matrix(measure, jit):
 
 
 def test_extremes():
-    tree = {"w": jnp.asarray(TREE["w"]), "zero": jnp.zeros((4, 6)), "row": jnp.ones((1, 6))}
+    tree = {"w": jnp.asarray(TREE["w"]), "null": jnp.zeros((4, 6)), "row": jnp.ones((1, 6))}
     for measure in ("rms", "gap", "spectral", "frobenius"):
         for threshold, expected in ((0.0, 1.0), (0, 1.0), (float("inf"), 0.0)):
             tx = threshold_gate(optax.identity(), threshold=threshold, measure=measure)
@@ -78,11 +78,11 @@ def test_extremes():
 
 
 def test_without_a_pair_of_singular_values_the_gap_is_open():
-    tree = {"zero": jnp.zeros((4, 6)), "row": jnp.full((1, 6), 1e-9), "one": jnp.ones((4, 6))}
+    tree = {"null": jnp.zeros((4, 6)), "row": jnp.full((1, 6), 1e-9), "one": jnp.ones((4, 6))}
     tx = threshold_gate(orthogonalize("svd"), threshold=1e9, measure="gap")
     updates, state = tx.update(tree, tx.init(tree))
     assert float(state.rate) == 1
-    np.testing.assert_array_equal(updates["zero"], tree["zero"])
+    np.testing.assert_array_equal(updates["null"], tree["null"])
     np.testing.assert_allclose(jnp.linalg.norm(updates["one"]), 1, rtol=1e-5)
 
 
