@@ -1,5 +1,6 @@
 """What counts as a matrix, along which axes, and what the errors say."""
 
+import dataclasses
 import re
 
 import flax.linen
@@ -14,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optax.contrib import MuonDimensionNumbers as Numbers
 
+from mimuon_jax import by_path, muon
 from mimuon_jax.engine.axes import batch_shape, from_matrices, matrix_shape, to_matrices
 from mimuon_jax.transforms import roles as module
 from mimuon_jax.transforms.roles import check_every_entry_is_used, roles
@@ -31,6 +33,58 @@ def why(path: str, shape: tuple[int, ...]) -> str:
     ("path", "shape", "reason"),
     [
         ("Dense_0/kernel", (4, 8), "matrix"),
+        # Only the parameter's own name and its owner's count.
+        ("PreNormBlock_0/Dense_0/kernel", (4, 8), "matrix"),
+        ("AdaLN_0/Dense_0/kernel", (4, 8), "matrix"),
+        ("embedding_net/Dense_0/kernel", (4, 8), "matrix"),
+        ("PolicyHead_0/hidden/kernel", (4, 8), "matrix"),
+        ("Head_0/query/kernel", (4, 8), "matrix"),
+        ("AddNorm_0/FeedForward_0/kernel", (4, 8), "matrix"),
+        ("SpectralNorm_0/Dense_0/kernel", (4, 8), "matrix"),
+        ("TimestepEmbedding_0/Dense_0/kernel", (4, 8), "matrix"),
+        ("embed_to_hidden/kernel", (4, 8), "matrix"),
+        ("token_mixing/kernel", (4, 8), "matrix"),
+        ("attention/output/kernel", (4, 8), "matrix"),
+        ("attention/output", (4, 8), "matrix"),
+        ("linear_pos/kernel", (4, 8), "matrix"),
+        ("lora/lora_b", (4, 8), "matrix"),
+        ("lora/b", (4, 8), "matrix"),
+        ("attention/value", (4, 8), "matrix"),
+        ("W_Q", (4, 8), "matrix"),
+        ("blocks/0/kernel", (4, 8), "matrix"),
+        ("0", (4, 8), "matrix"),
+        ("tok_embs", (4, 8), "names an embedding"),
+        ("pos_enc", (4, 8), "names an embedding"),
+        ("pos_embed", (1, 4, 8), "names an embedding"),
+        ("W_E", (4, 8), "names an embedding"),
+        ("W_pos", (4, 8), "names an embedding"),
+        ("patch_embed/kernel", (4, 4, 3, 8), "names an embedding"),
+        ("cls_token", (1, 1, 8), "names a token"),
+        ("vq/codebook", (4, 8), "names a table of vectors"),
+        ("classifier/kernel", (4, 8), "names an output head"),
+        ("score/kernel", (4, 8), "names an output head"),
+        ("vocab_proj", (4, 8), "names an output head"),
+        ("W_U", (4, 8), "names an output head"),
+        ("output/kernel", (4, 8), "names an output head"),
+        ("heads/kernel", (4, 8), "names an output head"),
+        ("value_head/kernel", (4, 8), "names an output head"),
+        ("head/0/kernel", (4, 8), "names an output head"),
+        ("router/kernel", (4, 8), "names a router"),
+        ("mlp/b", (6, 8), "names a bias"),  # scanned layers
+        ("mlp/b1", (6, 8), "names a bias"),
+        ("attention/bq", (6, 8), "names a bias"),
+        ("gru/b_hh", (6, 8), "names a bias"),
+        ("block/alpha", (6, 8), "names a gain"),
+        ("block/shift", (6, 8), "names a gain"),
+        ("block/ls", (6, 8), "names a gain"),
+        ("mixer/A_log", (6, 8), "names a gain"),
+        ("rms/weight", (6, 8), "names a norm"),
+        ("blocks/conv1d/kernel", (3, 4, 8), "convolution"),
+        ("Conv2D_0/kernel", (3, 1, 4, 8), "convolution"),
+        ("conv2d_transpose/kernel", (3, 3, 6, 4), "convolution"),
+        ("depthwise_conv2d/kernel", (3, 3, 8, 1), "depthwise convolution"),
+        ("separable/depthwise_kernel", (3, 3, 8, 1), "depthwise convolution"),
+        ("conv_grouped/kernel", (3, 3, 2, 8), "grouped convolution"),
         ("w", (4, 8), "matrix"),
         ("MultiHeadDotProductAttention_0/kernel", (4, 8), "matrix"),
         ("multi_head/kernel", (4, 8), "matrix"),
@@ -186,6 +240,130 @@ def test_names_are_the_same_for_every_container():
     expected = [("norm/scale", "vector"), ("up/bias", "vector"), ("up/kernel", "matrix")]
     for tree in (state, nnx.to_pure_dict(state), FrozenDict(nnx.to_pure_dict(state))):
         assert [(role.path, role.why) for role in roles(tree)] == expected
+
+
+def test_an_entry_for_value_is_for_value_alone():
+    params = {"query": jnp.ones((4, 8)), "key": jnp.ones((4, 8)), "value": jnp.ones((4, 8))}
+    given = {role.path: role.numbers for role in roles({"attn": params}, {"attn": {"value": None}})}
+    assert given == {
+        "attn/key": Numbers(0, 1),
+        "attn/query": Numbers(0, 1),
+        "attn/value": None,
+    }
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class Attention:
+    """Arrays as attributes, as in a module of the user's own."""
+
+    key: jax.Array
+    value: jax.Array
+
+
+def test_an_attribute_called_value_is_a_name_beside_others():
+    params = Attention(jnp.ones((4, 8)), jnp.ones((4, 8)))
+    assert [role.path for role in roles({"attn": params})] == ["attn/key", "attn/value"]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class Array:
+    """A box for one array, as Haliax's and Qwix's."""
+
+    array: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class Quantized:
+    """Integers and their scales."""
+
+    qvalue: jax.Array
+    scale: jax.Array
+
+
+def test_boxes_are_not_names():
+    params = {
+        "embedding": {"weight": Array(jnp.ones((9, 4)))},
+        "head": {"kernel": Array(Quantized(jnp.ones((4, 9)), jnp.ones((1, 9))))},
+        "up": {"kernel": Array(jnp.ones((4, 8)))},
+    }
+    found = {role.path: role.why for role in roles(params)}
+    assert found["embedding/weight"] == "names an embedding"
+    assert found["head/kernel"] == "names an output head"
+    assert found["up/kernel"] == "matrix"
+
+
+def test_numbers_for_a_module_are_for_its_kernel():
+    shapes = {"kernel": (3, 4, 8), "bias": (3, 8), "scale": (8,)}
+    params = {
+        "up": {name: jnp.ones(shape) for name, shape in shapes.items()},
+        "w": jnp.ones((2, 2)),
+    }
+    found = {role.path: role.numbers for role in roles(params, {"up": Numbers(1, 2)})}
+    assert found == {
+        "up/bias": None,
+        "up/kernel": Numbers(1, 2),
+        "up/scale": None,
+        "w": Numbers(0, 1),
+    }
+
+
+def test_default_is_an_entry_of_its_own():
+    params = {
+        "layers": {"a": jnp.ones((3, 4, 8)), "embed": jnp.ones((9, 4))},
+        "w": jnp.ones((2, 2)),
+    }
+    numbers = {"layers": {"a": Numbers(1, 2), "embed": "default"}, "w": "default"}
+    found = [role.why for role in roles(params, numbers)]
+    assert found == ["given as matrix", "names an embedding", "matrix"]
+
+
+def test_patterns_of_paths_are_read_in_order():
+    params = {
+        "attention": {"key": jnp.ones((8, 2, 4)), "value": jnp.ones((8, 2, 4))},
+        "w": jnp.ones((2, 2)),
+    }
+    matrices = by_path({"value": None, "attention/": Numbers(0, (1, 2))})
+    assert [role.numbers for role in roles(params, matrices)] == [
+        Numbers(0, (1, 2)),
+        None,
+        Numbers(0, 1),
+    ]
+    with pytest.raises(
+        ValueError, match=r"'keys' finds no parameter.*attention/key, attention/value"
+    ):
+        roles(params, by_path({"value": None, "keys": None, "attention": None}))
+    with pytest.raises(ValueError, match="not a regular expression"):
+        by_path({"(": None})
+    with pytest.raises(ValueError, match="MuonDimensionNumbers"):
+        by_path({"key": "matrix"})
+
+
+def test_numbers_of_the_whole_tree_are_right_for_a_part_of_it():
+    numbers = {"embed": None, "up": Numbers(1, 2), "bias": None}
+    side = masked(PARAMS, "embed", "bias")
+    for matrices in (numbers, by_path({"embed": None, "up": Numbers(1, 2)})):
+        check_every_entry_is_used(side, matrices)
+        assert [role.numbers for role in roles(side, matrices)] == [Numbers(1, 2)]
+    by_name = lambda params: {"up": Numbers(1, 2) if params["embed"].ndim < 3 else None}  # noqa: E731
+    assert [role.numbers for role in roles(side, by_name)] == [Numbers(1, 2)]
+    optimizers = {"fast": muon(1e-2, matrices=numbers), "slow": muon(1e-3, matrices=numbers)}
+    tx = optax.multi_transform(optimizers, {"embed": "slow", "up": "fast", "bias": "slow"})
+    with jax.numpy_dtype_promotion("standard"):  # for the Adam of optax
+        tx.update(PARAMS, tx.init(PARAMS), PARAMS)
+
+
+def test_absent_parameters_may_have_an_entry():
+    check_every_entry_is_used(PARAMS | {"b": None}, {"b": None, "up": Numbers(1, 2)})
+    with pytest.raises(ValueError, match="'c'"):
+        check_every_entry_is_used(PARAMS | {"b": None}, {"c": None})
+
+
+def test_a_leaf_that_is_not_an_array_is_one_clear_line():
+    with pytest.raises(ValueError, match=r"'relu'.*which is not an array"):
+        roles({"w": jnp.ones((2, 2)), "activation": "relu"})
 
 
 def test_linen_parameters():

@@ -18,6 +18,8 @@ _POSITION = {"pos", "position", "positions", "positional"}
 _TOKEN = {"token", "tokens", "cls", "codebook", "codebooks", "prototypes", "centroids", "latents"}
 _HEAD = {"head", "heads", "classifier", "readout", "unembed", "unembedding", "unembedder"}
 _LOGITS = {"logit", "logits", "logitdense", "vocab"}
+_OUTPUT = {"output", "outputs", "output_layer"}
+_BLOCK = {"attention", "attn", "mha", "mlp", "ffn", "feed"}
 _ATTENTION = {"multi", "attention", "attn", "talking", "query", "key", "kv"}
 _NORM = {"bn", "gn", "ln", "rms", "norm", "norms", "normalization"}
 _GAIN = {"scale", "scales", "gain", "gains", "gamma", "beta", "alpha", "shift", "offset", "slope"}
@@ -65,6 +67,8 @@ def by_name(names: Sequence[str], shape: Sequence[int]) -> Verdict:
         return Verdict(None, "empty")
     if rank == 2:
         return Verdict(MuonDimensionNumbers(0, 1), "matrix")
+    if "depthwise" in words_of(own):
+        return Verdict(None, "depthwise convolution")
     if is_convolution(own) or (is_convolution(owner) and own.split("_")[-1] in _KERNEL):
         return _convolution(owner if is_convolution(owner) else own, own, shape)
     return Verdict(None, f"rank {rank}, axes unknown", is_decided=False)
@@ -72,11 +76,15 @@ def by_name(names: Sequence[str], shape: Sequence[int]) -> Verdict:
 
 def owner_and_own(names: Sequence[str]) -> tuple[str, str]:
     """The names of the owning module and of the parameter; numbers in lists are skipped."""
+    *modules, own = _parts(names)
+    return modules[-1] if modules else "", own
+
+
+def _parts(names: Sequence[str]) -> list[str]:
+    """Names of modules and of the parameter, without the numbers of lists."""
     parts = [part for part in "/".join(names).split("/") if part not in ("", "~")]
-    last, modules = parts[-1:], [part for part in parts[:-1] if not part.isdigit()]
-    if last and last[0].isdigit() and modules:  # an array in a list has the list's name
-        return "".join(modules[-2:-1]), modules[-1]
-    return "".join(modules[-1:]), "".join(last)
+    # An array in a list has the list's name.
+    return [part for part in parts if not part.isdigit()] or parts[-1:] or [""]
 
 
 def vector_of(names: Sequence[str]) -> str | None:
@@ -101,7 +109,8 @@ def embedding_or_head(names: Sequence[str]) -> str | None:
         return "an embedding"
     if words[-1:] and words[-1] in _TOKEN - {"token", "tokens"}:
         return "a table of vectors"
-    for name in (own, owner):
+    outside = [*_parts(names)[-2::-1], "", ""]  # of the parameter, then of its owner
+    for name, parent in zip((own, owner), outside, strict=False):
         found = _words_of_thing(name)
         if _is_embedding(found):
             return "an embedding"
@@ -109,6 +118,8 @@ def embedding_or_head(names: Sequence[str]) -> str | None:
             return "a router"
         if _is_head(name, found):
             return "an output head"
+        if "_".join(found) in _OUTPUT and not set(words_of(parent)) & _BLOCK:
+            return "an output head"  # of attention or an MLP, it is not the model's output
     return "a token" if words[-1:] and words[-1] in _TOKEN else None
 
 
@@ -147,11 +158,10 @@ def _is_embedding(words: list[str]) -> bool:
 
 
 def _is_head(name: str, words: list[str]) -> bool:
-    """``lm_head``, ``Head_0``, ``vocab_proj`` and ``output``, but not ``multi_head``."""
+    """``lm_head``, ``Head_0`` and ``vocab_proj``, but not ``multi_head``."""
     if not words or set(words) & _ATTENTION:
         return False
-    whole = "_".join(words)
-    exact = whole in ("output", "outputs", "output_layer", "score") or name == "W_U"
+    exact = words == ["score"] or name == "W_U"
     return exact or words[-1] in _HEAD or bool(set(words) & _LOGITS)
 
 
@@ -170,7 +180,7 @@ def _convolution(name: str, own: str, shape: Sequence[int]) -> Verdict:
     rank, words = len(shape), words_of(name)
     dimensions = dimensions_of(name)
     unknown = Verdict(None, f"rank {rank}, axes unknown", is_decided=False)
-    if {"depthwise", "dw"} & {*words, *words_of(own)}:
+    if {"depthwise", "dw"} & set(words):
         return Verdict(None, "depthwise convolution")
     if {"group", "grouped"} & set(words):
         return Verdict(None, "grouped convolution")
