@@ -66,7 +66,8 @@ def parse(arguments: Sequence[str]) -> Config | None:
     if {"-h", "--help"} & set(options):
         print(preset.__doc__)  # by itself: tyro would join its lines
     program = f"{PROGRAM} {arguments[0]}"
-    return parse_options(default, options, program=program, description=description)
+    config = parse_options(default, options, program=program, description=description)
+    return None if config is None else config.completed(default)
 
 
 def _run(arguments: list[str]) -> int:

@@ -125,6 +125,11 @@ class Config:
         """The same configuration for a run that is now in `directory`, to use what it trained."""
         return dataclasses.replace(self, run_dir=directory)
 
+    def completed(self, default: "Config") -> Self:
+        """The configuration with what the options imply; `default` is that without options."""
+        del default
+        return self
+
     def task(self, mesh: "jax.sharding.Mesh") -> "Task":
         """Builds the task (data, model, loss, evaluation) on a mesh; defined in every subclass."""
         raise TypeError(

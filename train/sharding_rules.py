@@ -30,12 +30,18 @@ def qwen3(config: Qwen3Config) -> Rules:
         >>> qwen3(tiny())[0]
         ('embed/embedding', P('tensor', 'fsdp'))
     """
+    biases = [
+        ("layers/.*/(query|key|value)/bias", P(None, "tensor")),
+        ("layers/.*/output/bias", P()),
+    ]
+    biases = biases if config.attention_bias else []
     head = [] if config.tie_word_embeddings else [("lm_head/kernel", P("fsdp", "tensor"))]
     return [
         ("embed/embedding", P("tensor", "fsdp")),
         *head,
         ("layers/.*/(query|key|value|gate|up)/kernel", P(None, "fsdp", "tensor")),
         ("layers/.*/(output|down)/kernel", P(None, "tensor", "fsdp")),
+        *biases,
         (".*norm/scale", P()),
     ]
 

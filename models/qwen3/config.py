@@ -3,6 +3,8 @@
 import dataclasses
 import math
 
+from models.qwen3.rotary import RotaryScaling
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Qwen3Config:
@@ -20,9 +22,11 @@ class Qwen3Config:
             be `hidden_size`.
         rope_theta: base of the rotary wavelengths, in positions: the slowest pair of features
             turns once in about `2 pi rope_theta` positions. Must be above 1.
+        rope_scaling: how the rotation is scaled for long contexts.
         rms_norm_eps: added to the mean square before the root, in squared units of the input.
         tie_word_embeddings: True uses the embedding as the output head, False keeps a separate
             `lm_head`.
+        attention_bias: whether the four projections of the attention have biases.
         initializer_range: standard deviation of the normal that every matrix is drawn from.
 
     Raises:
@@ -44,8 +48,10 @@ class Qwen3Config:
     num_key_value_heads: int
     head_dim: int
     rope_theta: float = 1e6
+    rope_scaling: RotaryScaling = dataclasses.field(default_factory=RotaryScaling)
     rms_norm_eps: float = 1e-6
     tie_word_embeddings: bool = True
+    attention_bias: bool = False
     initializer_range: float = 0.02
 
     def __post_init__(self) -> None:
@@ -53,7 +59,7 @@ class Qwen3Config:
         for name in _SIZES:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}={value!r} is no size; use an integer of 1 or more")
+                raise ValueError(f"{name}={value!r} is not a size; use an integer of 1 or more")
         queries, keys = self.num_attention_heads, self.num_key_value_heads
         if queries % keys:
             divisors = [d for d in range(1, queries + 1) if queries % d == 0]
@@ -70,16 +76,19 @@ class Qwen3Config:
         for name, low in (("rope_theta", 1.0), ("rms_norm_eps", 0.0), ("initializer_range", 0.0)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float):
-                raise ValueError(f"{name}={value!r} is no number; use a finite one above {low}")
+                raise ValueError(f"{name}={value!r} is not a number; use a finite one above {low}")
             if not low < value < math.inf:
                 raise ValueError(f"{name}={value!r} is out of range; use a finite one above {low}")
-        if not isinstance(self.tie_word_embeddings, bool):
-            raise ValueError(
-                f"tie_word_embeddings={self.tie_word_embeddings!r} is no choice; use True (the "
-                f"embedding is the output head) or False (a separate lm_head)"
-            )
+        for name, choices in _CHOICES.items():
+            value = getattr(self, name)
+            if not isinstance(value, bool):
+                raise ValueError(f"{name}={value!r} is not a choice; use {choices}")
 
 
+_CHOICES = {
+    "tie_word_embeddings": "True (the embedding is the output head) or False (a separate lm_head)",
+    "attention_bias": "True (the projections of the attention have biases) or False",
+}
 _SIZES = (
     "vocab_size",
     "hidden_size",

@@ -37,12 +37,13 @@ Rotation = tuple[Float[Array, "#B T 1 H/2"], Float[Array, "#B T 1 H/2"]]
 
 
 class Attention(nnx.Module):
-    """Grouped-query attention, no biases, RMSNorm over H on queries and keys before rotation."""
+    """Grouped-query attention, with RMSNorm over H on queries and keys before the rotation."""
 
     def __init__(self, config: Qwen3Config, linear: Callable, norm: Callable) -> None:
         self.head_dim = config.head_dim
         heads = config.num_attention_heads * config.head_dim
         shared = config.num_key_value_heads * config.head_dim
+        linear = functools.partial(linear, use_bias=config.attention_bias)
         self.query = linear(config.hidden_size, heads)
         self.key = linear(config.hidden_size, shared)
         self.value = linear(config.hidden_size, shared)
@@ -178,11 +179,11 @@ class Qwen3(Decoder):
 
 
 def rotary(positions: Int[Array, "#B T"], config: Qwen3Config) -> Rotation:
-    """Cosine and sine of `position * theta^(-2i/H)` for `i < H/2`, with an axis for the heads."""
-    exponents = np.arange(0, config.head_dim, 2) / config.head_dim
-    frequencies = jnp.asarray(config.rope_theta**-exponents, jnp.float32)[None, None, None, :]
-    angles = positions[:, :, None, None].astype(jnp.float32) * frequencies
-    return jnp.cos(angles), jnp.sin(angles)
+    """Cosine and sine of `position * frequency_i` for `i < H/2`, with an axis for the heads."""
+    scaling = config.rope_scaling
+    frequencies = scaling.frequencies(config.head_dim, config.rope_theta).astype(np.float32)
+    angles = positions[:, :, None, None].astype(jnp.float32) * frequencies[None, None, None, :]
+    return scaling.attention * jnp.cos(angles), scaling.attention * jnp.sin(angles)
 
 
 def rotate(x: Float[Array, "B T heads H"], rotation: Rotation) -> Float[Array, "B T heads H"]:

@@ -1,6 +1,7 @@
 """Reading: nothing but what a device needs, and every name accounted for."""
 
 import contextlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from models.weights.table import (
 
 Tensors = Mapping[str, Any]  # what `safe_open` gives to be sliced: nothing is read before
 
+_NAMED = 3  # differences named in a message
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
@@ -36,7 +38,9 @@ def read(
     *,
     dtype: DTypeLike | None = None,
     shardings: Callable[[Tree], Tree] | None = None,
+    prefix: str = "",
     copies: Mapping[str, str] | None = None,
+    idle: re.Pattern[str] | None = None,
 ) -> Tree:
     """Reads parameters from a folder of safetensors, each device's part alone.
 
@@ -46,7 +50,10 @@ def read(
         like: nested dicts of `jax.ShapeDtypeStruct`, of which the shapes count.
         dtype: to cast to. None: as in the folder.
         shardings: from `like` to a tree of `jax.sharding.Sharding`. None: all on one device.
-        copies: tensors that the folder may have beside, `{name: of which it is a copy}`.
+        prefix: of names in the table that all tensors of the folder may lack, as when transformers
+            wrote a model without its head.
+        copies: tensors that the folder may have besides, `{name: of which it is a copy}`.
+        idle: names of other tensors that the folder may have besides; they are not read.
 
     Returns:
         Arrays in the structure of `like`. Beside them no more is held than the part of one of them
@@ -54,7 +61,7 @@ def read(
 
     Raises:
         ValueError: the folder is incomplete or damaged, tensors are missing or left over or have
-            another shape (all of them are named), a dtype is no float or differs among layers, or
+            another shape (the first are named), a dtype is not a float or differs among layers, or
             `shardings` leaves a parameter out.
     """
     check_float(dtype)
@@ -63,7 +70,9 @@ def read(
     _check_layout(layout, like)
     rows = {weight.path: weight for weight in table}
     with contextlib.ExitStack() as stack:
-        tensors = _open(Path(folder), stack)
+        tensors = _with_prefix(_open(Path(folder), stack), prefix, {w.name for w in table})
+        if idle is not None:
+            tensors = {name: tensor for name, tensor in tensors.items() if not idle.fullmatch(name)}
         _check(folder, tensors, table, dict(flat(like)), copies or {})
 
         def parameter(path: tuple, leaf: jax.ShapeDtypeStruct, sharding: Sharding) -> Array:
@@ -99,6 +108,13 @@ def _open(folder: Path, stack: contextlib.ExitStack) -> dict[str, Any]:
     return tensors
 
 
+def _with_prefix(tensors: Tensors, prefix: str, known: set[str]) -> Tensors:
+    """The tensors under names with the prefix, if all of them lack it."""
+    if not prefix or any(name.startswith(prefix) for name in tensors):
+        return tensors
+    return {name if name in known else prefix + name: tensors[name] for name in tensors}
+
+
 def _check(
     folder: Path | str,
     tensors: Tensors,
@@ -106,7 +122,7 @@ def _check(
     like: Mapping[str, Any],
     copies: Mapping[str, str],
 ) -> None:
-    """Refuses a folder whose tensors are not those of the table, naming every one that differs."""
+    """Refuses a folder whose tensors are not those of the table, naming the first that differ."""
     expected = {}
     for weight in table:
         if weight.path in like:
@@ -121,7 +137,8 @@ def _check(
     problems = [f"{name} is missing" for name in expected if name not in tensors]
     problems += [f"{name} has no parameter" for name in sorted(beside - copies.keys())]
     problems += [
-        f"{name} is no copy of {copies[name]}" for name in sorted(beside & copies.keys() - copied)
+        f"{name} is not a copy of {copies[name]}"
+        for name in sorted(beside & copies.keys() - copied)
     ]
     problems += [
         f"{name} is {tensors[name].get_shape()} and should be {shape}"
@@ -129,8 +146,10 @@ def _check(
         if name in tensors and tensors[name].get_shape() != shape
     ]
     if problems:
+        more = f"; and {len(problems) - _NAMED} more" if len(problems) > _NAMED else ""
         raise ValueError(
-            f"the weights in {folder} are not those of this configuration: {'; '.join(problems)}"
+            f"the weights in {folder} are not those of its config.json: "
+            f"{'; '.join(problems[:_NAMED])}{more}"
         )
 
 

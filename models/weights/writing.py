@@ -54,19 +54,19 @@ def write(
         )
     rows = [weight for weight in table if weight.path in leaves]
     sizes = {name: size for row in rows for name, size in _sizes(row, leaves[row.path], dtype)}
-    files = _assign(sizes, shard_bytes)
+    places = _assign(sizes, shard_bytes)
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     partial.mkdir(parents=True)
     try:
         shard: dict[str, np.ndarray] = {}
         for name, tensor in _tensors(rows, leaves, dtype):
             shard[name] = tensor
-            file = files[name]
-            if len(shard) == sum(other == file for other in files.values()):
+            file = places[name]
+            if len(shard) == sum(other == file for other in places.values()):
                 save_file(shard, partial / file, metadata={"format": "pt"})
                 shard = {}
-        if len(set(files.values())) > 1:
-            index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": files}
+        if len(set(places.values())) > 1:
+            index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": places}
             (partial / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
         texts = {"config.json": json.dumps(dict(config), indent=2) + "\n", **(files or {})}
         for name, content in texts.items():

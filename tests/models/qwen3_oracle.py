@@ -43,7 +43,7 @@ def attention(x: np.ndarray, params: Params, config: Any) -> np.ndarray:
     """Causal attention of [time, width], head by head, position by position."""
     size, heads = config.head_dim, config.num_attention_heads
     shared = heads // config.num_key_value_heads
-    query, key, value = (x @ params[name]["kernel"] for name in ("query", "key", "value"))
+    query, key, value = (project(x, params[name]) for name in ("query", "key", "value"))
     context = np.zeros_like(query)
     for head in range(heads):
         mine = slice(head * size, (head + 1) * size)
@@ -57,15 +57,45 @@ def attention(x: np.ndarray, params: Params, config: Any) -> np.ndarray:
             weights = np.exp(scores - scores.max())
             weights /= weights.sum()
             context[position, mine] = weights @ value[: position + 1, theirs]
-    return context @ params["output"]["kernel"]
+    return project(context, params["output"])
+
+
+def project(x: np.ndarray, params: Params) -> np.ndarray:
+    """A product, and a bias where there is one."""
+    return x @ params["kernel"] + params.get("bias", 0)
 
 
 def turn(x: np.ndarray, position: int, config: Any) -> np.ndarray:
     """Rotary embedding of one head as complex numbers: `(x_i + j x_{i + H/2}) e^{j angle_i}`."""
-    half = len(x) // 2
-    angles = [position / config.rope_theta ** (2 * i / len(x)) for i in range(half)]
+    half, scaling = len(x) // 2, config.rope_scaling
+    angles = [position * frequency(i, len(x), config.rope_theta, scaling) for i in range(half)]
     turned = (x[:half] + 1j * x[half:]) * np.exp(1j * np.array(angles))
+    if scaling.rope_type == "yarn":
+        factor = scaling.attention_factor
+        turned *= 0.1 * np.log(scaling.factor) + 1 if factor is None else factor
     return np.concatenate([turned.real, turned.imag])
+
+
+def frequency(i: int, size: int, theta: float, scaling: Any) -> float:
+    """Radians per position of one pair of features, as the YaRN paper defines them."""
+    plain = theta ** (-2 * i / size)
+    if scaling.rope_type != "yarn":
+        return plain / scaling.factor
+    # The pair that makes this many turns within the context of pretraining: solved for `i`.
+    fast, slow = (
+        size / 2 * np.log(scaling.original_max_position_embeddings / (2 * np.pi * turns))
+        / np.log(theta)
+        for turns in (scaling.beta_fast, scaling.beta_slow)
+    )  # fmt: skip
+    if scaling.truncate:
+        fast, slow = np.floor(fast), np.ceil(slow)
+    fast, slow = max(fast, 0), min(slow, size - 1)
+    if i <= fast:
+        return plain
+    if i >= slow:
+        return plain / scaling.factor
+    share = (i - fast) / (slow - fast)
+    return plain * (1 - share) + plain / scaling.factor * share
 
 
 def rms_norm(x: np.ndarray, scale: np.ndarray, config: Any) -> np.ndarray:

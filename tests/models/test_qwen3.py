@@ -24,6 +24,7 @@ from tests.models.qwen3_cases import (
     golden,
     loss_and_gradients,
     next_token_loss,
+    random_params,
     relative_error,
 )
 
@@ -52,6 +53,31 @@ def test_logits_equal_the_float64_rewrite(case):
     assert logits.dtype == jnp.float32
     assert relative_error(logits, expected) < LOGITS
     assert relative_error(case["logits"], expected) < LOGITS
+
+
+@pytest.mark.parametrize(
+    "scaling",
+    [
+        qwen3.RotaryScaling(rope_type="linear", factor=3.0),
+        qwen3.RotaryScaling(
+            rope_type="yarn", factor=4.0, original_max_position_embeddings=8, beta_fast=2.0,
+            beta_slow=0.25,
+        ),
+        qwen3.RotaryScaling(
+            rope_type="yarn", factor=2.0, original_max_position_embeddings=30, beta_fast=4.0,
+            attention_factor=0.7, truncate=False,
+        ),
+    ],
+    ids=lambda scaling: scaling.rope_type,
+)  # fmt: skip
+def test_scaled_rotation_and_biases_equal_the_float64_rewrite(scaling):
+    config = dataclasses.replace(
+        golden("untied_ratio2")["config"], head_dim=12, attention_bias=True, rope_scaling=scaling
+    )
+    params = random_params(config)
+    tokens = jnp.asarray(np.random.default_rng(0).integers(config.vocab_size, size=(1, 24)))
+    expected = qwen3_oracle.logits(params, config, tokens)
+    assert relative_error(forward(build(config, params), tokens), expected) < LOGITS
 
 
 def test_logits_loss_and_gradients_equal_those_of_hugging_face(case):

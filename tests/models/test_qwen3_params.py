@@ -43,6 +43,8 @@ ANOTHER_VALUE = {
     "num_key_value_heads": 4,
     "head_dim": 8,
     "rope_theta": 100.0,
+    "rope_scaling": qwen3.RotaryScaling(rope_type="linear", factor=4.0),
+    "attention_bias": True,
     "rms_norm_eps": 1e-3,
     "tie_word_embeddings": True,
     "initializer_range": 0.1,
@@ -84,7 +86,7 @@ def test_every_field_changes_parameters_or_logits(field):
         ]
         ratios = jax.tree.map(lambda a, b: float(b.std() / a.std()) if a.std() else 5, *drawn)
         np.testing.assert_allclose(jax.tree.leaves(ratios), 5, rtol=1e-5)
-    elif field in ("rope_theta", "rms_norm_eps"):
+    elif field in ("rope_theta", "rope_scaling", "rms_norm_eps"):
         assert shapes(base) == shapes(changed)
         params = random_params(base)
         logits = [forward(build(config, params), TOKENS) for config in (base, changed)]
@@ -103,15 +105,16 @@ def test_every_field_changes_parameters_or_logits(field):
         ({"num_key_value_heads": 8}, r"num_attention_heads=4 is not a multiple"),
         ({"head_dim": 7}, "head_dim=7 is odd.*6 or 8"),
         ({"head_dim": 1}, "head_dim=1 is odd.*2"),
-        ({"hidden_size": 0}, "hidden_size=0 is no size; use an integer of 1 or more"),
-        ({"vocab_size": 256.0}, "vocab_size=256.0 is no size"),
-        ({"num_hidden_layers": True}, "num_hidden_layers=True is no size"),
+        ({"hidden_size": 0}, "hidden_size=0 is not a size; use an integer of 1 or more"),
+        ({"vocab_size": 256.0}, "vocab_size=256.0 is not a size"),
+        ({"num_hidden_layers": True}, "num_hidden_layers=True is not a size"),
         ({"rope_theta": 1.0}, "rope_theta=1.0 is out of range; use a finite one above 1"),
         ({"rms_norm_eps": 0.0}, "rms_norm_eps=0.0 is out of range"),
         ({"rms_norm_eps": float("nan")}, "rms_norm_eps=nan is out of range"),
         ({"initializer_range": float("inf")}, "initializer_range=inf is out of range"),
-        ({"initializer_range": "small"}, "initializer_range='small' is no number"),
-        ({"tie_word_embeddings": 1}, "tie_word_embeddings=1 is no choice; use True"),
+        ({"initializer_range": "small"}, "initializer_range='small' is not a number"),
+        ({"attention_bias": None}, "attention_bias=None is not a choice; use True"),
+        ({"tie_word_embeddings": 1}, "tie_word_embeddings=1 is not a choice; use True"),
     ],
 )
 def test_a_configuration_that_cannot_be_built_is_refused(change, message):

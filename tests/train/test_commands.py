@@ -20,6 +20,7 @@ from train.mesh import make_mesh
 from train.metrics import read_metrics
 from train.optimizers import OPTIMIZERS
 from train.step import make_state
+from train.tasks.language_model import LanguageModel
 
 pytestmark = pytest.mark.standard_promotion
 
@@ -239,8 +240,16 @@ def test_what_is_exported_starts_another_run(
     loss = config.task(mesh).evaluate(state.params, state.model_state)["loss"]
     assert loss == pytest.approx(evaluations(trained)[2]["loss"], rel=1e-6)
     other = dataclasses.replace(config, model=dataclasses.replace(config.model, head_dim=10))
-    with pytest.raises(BadInput, match=r"pretrained=.*exported is a model of .*head_dim=8"):
+    with pytest.raises(BadInput, match=r"exported has head_dim=8 and the run has 10; leave out"):
         make_state(other.task(mesh), optax.sgd(0.0), mesh, seed=1)
+    options = ["lm", "--pretrained", str(folder), "--data.tokenizer", str(folder)]
+    taken = cli.parse([*options, "--model.head-dim", "8", "--model.initializer-range", "0.5"])
+    assert isinstance(taken, LanguageModel)
+    assert taken.model == dataclasses.replace(config.model, initializer_range=0.5)
+    assert cli.main([*options, "--model.head-dim", "10"]) == 2
+    error = capsys.readouterr().err
+    assert "has head_dim=8 and the run has 10; leave out --model.head-dim" in error
+    assert len(error) < 300
     gone = dataclasses.replace(config, pretrained=tmp_path / "gone")
     with pytest.raises(BadInput, match=r"pretrained=.*gone cannot be used: .*config.json"):
         make_state(gone.task(mesh), optax.sgd(0.0), mesh, seed=1)

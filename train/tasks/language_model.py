@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -20,7 +20,7 @@ from models.cross_entropy import cross_entropy
 from models.decoder import Decoder
 from models.gpt2 import GPT2, GPT2Config, fused_matrices
 from models.params import matrix_dimension_numbers
-from models.qwen3 import Qwen3, Qwen3Config, tiny
+from models.qwen3 import Qwen3, Qwen3Config, read_config, tiny
 from models.qwen3 import load as read_qwen3
 from models.sampling import sample
 from train import sharding_rules
@@ -81,14 +81,15 @@ class LanguageModel(Config):
     """Compute every layer again in the backward pass, for less memory and a third more time."""
 
     pretrained: Path | None = None
-    """Hugging Face folder with a Qwen3 of this size to start from (None: random weights)."""
+    """Hugging Face folder with a Qwen3 to start from; its architecture is used, and --model options
+    must agree with it. None: random weights."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(
             self.data.tokenizer != "bytes" or self.model.vocab_size == BYTES,
             f"model.vocab_size={self.model.vocab_size} must be {BYTES}: tokens are bytes; "
-            "--data.tokenizer bpe learns a larger vocabulary",
+            "--data.tokenizer bpe learns a larger vocabulary, --data.tokenizer FILE reads one",
         )
         require(
             self.data.sequence_length <= self.positions,
@@ -125,19 +126,25 @@ class LanguageModel(Config):
 
     def published(self, layout: Tree) -> Tree:
         """The parameters in the folder `pretrained` as float32; each device reads its own part."""
+        _require_equal(self.pretrained, published_config(self.pretrained), self.model)
         try:
             found = read_qwen3(
                 self.pretrained or "", param_dtype=jnp.float32, shardings=lambda _: layout
             )
         except ValueError as error:
-            raise BadInput(f"pretrained={self.pretrained} cannot be used: {error}") from error
-        drawn = {"initializer_range": found.config.initializer_range}  # has no effect here
-        require(
-            found.config == dataclasses.replace(self.model, **drawn),
-            f"pretrained={self.pretrained} is a model of {found.config}, and the run's is "
-            f"{self.model}; use the preset or the --model options of that size",
-        )
+            raise _unusable(self.pretrained, error) from error
         return nnx.to_pure_dict(nnx.state(found, nnx.Param))
+
+    def completed(self, default: Config) -> Self:
+        """The configuration with the architecture of `pretrained`, where options gave no other."""
+        if self.pretrained is None or not isinstance(default, LanguageModel):
+            return self
+        found = published_config(self.pretrained)
+        before = dataclasses.asdict(default.model)
+        given = {n: v for n, v in dataclasses.asdict(self.model).items() if v != before.get(n)}
+        _require_equal(self.pretrained, found, self.model, fields=given)
+        kept = {"initializer_range": self.model.initializer_range}
+        return dataclasses.replace(self, model=dataclasses.replace(found, **kept))
 
     def task(self, mesh: Mesh) -> Task:
         """Reads the text and builds the model's functions."""
@@ -192,6 +199,34 @@ class LanguageModel(Config):
             split=fused_matrices(self.model) if isinstance(self.model, GPT2Config) else {},
             pretrained=None if self.pretrained is None else self.published,
             files={} if tokenizer_json is None else {TOKENIZER_FILE: tokenizer_json},
+        )
+
+
+def published_config(folder: Path | None) -> Qwen3Config:
+    """The architecture of the model in a Hugging Face folder."""
+    try:
+        return read_config(folder or "")
+    except ValueError as error:
+        raise _unusable(folder, error) from error
+
+
+def _unusable(folder: Path | None, error: ValueError) -> BadInput:
+    """The error for a folder that is not a Qwen3 which can be built."""
+    return BadInput(f"pretrained={folder} cannot be used: {error}")
+
+
+def _require_equal(
+    folder: Path | None, found: Qwen3Config, model: Any, *, fields: Iterable[str] | None = None
+) -> None:
+    """Refuses a folder of another architecture; the range of the initial values may differ."""
+    names = [field.name for field in dataclasses.fields(found)] if fields is None else [*fields]
+    for name in names:
+        theirs, ours = getattr(found, name), getattr(model, name)
+        option = f"--model.{name.replace('_', '-')}"
+        require(
+            theirs == ours or name == "initializer_range",
+            f"pretrained={folder} has {name}={theirs} and the run has {ours}; leave out {option}, "
+            "or choose another folder",
         )
 
 
