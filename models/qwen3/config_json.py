@@ -156,10 +156,10 @@ def _scaling(rotation: Mapping[str, Any], values: Mapping[str, Any]) -> RotarySc
     original = values.get("original_max_position_embeddings")
     original = original or rotation.get("original_max_position_embeddings", longest)
     factor = float(rotation.get("factor", longest / original))
-    scales = rotation.get("mscale"), rotation.get("mscale_all_dim")
-    if attention is None and all(scales):
-        whole, part = (0.1 * scale * math.log(max(factor, 1)) + 1 for scale in scales)
-        attention = whole / part
+    whole, part = rotation.get("mscale"), rotation.get("mscale_all_dim")
+    if attention is None and whole and part:
+        log = 0.1 * math.log(max(factor, 1))
+        attention = (whole * log + 1) / (part * log + 1)
     return RotaryScaling(
         rope_type=kind,
         factor=factor,
