@@ -4,13 +4,13 @@ Axes: B batch, H height, W width, C channels, K classes.
 
 Conventions:
     - Feature maps are NHWC; convolution kernels `[height, width, input, output]`, without bias.
-    - `training` chooses the statistics of the batch, which then also move the running ones, or the
-      running ones. The batch's are those of the whole array, so under `jit` with a batch laid out
-      over devices they are those of the global batch.
-    - Convolutions work in `dtype`; norms, mean and head in float32.
+    - If `training`, norms use the statistics of the batch and update the running ones; otherwise
+      they use the running ones. Statistics of the batch are over the whole array, so under `jit`
+      with a batch that is sharded over devices they are those of the global batch.
+    - Convolutions work in `dtype`; norms, mean and head work in float32.
 
 Source: He et al., "Deep Residual Learning for Image Recognition" (arXiv 1512.03385), sections 3 and
-4.2; the stem of the CIFAR networks with the blocks and widths of ResNet-18.
+4.2: the stem of the CIFAR networks with the blocks and widths of ResNet-18.
 """
 
 import dataclasses
@@ -34,12 +34,12 @@ class ResNetConfig:
 
     Attributes:
         classes: number of classes, K.
-        channels: channels of an image: 1 gray, 3 colour.
-        width: channels of the first stage; every further stage has twice as many at half the side.
+        channels: channels of an image: 1 for gray, 3 for colour.
+        width: channels of the first stage; each further stage has twice as many at half the side.
         blocks: blocks in each stage.
 
     Raises:
-        ValueError: a number that is no positive integer, or no stage.
+        ValueError: a number that is not a positive integer, or an empty `blocks`.
 
     Example:
         >>> resnet18().blocks
@@ -55,7 +55,7 @@ class ResNetConfig:
         for name, value in dataclasses.asdict(self).items():
             numbers = value if isinstance(value, tuple) else (value,)
             if not numbers or any(not isinstance(n, int) or n < 1 for n in numbers):
-                raise ValueError(f"{name}={value} must be made of whole numbers >= 1")
+                raise ValueError(f"{name}={value} must consist of integers of at least 1")
 
 
 def resnet18(*, classes: int = 10, channels: int = 3) -> ResNetConfig:
@@ -69,7 +69,7 @@ def small(*, classes: int = 10, channels: int = 1) -> ResNetConfig:
 
 
 class Block(nnx.Module):
-    """`relu(skip(x) + norm(conv(relu(norm(conv(x))))))`; `skip` is 1x1 where sizes differ."""
+    """`relu(skip(x) + norm(conv(relu(norm(conv(x))))))`; where sizes differ, `skip` is 1x1."""
 
     def __init__(
         self, inputs: int, outputs: int, stride: int, conv: Callable, norm: Callable
@@ -141,7 +141,7 @@ class ResNet(nnx.Module):
         self.head = nnx.Linear(inputs, config.classes, dtype=jnp.float32, **stored)
 
     def __call__(self, images: Map, *, training: bool) -> Float[Array, "B K"]:
-        """Logits of every image; in training the running statistics move too."""
+        """Logits of every image; in training the running statistics are updated."""
         x = self.stem_conv(images.astype(self.dtype))
         x = jax.nn.relu(_normalize(self.stem_norm, x, training=training, dtype=self.dtype))
         for block in self.blocks:
@@ -150,9 +150,10 @@ class ResNet(nnx.Module):
 
 
 def matrix_dimension_numbers(params: Any) -> Any:
-    """Which axes of each parameter make a matrix: a tree like `params`, in optax's own terms.
+    """Which axes of each parameter form a matrix: a tree like `params`, in terms of optax.
 
-    A convolution kernel is one matrix, `[height * width * input, output]`; norms and head are none.
+    A convolution kernel is one matrix, `[height * width * input, output]`; norms and head are
+    auxiliary.
 
     Args:
         params: parameters of `ResNet`, as `nnx.state(model, nnx.Param)`, as `nnx.to_pure_dict` of
@@ -176,5 +177,5 @@ def matrix_dimension_numbers(params: Any) -> Any:
 
 
 def _normalize(norm: nnx.BatchNorm, x: Map, *, training: bool, dtype: DTypeLike) -> Map:
-    """A norm with the batch's or the running statistics, computed in float32."""
+    """Applies a norm with the batch's or the running statistics, computed in float32."""
     return norm(x.astype(jnp.float32), use_running_average=not training).astype(dtype)

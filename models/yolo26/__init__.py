@@ -1,4 +1,4 @@
-"""YOLO26-style detector: architecture, forward pass, loss, detections, PyTorch's names."""
+"""YOLO26-style detector: architecture, forward pass, loss, detections, PyTorch names."""
 
 from models.yolo26.assignment import Targets
 from models.yolo26.config import SCALES, YOLO26Config, scaled

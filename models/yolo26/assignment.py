@@ -1,6 +1,6 @@
 """Which cells learn which objects: task-aligned assignment, for one image.
 
-Axes: M targets, some of them padding; N cells; C classes.
+Axes: M targets, some of which are padding; N cells; C classes.
 """
 
 from typing import NamedTuple
@@ -15,10 +15,10 @@ ENLARGED_SIDE = 16.0  # pixels
 
 
 class Targets(NamedTuple):
-    """The objects of an image, or of a batch of images: then every field has a leading axis B.
+    """The objects of an image, or of a batch of images; then every field has a leading axis B.
 
-    A batch needs one M for all its images; rows that are not valid are padding of any content, and
-    an image may have nothing but padding.
+    All images of a batch have the same M. Rows that are not valid are padding with any content, and
+    an image may consist of padding alone.
     """
 
     boxes: Boxes  # [M, 4], corners in pixels of the network's input
@@ -29,9 +29,9 @@ class Targets(NamedTuple):
 class Rule(NamedTuple):
     """How a head's cells are assigned."""
 
-    candidates: int  # cells that a target keeps at first
-    single: bool  # in the end it keeps the best one alone
-    small: float = 16.0  # pixels; a shorter side is searched as 16. Releases until 8.4.120: 8
+    candidates: int  # number of cells that a target keeps at first
+    single: bool  # whether it keeps only the best one in the end
+    small: float = 16.0  # pixels; shorter sides are searched as if 16. Until release 8.4.120: 8
 
 
 ONE_TO_MANY = Rule(candidates=10, single=False)
@@ -54,20 +54,21 @@ def assign(
 ) -> Assignment:
     """Assigns cells to the targets of one image by how well they already predict them.
 
-    Candidates of a target are the cells whose centre is inside its box, sides below `rule.small`
-    counted as 16 pixels. With `u = max(CIoU(target, prediction), 0)` and the metric
-    `m = p[class]^(1/2) u^6` a target keeps the candidates of largest `m > 0`; a cell kept by
-    several goes to the target of largest `u` there, even one that had not kept it (equal: the first
-    one). A cell's score is `m max(u) / (max(m) + 1e-9)`, maxima over the cells of its target.
+    The candidates of a target are the cells whose centre is inside its box, where sides below
+    `rule.small` count as 16 pixels. With `u = max(CIoU(target, prediction), 0)` and the metric
+    `m = p[class]^(1/2) u^6`, a target keeps the candidates with the largest `m > 0`. A cell that
+    several targets keep goes to the target with the largest `u` there (the first of equal ones),
+    even if that one had not kept it. The score of a cell is `m max(u) / (max(m) + 1e-9)`, with
+    maxima over the cells of its target.
 
-    No gradient passes. Memory is a few arrays `[M, N]`. `jax.vmap` it over a batch.
+    No gradient passes through. Memory is a few arrays `[M, N]`. Use `jax.vmap` for a batch.
 
     Args:
         probabilities: predicted, in [0, 1].
         boxes: predicted, corners in pixels.
         centres: of the cells, in pixels.
-        targets: of this image, `M >= 1`. A label outside `[0, C)` is not noticed.
-        rule: of the head, `ONE_TO_MANY` or `ONE_TO_ONE`.
+        targets: of this image, `M >= 1`. Labels outside `[0, C)` are not detected.
+        rule: `ONE_TO_MANY` or `ONE_TO_ONE`, depending on the head.
 
     Returns:
         Target and score of every cell.
@@ -79,7 +80,7 @@ def assign(
         >>> centres, strides = anchors(32, 32)
         >>> box = jnp.array([8.0, 8.0, 24.0, 24.0])
         >>> targets = Targets(box[None], jnp.array([0]), jnp.array([True]))
-        >>> same = jnp.broadcast_to(box, (21, 4))  # 4 x 4, 2 x 2 and 1 cells, all of them right
+        >>> same = jnp.broadcast_to(box, (21, 4))  # 4 x 4, 2 x 2 and 1 cells, all correct
         >>> jitted = jax.jit(assign, static_argnames="rule")
         >>> found = jitted(jnp.ones((21, 1)), same, centres, targets, ONE_TO_MANY)
         >>> found.score.astype(int)
@@ -108,7 +109,7 @@ def _fit(
     targets: Targets,
     small: float,
 ) -> tuple[Float[Array, "M N"], Float[Array, "M N"]]:
-    """`u` and `m` of every target and cell; 0 where the cell is no candidate."""
+    """`u` and `m` of every target and cell; 0 where the cell is not a candidate."""
     candidate = inside(centres, _enlarged(targets.boxes, small)) & targets.valid[:, None]
     overlap = ciou(targets.boxes[:, None], boxes[None])
     overlap = jnp.where(candidate, jax.nn.relu(overlap), 0.0)
@@ -116,7 +117,7 @@ def _fit(
 
 
 def _enlarged(boxes: Float[Array, "M 4"], small: float) -> Float[Array, "M 4"]:
-    """Sides below `small` made 16 pixels about the same centre."""
+    """Boxes with sides below `small` widened to 16 pixels around the same centre."""
     low, high = boxes[:, :2], boxes[:, 2:]
     middle, half = (low + high) / 2, ENLARGED_SIDE / 2
     short = high - low < small
@@ -125,10 +126,10 @@ def _enlarged(boxes: Float[Array, "M 4"], small: float) -> Float[Array, "M 4"]:
 
 
 def _largest(metric: Float[Array, "M N"], count: int) -> Bool[Array, "M N"]:
-    """Marks the `count` largest of each row, those above 0; of equal ones the first.
+    """Marks the `count` largest values above 0 in each row; the first ones among equals.
 
-    By that many maxima, each over what comes after the one before: `jax.lax.top_k` makes XLA gather
-    on every device a batch that is laid out over them.
+    It takes `count` maxima, each over the values that follow the maximum before. With
+    `jax.lax.top_k`, XLA would gather a batch that is sharded over devices on each of them.
     """
     cells = jnp.arange(metric.shape[1])[None]
 

@@ -1,8 +1,8 @@
 """The blocks of the detector: feature maps `[B, H, W, C]` in, feature maps out.
 
-Every convolution is followed by a norm; `conv` in the blocks' arguments is `ConvNorm` with the
-choices that the whole model shares (dtypes, random source) filled in. `training` chooses between
-the batch's statistics, which then also move the running ones, and the running ones.
+Every convolution is followed by a norm. The argument `conv` of the blocks is `ConvNorm` with the
+options that the whole model shares (dtypes, random source). If `training`, norms use the batch's
+statistics and update the running ones; otherwise they use the running ones.
 """
 
 import math
@@ -23,12 +23,12 @@ RATE = 0.03  # of a batch in the running statistics
 
 
 class BatchNorm(nnx.Module):
-    """`scale (x - mean) / sqrt(var + 1e-3) + bias`, a channel each, computed in float32.
+    """`scale (x - mean) / sqrt(var + 1e-3) + bias` per channel, computed in float32.
 
-    In training `mean` and `var` are those of the batch, `var` divided by n = B H W. The running
-    statistics become `0.97 old + 0.03 batch`, with the batch's variance divided by n - 1: that
-    factor is what `nnx.BatchNorm` has not. The means are over the whole batch as an array, so that
-    under `jit` with a batch laid out over devices they are those of the global batch.
+    In training, `mean` and `var` are those of the batch, with `var` divided by n = B H W. The
+    running statistics become `0.97 old + 0.03 batch`, with the batch's variance divided by n - 1, a
+    factor that `nnx.BatchNorm` does not have. The means are over the whole batch as an array, so
+    under `jit` with a batch that is sharded over devices they are those of the global batch.
     """
 
     def __init__(self, channels: int, *, param_dtype: DTypeLike) -> None:
@@ -38,7 +38,7 @@ class BatchNorm(nnx.Module):
         self.var = nnx.BatchStat(jnp.ones(channels, jnp.float32))
 
     def __call__(self, x: Map, training: bool) -> Map:
-        """Normalizes; in training also moves the running statistics."""
+        """Normalizes; in training it also updates the running statistics."""
         if training:
             mean, var = self._batch_statistics(x.astype(jnp.float32))
         else:
@@ -50,7 +50,7 @@ class BatchNorm(nnx.Module):
         )
 
     def _batch_statistics(self, x: Map) -> tuple[Float[Array, "C"], Float[Array, "C"]]:
-        """Mean and biased variance of the batch; moves the running ones."""
+        """Mean and biased variance of the batch; updates the running ones."""
         count = math.prod(x.shape[:3])
         mean = x.mean((0, 1, 2))
         var = jnp.square(x - mean[None, None, None]).mean((0, 1, 2))
@@ -68,11 +68,11 @@ class ConvNorm(nnx.Module):
         outputs: channels out.
         size: side of the kernel, odd.
         stride: of the convolution, in pixels.
-        depthwise: every channel by itself; `inputs` is `outputs` then.
+        depthwise: convolve every channel by itself; then `inputs` equals `outputs`.
         activation: whether SiLU follows.
-        folded: the norm is part of the kernel and of a bias: for inference alone.
-        kernel_init: makes the kernel.
-        rngs: what `kernel_init` draws from.
+        folded: the norm is part of the kernel and of a bias; only for inference.
+        kernel_init: initializes the kernel.
+        rngs: random source of `kernel_init`.
         dtype: of the convolution.
         param_dtype: of the stored parameters.
     """
@@ -120,7 +120,7 @@ Conv = Callable[..., ConvNorm]
 
 
 class Bottleneck(nnx.Module):
-    """`x + widen(narrow(x))`, two 3x3 convolutions with `hidden` channels between."""
+    """`x + widen(narrow(x))`: two 3x3 convolutions with `hidden` channels in between."""
 
     def __init__(self, channels: int, hidden: int, conv: Conv) -> None:
         self.narrow = conv(channels, hidden, 3)
@@ -132,7 +132,7 @@ class Bottleneck(nnx.Module):
 
 
 class C3k(nnx.Module):
-    """Two bottlenecks on one half of the channels, a bypass for the other, joined."""
+    """Two bottlenecks on one half of the channels and a bypass for the other half, joined."""
 
     def __init__(self, channels: int, conv: Conv) -> None:
         half = channels // 2
@@ -150,11 +150,11 @@ class C3k(nnx.Module):
 
 
 class Attention(nnx.Module):
-    """Self-attention over the positions of a map, keys half as wide as values.
+    """Self-attention over the positions of a map, with keys half as wide as values.
 
-    `softmax(q^T k / sqrt(K)) v` per head, plus a depthwise 3x3 convolution of the values, which
-    tells positions apart; then a projection. The channels of `qkv` are K query, K key, H value
-    channels of the first head, then those of the next.
+    `softmax(q^T k / sqrt(K)) v` per head, plus a depthwise 3x3 convolution of the values that
+    encodes positions, then a projection. The channels of `qkv` are K query, K key and H value
+    channels of the first head, then those of the next head.
     """
 
     def __init__(self, channels: int, heads: int, conv: Conv) -> None:
@@ -179,7 +179,7 @@ class Attention(nnx.Module):
 
 
 class AttentionBlock(nnx.Module):
-    """`x + attention(x)`, then `x + contract(expand(x))` with twice the channels between."""
+    """`x + attention(x)`, then `x + contract(expand(x))` with twice the channels in between."""
 
     def __init__(self, channels: int, heads: int, conv: Conv) -> None:
         self.attention = Attention(channels, heads, conv)
@@ -210,16 +210,16 @@ class BottleneckAttention(nnx.Module):
 
 
 class C3k2(nnx.Module):
-    """Splits the channels, passes one half through a chain of blocks, merges every step of it.
+    """Splits the channels, passes one half through a chain of blocks, and merges all its steps.
 
     Args:
         inputs: channels in.
         outputs: channels out.
         blocks: length of the chain.
         expansion: channels of a half, as a fraction of `outputs`.
-        inner: what the chain is made of: "plain" bottlenecks, "nested" C3k, or "attention", a
-            bottleneck and an attention block.
-        conv: makes the convolutions.
+        inner: the blocks of the chain: "plain" bottlenecks, "nested" C3k, or "attention" (a
+            bottleneck and an attention block).
+        conv: constructor of the convolutions.
     """
 
     def __init__(
@@ -244,7 +244,7 @@ class C3k2(nnx.Module):
 
 
 class SPPF(nnx.Module):
-    """Spatial pyramid pooling: 5x5 maxima of maxima of maxima, merged, plus the input."""
+    """Spatial pyramid pooling: the input plus merged 5x5 max poolings, one to three in a row."""
 
     def __init__(self, channels: int, conv: Conv) -> None:
         half = channels // 2
@@ -260,7 +260,7 @@ class SPPF(nnx.Module):
 
 
 class C2PSA(nnx.Module):
-    """Passes one half of the channels through attention blocks, and merges both."""
+    """Passes one half of the channels through attention blocks and merges both halves."""
 
     def __init__(self, channels: int, blocks: int, conv: Conv) -> None:
         half = channels // 2
@@ -277,7 +277,7 @@ class C2PSA(nnx.Module):
 
 
 class Upsample(nnx.Module):
-    """Every pixel becomes 2x2 equal ones."""
+    """Repeats every pixel 2x2 times."""
 
     def __call__(self, x: Map, training: bool) -> Map:
         """Applies the block."""
@@ -286,7 +286,7 @@ class Upsample(nnx.Module):
 
 
 class Identity(nnx.Module):
-    """The input: a layer that only joins what other layers gave."""
+    """Returns its input: a layer that only joins the outputs of other layers."""
 
     def __call__(self, x: Map, training: bool) -> Map:
         """Applies the block."""

@@ -1,10 +1,10 @@
 """Boxes: the cells that predict them, their three forms, and how much two of them overlap.
 
-Forms, in pixels of the network's input unless said otherwise:
-    - corners `(x1, y1, x2, y2)`, the form of every function here that names no other;
+Forms, in pixels of the network's input unless stated otherwise:
+    - corners `(x1, y1, x2, y2)`, the form that functions use unless they name another;
     - centre and size `(cx, cy, w, h)`;
     - distances `(left, top, right, bottom)` of the sides from the centre of a cell. The model
-      predicts them in cells, of any sign: a predicted box may be turned inside out.
+      predicts them in cells and with any sign, so a predicted box may be inverted.
 """
 
 import math
@@ -14,15 +14,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-STRIDES = (8, 16, 32)  # pixels a cell of the three levels P3, P4, P5
-EPSILON = 1e-7  # of every quotient below
+STRIDES = (8, 16, 32)  # pixels per cell of the three levels P3, P4, P5
+EPSILON = 1e-7  # added to every divisor below
 
 Boxes = Float[Array, "*batch 4"]
 Centres = Float[Array, "N 2"]
 
 
 def anchors(height: int, width: int) -> tuple[Centres, Float[Array, " N"]]:
-    """Centres and sizes of all cells: levels P3, P4, P5, in each row after row.
+    """Centres and sizes of all cells: levels P3, P4, P5, each row by row.
 
     Args:
         height: of the network's input in pixels, a positive multiple of 32.
@@ -32,7 +32,7 @@ def anchors(height: int, width: int) -> tuple[Centres, Float[Array, " N"]]:
         Centres `(x, y)` and strides of the `N = HW (1/64 + 1/256 + 1/1024)` cells, in pixels.
 
     Raises:
-        ValueError: a side that is no positive multiple of 32.
+        ValueError: a side that is not a positive multiple of 32.
 
     Example:
         >>> centres, strides = anchors(32, 64)
@@ -42,7 +42,7 @@ def anchors(height: int, width: int) -> tuple[Centres, Float[Array, " N"]]:
     for name, side in (("height", height), ("width", width)):
         if side < 1 or side % STRIDES[-1]:
             raise ValueError(
-                f"{name}={side} pixels is no positive multiple of {STRIDES[-1]}, the side of a "
+                f"{name}={side} pixels is not a positive multiple of {STRIDES[-1]}, the side of a "
                 "cell of the coarsest level: pad the images"
             )
     centres, strides = [], []
@@ -64,7 +64,7 @@ def decode(
     Args:
         distances: of the sides from the centres, in cells.
         centres: of the cells, in pixels.
-        strides: sides of the cells, in pixels. Ones, with centres in cells, give corners in cells.
+        strides: sides of the cells, in pixels; 1 with centres in cells gives corners in cells.
 
     Returns:
         Corners in pixels.
@@ -108,7 +108,7 @@ def iou(a: Boxes, b: Boxes) -> Float[Array, "*batch"]:
         b: likewise.
 
     Returns:
-        Of every pair, in `[0, 1]`; 0 where a box is empty or turned inside out.
+        The value of every pair, in `[0, 1]`; 0 where a box is empty or inverted.
 
     Example:
         >>> round(iou(jnp.array([0.0, 0.0, 4.0, 4.0]), jnp.array([2.0, 0.0, 6.0, 4.0])).item(), 6)
@@ -119,19 +119,20 @@ def iou(a: Boxes, b: Boxes) -> Float[Array, "*batch"]:
 
 
 def ciou(a: Boxes, b: Boxes) -> Float[Array, "*batch"]:
-    """Complete intersection over union: overlap, less distance, less difference in shape.
+    """Complete intersection over union: overlap minus distance minus difference in shape.
 
     `CIoU = IoU - rho^2 / c^2 - alpha v`, with `rho` the distance of the centres, `c` the diagonal
     of the smallest box around both, `v = 4/pi^2 (atan(w_b/h_b) - atan(w_a/h_a))^2` and
-    `alpha = v / (1 - IoU + v)`. Heights and every divisor are larger by 1e-7, and `alpha` is a
-    constant for differentiation.
+    `alpha = v / (1 - IoU + v)`. 1e-7 is added to heights and divisors, and `alpha` is a constant in
+    differentiation.
 
     Args:
         a: corners; the axes before the last broadcast with those of `b`. Any finite numbers.
         b: likewise.
 
     Returns:
-        Of every pair: 1 for equal boxes, above -1.5 for any with `x1 <= x2` and `y1 <= y2`.
+        The value of every pair: 1 for equal boxes, above -1.5 for all with `x1 <= x2` and
+        `y1 <= y2`.
 
     Source: Distance-IoU Loss (arXiv 1911.08287), equations 7 to 11.
 
@@ -170,7 +171,7 @@ def inside(points: Centres, boxes: Float[Array, "M 4"]) -> Bool[Array, "M N"]:
 
 
 def _sides(boxes: Boxes) -> tuple[Float[Array, "*batch"], Float[Array, "*batch"]]:
-    """Width and height; negative where a box is turned inside out."""
+    """Width and height; negative where a box is inverted."""
     return boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1]
 
 
@@ -186,7 +187,7 @@ def _intersection(a: Boxes, b: Boxes) -> Float[Array, "*batch"]:
 def _quotient(
     intersection: Float[Array, "*batch"], area_a: Float[Array, "*a"], area_b: Float[Array, "*b"]
 ) -> Float[Array, "*batch"]:
-    """Intersection over union. Boxes that share an area are upright: then the union is no zero."""
+    """Intersection over union. Boxes that share an area are not inverted: their union is not 0."""
     shared = intersection > 0
     union = jnp.where(shared, area_a + area_b - intersection, 1.0)
     return jnp.where(shared, intersection / (union + EPSILON), 0.0)

@@ -10,15 +10,16 @@ class YOLO26Config:
 
     Attributes:
         num_classes: number of classes, C.
-        depth: factor of the number of inner blocks; a stage of nominally two has
+        depth: factor of the number of inner blocks; a stage with nominally two has
             `max(round(2 depth), 1)`.
         width: factor of the channels, see `channels`.
-        max_channels: cap of the nominal channels, before the factor.
-        nested: the two earliest stages have C3k blocks inside, as all others have; False: plain
+        max_channels: cap of the nominal channels, applied before the factor.
+        nested: the two earliest stages have C3k blocks inside, like all others; False: plain
             bottlenecks.
 
     Raises:
-        ValueError: a size is no positive integer, or a factor no positive finite number.
+        ValueError: a size that is not a positive integer, or a factor that is not a positive finite
+            number.
 
     Example:
         >>> dataclasses.replace(scaled("n", 20), width=0.125).channels(64)
@@ -32,19 +33,19 @@ class YOLO26Config:
     nested: bool
 
     def __post_init__(self) -> None:
-        """Refuses an architecture that cannot be built, naming the value and the way out."""
+        """Refuses an architecture that cannot be built."""
         for name in ("num_classes", "max_channels"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}={value!r} is no size; use an integer of 1 or more")
+                raise ValueError(f"{name}={value!r} is not a size; use an integer of at least 1")
         for name in ("depth", "width"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float):
-                raise ValueError(f"{name}={value!r} is no number; use a finite one above 0")
+                raise ValueError(f"{name}={value!r} is not a number; use a finite one above 0")
             if not 0 < value < math.inf:
                 raise ValueError(f"{name}={value!r} is out of range; use a finite one above 0")
         if not isinstance(self.nested, bool):
-            raise ValueError(f"nested={self.nested!r} is no choice; use True or False")
+            raise ValueError(f"nested={self.nested!r} is not a choice; use True or False")
 
     def channels(self, nominal: int) -> int:
         """Channels of a layer: capped, then scaled, then rounded up to a multiple of 8."""
@@ -52,7 +53,7 @@ class YOLO26Config:
 
     @property
     def repeats(self) -> int:
-        """Inner blocks of a stage that has nominally two."""
+        """Number of inner blocks of a stage that has nominally two."""
         return max(round(2 * self.depth), 1)
 
 
@@ -70,11 +71,11 @@ def scaled(scale: str, num_classes: int) -> YOLO26Config:
 
     Args:
         scale: "n", "s", "m", "l" or "x": 2.6, 10.0, 21.9, 26.3 and 59.0 million parameters with 80
-            classes, both heads counted.
+            classes, including both heads.
         num_classes: number of classes, at least 1.
 
     Raises:
-        ValueError: an unknown scale, or no class.
+        ValueError: an unknown scale, or fewer than one class.
 
     Example:
         >>> scaled("m", 20).channels(1024)

@@ -1,4 +1,4 @@
-"""The model for inference: one head, and its norms made part of the convolutions."""
+"""The model for inference: one head, with norms merged into the convolutions."""
 
 import jax
 import jax.numpy as jnp
@@ -10,25 +10,26 @@ from models.yolo26.params import Flat, flat_arrays, with_arrays
 
 
 def fold(model: YOLO26, *, head: str = "one_to_one") -> YOLO26:
-    """The model for inference: one head, and norms made part of the convolutions before them.
+    """The model for inference: one head, with norms merged into the convolutions before them.
 
-    `W' = g W`, `b' = bias - g mean`, `g = scale / sqrt(var + 1e-3)`: the same outputs to rounding.
+    `W' = g W`, `b' = bias - g mean`, `g = scale / sqrt(var + 1e-3)`: equal outputs up to rounding.
 
     Args:
         model: a trained model.
         head: the head to keep, "one_to_one" or "one_to_many".
 
     Returns:
-        A model with parameters of its own, to be called without `training`.
+        A model with its own parameters, to be called without `training`.
 
     Raises:
-        ValueError: an unknown head, one that the model has not, or a model that is folded already.
+        ValueError: an unknown head, one that the model does not have, or a model that is already
+            folded.
     """
     if head not in HEADS or getattr(model, head) is None:
         built = [name for name in HEADS if getattr(model, name) is not None]
-        raise ValueError(f"head={head!r} is no head of this model; use {' or '.join(built)}")
+        raise ValueError(f"head={head!r} is not a head of this model; use {' or '.join(built)}")
     if model.folded:
-        raise ValueError("this model is folded already; fold the one that was trained")
+        raise ValueError("this model is already folded; fold the one that was trained")
     target = nnx.eval_shape(
         lambda: YOLO26(
             model.config,

@@ -12,20 +12,20 @@ from models.yolo26.blocks import Conv, Map
 from models.yolo26.boxes import STRIDES
 from models.yolo26.config import YOLO26Config
 
-NOMINAL_SIDE = 640  # pixels; at the start five objects are expected on an image of this side
+NOMINAL_SIDE = 640  # pixels; initial biases expect five objects in an image of this side
 
-Output = Callable[..., nnx.Conv]  # a 1x1 convolution with a bias and no norm
+Output = Callable[..., nnx.Conv]  # a 1x1 convolution with a bias, without a norm
 
 
 class Raw(NamedTuple):
-    """What a head says of every cell, before any decoding; float32."""
+    """The raw output of a head for every cell, before decoding; float32."""
 
     distances: Float[Array, "B N 4"]  # of left, top, right, bottom from the centre, in cells
     logits: Float[Array, "B N C"]  # of the classes
 
 
 class BoxTower(nnx.Module):
-    """Two 3x3 convolutions, then the distances of the four sides: of any sign, not clamped."""
+    """Two 3x3 convolutions, then the distances of the four sides, with any sign and not clamped."""
 
     def __init__(self, inputs: int, hidden: int, conv: Conv, output: Output) -> None:
         self.first = conv(inputs, hidden, 3)
@@ -40,8 +40,8 @@ class BoxTower(nnx.Module):
 class ClassTower(nnx.Module):
     """Twice a depthwise 3x3 and a 1x1 convolution, then the class logits.
 
-    The bias starts where sigmoid gives `5 / C` objects of a class on all the cells that a level has
-    in an image of the nominal side.
+    The initial bias makes the sigmoids predict `5 / C` objects per class in total, over the cells
+    that a level has in an image of the nominal side.
     """
 
     def __init__(
@@ -61,13 +61,13 @@ class ClassTower(nnx.Module):
 
 
 class Head(nnx.Module):
-    """Towers for boxes and for classes on every level; their cells joined into one axis.
+    """Towers for boxes and classes on every level, with all cells joined into one axis.
 
     Args:
         inputs: channels of the levels P3, P4, P5.
         config: the architecture.
-        conv: makes convolutions with a norm.
-        output: makes the last ones.
+        conv: constructor of convolutions with a norm.
+        output: constructor of the last convolutions.
     """
 
     def __init__(

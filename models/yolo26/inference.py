@@ -1,4 +1,4 @@
-"""From raw outputs to detections: static shapes, so all of it may be jitted."""
+"""From raw outputs to detections, with static shapes, so that all functions can be jitted."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ from models.yolo26.heads import Raw
 
 
 class Detections(NamedTuple):
-    """At most K objects an image, by falling score; unused rows have score 0."""
+    """At most K objects per image, by decreasing score; unused rows have score 0."""
 
     boxes: Float[Array, "B K 4"]  # corners x1, y1, x2, y2 in pixels of the input, not clipped
     scores: Float[Array, "B K"]  # in [0, 1]
@@ -24,14 +24,14 @@ def predictions(
     """Boxes and class scores of every cell.
 
     Args:
-        raw: what a head says.
+        raw: outputs of a head.
         size: height and width of the images in pixels.
 
     Returns:
         Corners in pixels, and `sigmoid(logits)`.
 
     Raises:
-        ValueError: images of that size have another number of cells.
+        ValueError: images of that size have a different number of cells.
 
     Example:
         >>> raw = Raw(jnp.full((1, 21, 4), 0.5), jnp.zeros((1, 21, 2)))
@@ -52,22 +52,22 @@ def predictions(
 def end_to_end(
     raw: Raw, size: tuple[int, int], *, max_detections: int = 300, confidence: float = 0.0
 ) -> Detections:
-    """Detections of the one-to-one head: its highest scores, no two boxes compared.
+    """Detections of the one-to-one head: its highest scores, without comparing boxes.
 
     The `k = min(max_detections, N)` cells with the highest score of any class are kept, then the
-    `k` highest of all their scores: one cell may come with several classes.
+    `k` highest of all their scores; one cell may give several classes.
 
     Args:
-        raw: what the one-to-one head says.
+        raw: outputs of the one-to-one head.
         size: height and width of the images in pixels.
         max_detections: rows to return, at least 1; all cells if there are fewer.
-        confidence: scores at or below it are no detections.
+        confidence: scores at or below it do not count as detections.
 
     Returns:
-        `k` rows an image.
+        `k` rows per image.
 
     Raises:
-        ValueError: as `predictions`.
+        ValueError: as for `predictions`.
 
     Example:
         >>> raw = Raw(jnp.zeros((1, 21, 4)), jnp.zeros((1, 21, 2)).at[0, 7, 1].set(2.0))
@@ -95,27 +95,28 @@ def non_maximum_suppression(
     several_classes: bool = True,
     candidates: int = 30_000,
 ) -> Detections:
-    """Detections of the one-to-many head: the best box of a class, less those that overlap it.
+    """Detections of the one-to-many head: the best boxes of each class that do not overlap.
 
     Args:
-        raw: what the one-to-many head says.
+        raw: outputs of the one-to-many head.
         size: height and width of the images in pixels.
         max_detections: rows to return, at least 1.
-        confidence: scores at or below it are no detections.
-        overlap: a box goes if its intersection over union with a better one of its class is above.
-        several_classes: a cell may come with every class; False: with its best one alone.
-        candidates: the highest scores that are looked at.
+        confidence: scores at or below it do not count as detections.
+        overlap: a box is removed if its intersection over union with a better one of its class is
+            above this.
+        several_classes: a cell may give every class; False: only its best one.
+        candidates: number of highest scores that are considered.
 
     Returns:
-        `max_detections` rows an image.
+        `max_detections` rows per image.
 
     Raises:
-        ValueError: as `predictions`.
+        ValueError: as for `predictions`.
 
     Example:
         >>> logits = jnp.full((1, 21, 1), -9.0).at[0, :2].set(jnp.array([[2.0], [1.0]]))
         >>> found = non_maximum_suppression(Raw(jnp.full((1, 21, 4), 4.0), logits), (32, 32))
-        >>> int((found.scores > 0.5).sum())  # the first two boxes share 7/9
+        >>> int((found.scores > 0.5).sum())  # the first two boxes overlap by 7/9
         1
     """
     boxes, scores = predictions(raw, size)

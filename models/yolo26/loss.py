@@ -1,6 +1,6 @@
-"""The detector's loss: classes, boxes and sides, for both heads, the first fading into the second.
+"""The loss of the detector: classes, boxes and sides of both heads, with changing weights.
 
-Axes: B images, M targets an image, N cells, C classes.
+Axes: B images, M targets per image, N cells, C classes.
 """
 
 from typing import NamedTuple
@@ -29,7 +29,7 @@ class Terms(NamedTuple):
 
     box: Scalar  # 1 - CIoU
     cls: Scalar  # binary cross-entropy, nats
-    l1: Scalar  # error of a side, as a part of the image's side
+    l1: Scalar  # error of a side, as a fraction of the image's side
 
 
 def detection_loss(
@@ -44,26 +44,26 @@ def detection_loss(
 ) -> tuple[Scalar, dict[str, Scalar]]:
     """Loss of a batch, `B (a L_many + (1 - a) L_one)`, `L` the terms of a head times their gains.
 
-    All sums and the divisor `Z` (`terms`) are over the batch axis. In one jitted function over
-    arrays that are laid out over devices along it, which is how this repository trains, they are
-    those of the global batch, so the loss does not depend on the number of devices. Inside
-    `jax.shard_map` they would be those of a device's part: do not use it there.
+    All sums and the divisor `Z` (see `terms`) are over the batch axis. In one jitted function whose
+    batch axis is sharded over devices, which is how this repository trains, they are those of the
+    global batch, so the loss does not depend on the number of devices. Inside `jax.shard_map` they
+    would be those of a shard, so do not use it there.
 
     Args:
         one_to_many: distances `[B, N, 4]` in cells and logits `[B, N, C]` of the head with several
-            cells an object.
-        one_to_one: likewise, of the head with one cell an object.
-        targets: fields with leading axes `[B, M]`; rows that are not valid change nothing, and an
-            image, or all of them, may be without objects. A label outside `[0, C)`, or a box that
-            is not finite, makes the loss NaN.
+            cells per object.
+        one_to_one: likewise, of the head with one cell per object.
+        targets: fields with leading axes `[B, M]`. Rows that are not valid have no effect, and some
+            or all images may have no objects. A label outside `[0, C)` or a box that is not finite
+            makes the loss NaN.
         size: height and width of the images in pixels.
         weight: `a`, in `[0, 1]`; see `one_to_many_weight`.
         gains: factors of the terms.
         small: pixels; targets with shorter sides get more candidates, see `Rule.small`.
 
     Returns:
-        The loss, and the terms of the one-to-one head times their gains, not times B: `box`, `cls`
-        and `dfl` (the L1 term, under the name that logs of this family of detectors have for it).
+        The loss, and the terms of the one-to-one head times their gains but not times B: `box`,
+        `cls` and `dfl` (the L1 term, under its usual name in logs of this family of detectors).
 
     Raises:
         ValueError: arrays whose shapes do not fit each other or the size.
@@ -89,19 +89,19 @@ def detection_loss(
 def terms(raw: Raw, targets: Targets, *, size: tuple[int, int], rule: Rule) -> Terms:
     """The terms of one head over a batch.
 
-    With the scores `t` of the assignment, `Z = max(sum t, 1)` and `w = t` of a cell:
+    With the scores `t` of the assignment, `Z = max(sum t, 1)`, and `w` the score of a cell:
     `box = sum w (1 - CIoU) / Z`, boxes in cells; `cls = sum BCE(logit, t) / Z` over all cells and
     classes; `l1 = sum w mean |d - d*| / Z`, distances of the sides over the image's sides.
-    Assignment, `t` and `Z` are constants for differentiation.
+    Assignment, `t` and `Z` are constants in differentiation.
 
     Args:
-        raw: distances `[B, N, 4]` in cells and logits `[B, N, C]`; computed with in float32.
+        raw: distances `[B, N, 4]` in cells and logits `[B, N, C]`; computed in float32.
         targets: fields with leading axes `[B, M]`.
         size: height and width of the images in pixels.
         rule: of the assignment.
 
     Returns:
-        The three terms. Without a target box and l1 are 0, and cls that of an empty image.
+        The three terms. Without targets, box and l1 are 0, and cls is that of an empty image.
 
     Raises:
         ValueError: arrays whose shapes do not fit each other or the size.
@@ -123,8 +123,8 @@ def one_to_many_weight(epoch: int | Int[Array, ""], epochs: int) -> Scalar:
     `a(e) = 0.1 + 0.7 max(1 - e / max(E - 1, 1), 0)`.
 
     Args:
-        epoch: epochs done, `e`; traced or not.
-        epochs: of the run, `E`.
+        epoch: number of finished epochs, `e`; may be traced.
+        epochs: number of epochs of the run, `E`.
 
     Returns:
         `a`, for `detection_loss`.
@@ -154,17 +154,17 @@ def _sums(
     here = targets.labels[target][:, None] == jnp.arange(logits.shape[1])[None]
     expected = jnp.where(chosen & here, score[:, None], 0.0)
     cls = jnp.sum(jax.nn.softplus(logits) - logits * expected)
-    # Background has weight 0, which would make NaN of a gradient that overflows: keep it out.
+    # Background has weight 0, and 0 times an overflowing gradient is NaN: keep background out.
     ours, goal = (jnp.where(chosen, x, 0.0) for x in (boxes, targets.boxes[target]))
     box = jnp.sum(score * (1.0 - ciou(ours / strides[:, None], goal / strides[:, None])))
-    # Sides at the same centre: their distances from it differ as the corners do.
+    # Both boxes have the same centre: distances of sides differ by as much as corners.
     sides = jnp.array([[width, height, width, height]], jnp.float32)
     l1 = jnp.sum(score * (jnp.abs(ours - goal) / sides).mean(1))
     return score.sum(), Terms(box, jnp.where(_known(targets, logits.shape[1]), cls, jnp.nan), l1)
 
 
 def _known(targets: Targets, classes: int) -> Bool[Array, ""]:
-    """Whether all valid targets have a class that there is, and a box of finite numbers."""
+    """Whether all valid targets have an existing class and a finite box."""
     labelled = (targets.labels >= 0) & (targets.labels < classes)
     return jnp.all(~targets.valid | labelled & jnp.isfinite(targets.boxes).all(1))
 
@@ -184,5 +184,5 @@ def _check(raw: Raw, targets: Targets, size: tuple[int, int]) -> None:
         )
         raise ValueError(
             f"got {got}; images of size={size} (height, width) have {cells} cells, so use {wanted} "
-            "with at least one class and one row of targets (not valid if there is no object)"
+            "with at least one class and one row of targets (not valid if there are no objects)"
         )

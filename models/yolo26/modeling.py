@@ -1,14 +1,14 @@
 """YOLO26-style detector: backbone, neck, and two heads on three levels.
 
 Axes: B batch, H and W rows and columns of a map, C its channels or the classes, N cells of the
-three levels together (P3, P4, P5 of 8, 16, 32 pixels a cell; in each, row after row).
+three levels together (P3, P4, P5 with 8, 16, 32 pixels per cell; each row by row).
 
 Conventions:
     - Maps are `[B, H, W, C]`, kernels `[kh, kw, in, out]`, depthwise ones `[kh, kw, 1, channels]`.
-    - Convolutions and attention work in `dtype`; norms, softmax and what the heads return in
+    - Convolutions and attention work in `dtype`; norms, softmax and the outputs of the heads are in
       float32.
-    - Sharding is the caller's. Where a batch is laid out over devices, the statistics of the norms
-      are still those of the whole batch (`BatchNorm`).
+    - Sharding is up to the caller. If a batch is sharded over devices, the statistics of the norms
+      are still those of the whole batch (see `BatchNorm`).
 """
 
 import functools
@@ -29,15 +29,20 @@ from models.yolo26.config import YOLO26Config
 from models.yolo26.heads import Head
 
 HEADS = ("one_to_many", "one_to_one")
-SOURCES = {12: (11, 6), 15: (14, 4), 18: (17, 13), 21: (20, 10)}  # all others read the layer before
+SOURCES = {
+    12: (11, 6),
+    15: (14, 4),
+    18: (17, 13),
+    21: (20, 10),
+}  # all others read the previous layer
 LEVELS = (16, 19, 22)  # the layers that the heads read
 
 
 class Outputs(NamedTuple):
-    """What the heads say: `Raw`, or None for a head that the model was built without."""
+    """Outputs of the heads: `Raw`, or None for a head that the model does not have."""
 
-    one_to_many: Any  # several cells an object; needs non-maximum suppression
-    one_to_one: Any  # one cell an object
+    one_to_many: Any  # several cells per object; needs non-maximum suppression
+    one_to_one: Any  # one cell per object
 
 
 class YOLO26(nnx.Module):
@@ -46,11 +51,11 @@ class YOLO26(nnx.Module):
     Args:
         config: the architecture.
         heads: which heads to build; training needs both.
-        folded: norms are part of the convolutions, for inference alone; see `fold`.
+        folded: norms are part of the convolutions, only for inference; see `fold`.
         rngs: source of the random kernels; the same seed gives the same model. The one-to-one head
             starts as a copy of the one-to-many head.
-        dtype: of convolutions and attention, e.g. `jnp.bfloat16`. Norms, softmax and the outputs
-            are float32 whatever it is.
+        dtype: of convolutions and attention, e.g. `jnp.bfloat16`. Norms, softmax and outputs are
+            always float32.
         param_dtype: of the stored parameters; running statistics are float32.
 
     Raises:
@@ -92,23 +97,23 @@ class YOLO26(nnx.Module):
         _draw_kernels(self, rngs.params())
 
     def __call__(self, images: Float[Array, "B H W 3"], *, training: bool = False) -> Outputs:
-        """What the heads say of a batch of images.
+        """Computes the outputs of the heads for a batch of images.
 
         Args:
             images: RGB in [0, 1]; height and width multiples of 32 pixels.
-            training: normalize with the batch's statistics and move the running ones. The
-                one-to-one head's gradient ends at its own inputs either way.
+            training: normalize with the batch's statistics and update the running ones. The
+                gradient of the one-to-one head always ends at its own inputs.
 
         Returns:
             Float32 outputs of the heads that were built.
 
         Raises:
-            ValueError: images that are no float `[B, H, W, 3]` of such sides.
+            ValueError: images that are not floats `[B, H, W, 3]` with such sides.
         """
         return self.from_maps(self.feature_maps(images, training=training), training=training)
 
     def feature_maps(self, images: Float[Array, "B H W 3"], *, training: bool = False) -> list[Map]:
-        """The output of every layer of backbone and neck; arguments and errors of `__call__`."""
+        """Computes all layers of backbone and neck; arguments and errors as in `__call__`."""
         _check_images(images)
         maps: list[Map] = []
         x = images.astype(self.dtype)
@@ -120,7 +125,7 @@ class YOLO26(nnx.Module):
         return maps
 
     def from_maps(self, maps: Sequence[Map], *, training: bool = False) -> Outputs:
-        """What the heads say of the outputs of all layers."""
+        """Computes the outputs of the heads from those of all layers."""
         levels = [maps[i] for i in LEVELS]
         many, one = self.one_to_many, self.one_to_one
         return Outputs(
@@ -130,9 +135,9 @@ class YOLO26(nnx.Module):
 
 
 def _draw_kernels(model: YOLO26, key: PRNGKeyArray) -> None:
-    """Kernels from U(-b, b), b = 1 / sqrt(fan_in), the one-to-one head's those of the other.
+    """Draws kernels from U(-b, b), b = 1 / sqrt(fan_in); both heads get the same ones.
 
-    One draw for all: a draw a kernel took XLA 35 s to compile on two cores.
+    One draw serves all of them: with one draw per kernel, XLA compiled for 35 s on two cores.
     """
     state = nnx.state(model, nnx.Param)
     leaves, structure = jax.tree_util.tree_flatten_with_path(state)
@@ -186,7 +191,7 @@ def _layers(config: YOLO26Config, conv: Conv) -> list[nnx.Module]:
 
 
 def _check_images(images: Float[Array, "B H W 3"]) -> None:
-    """Refuses what is no float `[B, H, W, 3]` with sides that the coarsest level divides."""
+    """Refuses images that are not floats `[B, H, W, 3]` with sides that are multiples of 32."""
     side = STRIDES[-1]
     shape = list(images.shape)
     if images.ndim != 4 or shape[-1] != 3 or not jnp.issubdtype(images.dtype, jnp.floating):

@@ -1,4 +1,4 @@
-"""The parameters of the detector as a tree: matrix axes, groups, and names in PyTorch's form."""
+"""The parameters of the detector as a tree: matrix axes, groups, and PyTorch names."""
 
 import re
 from collections.abc import Mapping
@@ -16,10 +16,10 @@ from models.yolo26.modeling import YOLO26
 Tree = Any
 Flat = dict[str, jax.Array]
 
-# Ordered (regular expression on a path, factor of the learning rate); 1 where none matches.
+# Ordered (regular expression for a path, factor of the learning rate); 1 where none matches.
 LEARNING_RATE_FACTORS = ((r"one_to_(many|one)/classes/.*", 3.0),)
 
-# Our names, from the left, and what they are called in a PyTorch state dict.
+# Our names and those in a PyTorch state dict.
 TORCH_NAMES = {
     "layers": "model",
     "one_to_many/boxes": "model.23.cv2",
@@ -63,16 +63,16 @@ _COUNTER = "bn.num_batches_tracked"
 
 
 def matrix_dimension_numbers(params: Tree, *, depthwise: bool = False) -> Tree:
-    """Which axes of each parameter make a matrix: a tree like `params`, in optax's own terms.
+    """Which axes of each parameter form a matrix: a tree like `params`, in terms of optax.
 
-    A kernel `[kh, kw, in, out]` is the matrix `[kh kw in, out]`; norms and biases are none.
+    A kernel `[kh, kw, in, out]` is the matrix `[kh kw in, out]`; norms and biases are auxiliary.
 
     Args:
         params: parameters of `YOLO26`, as `nnx.state(model, nnx.Param)`, as `nnx.to_pure_dict` of
             it, or any tree of arrays (or shapes) with the same paths.
         depthwise: True takes a depthwise kernel `[3, 3, 1, channels]` as the matrix
             `[9, channels]`, as the published recipe does; False leaves it to the auxiliary
-            optimizer: its columns are filters of channels that never meet, not a map between them.
+            optimizer, since its columns are filters of separate channels, not a map between them.
 
     Returns:
         A tree of the same structure with `MuonDimensionNumbers` or None as leaves. The function
@@ -92,7 +92,7 @@ def matrix_dimension_numbers(params: Tree, *, depthwise: bool = False) -> Tree:
 
 
 def is_depthwise(kernel: Any) -> bool:
-    """Whether it is the kernel of a depthwise convolution, `[kh, kw, 1, channels]`."""
+    """Whether a parameter is the kernel of a depthwise convolution, `[kh, kw, 1, channels]`."""
     return len(kernel.shape) == 4 and kernel.shape[2] == 1
 
 
@@ -113,7 +113,7 @@ def decayed(params: Tree) -> Tree:
 
 
 def parameter_count(config: YOLO26Config) -> int:
-    """Number of trained parameters, both heads counted; nothing is allocated.
+    """Number of trained parameters, including both heads; nothing is allocated.
 
     Example:
         >>> from models.yolo26 import scaled
@@ -135,14 +135,14 @@ def torch_name(path: str) -> str:
 
 
 def to_torch(model: YOLO26) -> dict[str, np.ndarray]:
-    """The arrays of a model under the names, and in the layout, of a PyTorch state dict.
+    """The arrays of a model with the names and layout of a PyTorch state dict.
 
     Args:
         model: any `YOLO26`.
 
     Returns:
-        Kernels `[out, in, kh, kw]`, norms, running statistics, and the counters of batches that
-        such a state dict has, which mean nothing here, as zeros.
+        Kernels `[out, in, kh, kw]`, norms, running statistics, and the counters of batches of such
+        a state dict, which have no meaning here, as zeros.
     """
     named = {}
     for path, array in flat_arrays(model).items():
@@ -154,24 +154,24 @@ def to_torch(model: YOLO26) -> dict[str, np.ndarray]:
 
 
 def from_torch(model: YOLO26, arrays: Mapping[str, np.ndarray]) -> YOLO26:
-    """A model with the arrays of a PyTorch state dict.
+    """Builds a model with the arrays of a PyTorch state dict.
 
     Args:
-        model: what it shall be like, perhaps abstract (`nnx.eval_shape`); not changed.
+        model: a model of the same architecture, possibly abstract (`nnx.eval_shape`); not changed.
         arrays: by PyTorch name, as `to_torch` returns them; counters of batches are ignored, and
-            each array is cast to the model's dtype.
+            each array is cast to the dtype of the model.
 
     Returns:
-        A model of its own.
+        A new model.
 
     Raises:
-        ValueError: names that this model has no place for, names that it misses, or an array of
+        ValueError: names that this model does not have, names that are missing, or an array of
             another shape; all of them are listed.
     """
     ours = flat_arrays(model)
     places = {torch_name(path): path for path in ours}
     given = {name for name in arrays if not name.endswith(_COUNTER)}
-    wrong = [f"{name} is no parameter of this model" for name in sorted(given - set(places))]
+    wrong = [f"{name} is not a parameter of this model" for name in sorted(given - set(places))]
     wrong += [f"{name} is missing" for name in sorted(set(places) - given)]
     filled: Flat = {}
     for name in sorted(given & set(places)):
@@ -195,7 +195,7 @@ def flat_arrays(model: YOLO26) -> Flat:
 
 
 def with_arrays(model: YOLO26, arrays: Flat) -> YOLO26:
-    """A model like another (or like an abstract one), of the given arrays by path."""
+    """A model like another one, which may be abstract, with the given arrays by path."""
     graph, state = nnx.split(model)
     filled = jax.tree_util.tree_map_with_path(
         lambda path, _: arrays["/".join(_names(path))], nnx.to_pure_dict(state)
@@ -204,6 +204,6 @@ def with_arrays(model: YOLO26, arrays: Flat) -> YOLO26:
 
 
 def _names(path: tuple) -> list[str]:
-    """Key path as names; the `value` that `nnx.State` puts at the end is no name."""
+    """Key path as names, without the `value` that `nnx.State` puts at the end."""
     names = [jax.tree_util.keystr((key,), simple=True) for key in path]
     return names[:-1] if names[-1] == "value" else names

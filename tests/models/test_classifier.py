@@ -60,5 +60,5 @@ def _stem(model: ResNet, images: jax.Array) -> jax.Array:
 
 @pytest.mark.parametrize("wrong", [{"width": 0}, {"blocks": ()}, {"blocks": (1, 0)}])
 def test_an_architecture_that_cannot_be_built_is_refused(wrong: dict):
-    with pytest.raises(ValueError, match="must be made of whole numbers >= 1"):
+    with pytest.raises(ValueError, match="must consist of integers of at least 1"):
         ResNetConfig(**wrong)

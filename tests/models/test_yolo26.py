@@ -202,12 +202,12 @@ def test_images_that_do_not_fit_are_refused(images, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"num_classes": 0}, "num_classes=0 is no size"),
-        ({"max_channels": 64.0}, "max_channels=64.0 is no size"),
+        ({"num_classes": 0}, "num_classes=0 is not a size"),
+        ({"max_channels": 64.0}, "max_channels=64.0 is not a size"),
         ({"width": 0.0}, "width=0.0 is out of range"),
         ({"depth": float("nan")}, "depth=nan is out of range"),
-        ({"depth": "deep"}, "depth='deep' is no number"),
-        ({"nested": 1}, "nested=1 is no choice"),
+        ({"depth": "deep"}, "depth='deep' is not a number"),
+        ({"nested": 1}, "nested=1 is not a choice"),
     ],
 )
 def test_an_architecture_that_cannot_be_built_is_refused(change, message):

@@ -118,5 +118,5 @@ def test_the_border_of_a_box_is_not_inside():
 
 @pytest.mark.parametrize("size", [(0, 32), (32, -32), (48, 64), (64, 33)])
 def test_sides_that_the_coarsest_cell_does_not_divide_are_refused(size):
-    with pytest.raises(ValueError, match=r"(height|width)=-?\d+ pixels is no positive multiple"):
+    with pytest.raises(ValueError, match=r"(height|width)=-?\d+ pixels is not a positive multiple"):
         anchors(*size)

@@ -100,7 +100,7 @@ def test_arrays_that_do_not_fit_are_listed():
     for part in (
         "model.0.conv.weight is missing",
         "model.1.bn.bias is missing",
-        "model.24.conv.weight is no parameter",
+        "model.24.conv.weight is not a parameter",
         r"model.23.cv3.0.2.bias is [5] there and [3] here",
     ):
         assert part in str(caught.value)
@@ -128,10 +128,12 @@ def test_folding_keeps_every_convolution():
 
 
 def test_what_cannot_be_folded_is_refused():
-    with pytest.raises(ValueError, match="head='o2o' is no head of this model; use one_to_many or"):
+    with pytest.raises(
+        ValueError, match="head='o2o' is not a head of this model; use one_to_many or"
+    ):
         yolo26.fold(random_model(TINY), head="o2o")
     folded = abstract(TINY, heads=("one_to_one",), folded=True)
-    with pytest.raises(ValueError, match="folded already"):
+    with pytest.raises(ValueError, match="already folded"):
         yolo26.fold(folded)
     with pytest.raises(ValueError, match=r"use one_to_one$"):
         yolo26.fold(folded, head="one_to_many")

@@ -1,4 +1,4 @@
-"""Training pictures: mosaic, zoom and shift, colour and mirroring, drawn with one resampling."""
+"""Augmentation of training pictures: mosaic, zoom, shift, colour, mirroring; one resampling."""
 
 import math
 from dataclasses import dataclass
@@ -14,47 +14,49 @@ from train.errors import require
 
 SMALLEST_SIDE = 2.0  # in pixels of the input: thinner objects are dropped
 LARGEST_ASPECT = 100.0
-SMALLEST_SHARE = 0.10  # of an object's area that must be left in the picture
-HUES = 255  # Pillow's hue goes around in 255 steps: 0 and 255 are both red
+SMALLEST_SHARE = 0.10  # part of an object's area that must remain in the picture
+HUES = 255  # Pillow's hue circle has 255 steps: 0 and 255 are both red
 
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """How training pictures are varied; zero everywhere shows each as it is, centred."""
+    """How training pictures are varied; with zeros everywhere each is only letterboxed."""
 
     mosaic: float = 1.0
-    """Chance that a picture is joined by three others around a random point."""
+    """Probability that a picture is joined with three others around a random point."""
 
     plain_epochs: int = 10
-    """Passes over the pictures at the end of the run that have no mosaic."""
+    """Number of passes over the pictures, at the end of the run, without mosaics."""
 
     zoom: float = 0.5
-    """Sizes are multiplied by a number from 1 - zoom to 1 + zoom."""
+    """Sizes are multiplied by a number between 1 - zoom and 1 + zoom."""
 
     shift: float = 0.1
-    """The centre goes this far from the middle at most, as a share of the input's side."""
+    """Largest distance of the centre from the middle, as a fraction of the input's side."""
 
     hue: float = 0.015
-    """Largest turn of the colour circle, as a share of it."""
+    """Largest rotation of the hue, as a fraction of the colour circle."""
 
     saturation: float = 0.7
-    """Saturation is multiplied by a number from 1 - saturation to 1 + saturation."""
+    """Saturation is multiplied by a number between 1 - saturation and 1 + saturation."""
 
     brightness: float = 0.4
-    """Brightness is multiplied by a number from 1 - brightness to 1 + brightness."""
+    """Brightness is multiplied by a number between 1 - brightness and 1 + brightness."""
 
     mirror: float = 0.5
-    """Chance that left and right are exchanged; 0 where that makes another object: digits."""
+    """Probability of mirroring left and right; use 0 where that changes objects, as for digits."""
 
     def __post_init__(self) -> None:
         for name in ("mosaic", "mirror", "hue", "saturation", "brightness"):
             value = getattr(self, name)
-            require(0 <= value <= 1, f"data.augmentation.{name}={value} must lie in 0 .. 1")
+            require(0 <= value <= 1, f"data.augmentation.{name}={value} must lie between 0 and 1")
         require(
-            0 <= self.zoom < 1, f"data.augmentation.zoom={self.zoom} must lie in 0 .. 1, 1 excluded"
+            0 <= self.zoom < 1,
+            f"data.augmentation.zoom={self.zoom} must be at least 0 and less than 1",
         )
         require(
-            0 <= self.shift <= 0.5, f"data.augmentation.shift={self.shift} must lie in 0 .. 0.5"
+            0 <= self.shift <= 0.5,
+            f"data.augmentation.shift={self.shift} must lie between 0 and 0.5",
         )
         require(
             self.plain_epochs >= 0,
@@ -73,25 +75,26 @@ def augmented(
 ) -> tuple[UInt8[np.ndarray, "S S 3"], Float[np.ndarray, "N 4"], Int32[np.ndarray, "N"]]:
     """Makes one training picture.
 
-    A mosaic is a canvas of twice the size with four pictures that touch its random centre with a
-    corner each, the given one above left, the others drawn from all; else the canvas is that one.
-    Longer sides are `size` there. Then a canvas point `p` goes to `gain (p - middle) + shift`,
-    composed first so that a picture is resampled once; colours are varied, sides exchanged.
+    A mosaic is a canvas of twice the size with four pictures that each touch a random centre with a
+    corner: the given one above left, and three drawn from all. Otherwise the canvas is the given
+    picture. Longer sides are `size` on the canvas. Then a canvas point `p` goes to
+    `gain (p - middle) + shift`. Both maps are composed first, so that a picture is resampled once.
+    At last colours are varied and sides mirrored.
 
     Args:
         pictures: the training part.
         index: the picture.
         size: side of the result, S, in pixels.
         augmentation: how much is varied.
-        mosaic: whether the picture may be part of one.
-        rng: of everything random.
+        mosaic: whether the picture may be part of a mosaic.
+        rng: source of all randomness.
 
     Returns:
         The picture (RGB), its boxes (left, top, right, bottom, in pixels), and their labels.
     """
     joined = mosaic and rng.random() < augmentation.mosaic
     chosen = [index, *rng.integers(0, len(pictures), 3).tolist()] if joined else [index]
-    most = math.ceil(size * (1 + augmentation.zoom))  # pixels that a longer side is drawn with
+    most = math.ceil(size * (1 + augmentation.zoom))  # pixels of a longer side as drawn
     loaded = [pictures.load(i, most) for i in chosen]
     placements = [whole(loaded[0], size)]
     if joined:
@@ -119,7 +122,7 @@ def _zoom_and_shift(
     size: int,
     rng: np.random.Generator,
 ) -> tuple[float, tuple[float, float]]:
-    """Gain and offset that take the middle of a canvas to near the middle of the result."""
+    """Gain and offset that move the middle of a canvas to near the middle of the result."""
     zoom, shift = augmentation.zoom, augmentation.shift
     gain = rng.uniform(1 - zoom, 1 + zoom)
     x, y = (rng.uniform(0.5 - shift, 0.5 + shift, 2) * size).tolist()
@@ -127,16 +130,16 @@ def _zoom_and_shift(
 
 
 def whole(picture: Picture, size: int) -> Placement:
-    """A picture alone on its canvas, its longer side `size`."""
+    """A picture alone on its canvas, with longer side `size`."""
     width, height = fitted_size(picture.size, size)
     scale = width / picture.size[0], height / picture.size[1]
     return Placement(scale, (0.0, 0.0), (0.0, 0.0, float(width), float(height)))
 
 
 def around(pictures: list[Picture], centre: list[int], size: int) -> list[Placement]:
-    """Four pictures on a canvas of side `2 size`, above left, above right, below left, below right.
+    """Four pictures on a canvas of side `2 size`: above left, above right, below left, below right.
 
-    Each has its longer side `size` and a corner at the centre.
+    Each has longer side `size` and a corner at the centre.
     """
     placements = []
     for position, picture in enumerate(pictures):
@@ -152,11 +155,11 @@ def around(pictures: list[Picture], centre: list[int], size: int) -> list[Placem
 def place_boxes(
     picture: Picture, placement: Placement, gain: float, offset: tuple[float, float], size: int
 ) -> tuple[Float[np.ndarray, "kept 4"], Int32[np.ndarray, "kept"]]:
-    """The boxes of a picture's objects in the result, and which objects are left.
+    """The boxes of a picture's objects in the result, and which objects remain.
 
     Boxes are clipped to the canvas, scaled and shifted, clipped to the result; an object is kept
-    if both sides are longer than 2 pixels, their ratio is below 100, and more than a tenth of the
-    area that it has on the canvas is left.
+    if both sides are longer than 2 pixels, their ratio is below 100, and more than a tenth of its
+    area on the canvas remains.
     """
     left, top, right, bottom = placement.window
     on_canvas = placement.boxes(picture.boxes).clip([left, top] * 2, [right, bottom] * 2)
@@ -176,12 +179,12 @@ def place_boxes(
 def recolour(
     image: Image.Image, augmentation: Augmentation, draws: Float[np.ndarray, "3"]
 ) -> Image.Image:
-    """Turns the hue, and scales saturation and brightness, through tables over 8-bit HSV.
+    """Rotates the hue and scales saturation and brightness, by tables over 8-bit HSV.
 
     Args:
         image: RGB.
         augmentation: the largest changes.
-        draws: hue, saturation, brightness, each from -1 to 1 of the largest change.
+        draws: hue, saturation, brightness: each between -1 and 1 times the largest change.
 
     Returns:
         The image in RGB; gray stays gray.

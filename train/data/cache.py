@@ -12,11 +12,11 @@ from typing import Any, TextIO
 from train.errors import BadInput
 from train.integrity import damage, seal
 
-Note = Callable[[str], None]  # takes a line for the user
+Note = Callable[[str], None]  # shows a line to the user
 
 
 def fingerprint(*parts: object) -> str:
-    """A name for what depends on some values: 16 hexadecimal digits.
+    """A name that identifies some values: 16 hexadecimal digits.
 
     Example:
         >>> fingerprint("text", 1) == fingerprint("text", 1) != fingerprint("text", 2)
@@ -31,19 +31,19 @@ def note(text: str) -> None:
 
 
 def cached(root: Path, name: str, make: Callable[[Path], None], *, note: Note = note) -> Path:
-    """Returns the folder `root/name`, intact; makes it first if it is missing or damaged.
+    """Returns the intact folder `root/name`, after making it if it is missing or damaged.
 
-    A process killed halfway leaves nothing that counts as the folder, and of several processes
-    that want it at once, one makes it and the others wait.
+    A process that is killed halfway leaves nothing that counts as the folder. If several processes
+    want it at once, one makes it and the others wait.
 
     Args:
         root: the cache; made if it is missing.
-        name: of the folder; content that differs needs a name that differs.
-        make: fills the empty folder that it is given.
+        name: of the folder; different content needs a different name.
+        make: fills the empty folder that it gets.
         note: gets a line if the folder is damaged, or if another process is making it.
 
     Returns:
-        The folder, every file of it as its `INTEGRITY.json` says.
+        The folder, whose files agree with its `INTEGRITY.json`.
 
     Raises:
         BadInput: the cache cannot be written.
@@ -58,7 +58,7 @@ def cached(root: Path, name: str, make: Callable[[Path], None], *, note: Note = 
                     return folder
                 note(f"warning: {folder} is damaged ({wrong}); making it again")
                 shutil.rmtree(folder)
-            for abandoned in root.glob(f".{name}.*.tmp"):  # of killed processes: the lock is ours
+            for abandoned in root.glob(f".{name}.*.tmp"):  # by killed processes: we hold the lock
                 shutil.rmtree(abandoned)
             temporary.mkdir()
             make(temporary)
@@ -75,10 +75,10 @@ def cached(root: Path, name: str, make: Callable[[Path], None], *, note: Note = 
 
 @contextlib.contextmanager
 def _locked(path: Path, folder: Path, note: Note) -> Iterator[None]:
-    """Holds a lock that the system takes back if the process ends."""
+    """Holds a lock that the system releases if the process ends."""
     try:
         import fcntl
-    except ImportError:  # Windows: the rename alone keeps a folder whole
+    except ImportError:  # Windows: only the rename keeps a folder whole
         yield
         return
     with path.open("w") as file:
@@ -87,7 +87,7 @@ def _locked(path: Path, folder: Path, note: Note) -> Iterator[None]:
 
 
 def _lock(fcntl: Any, file: TextIO, folder: Path, note: Note) -> None:
-    """Takes the lock, and says so if it has to wait for it."""
+    """Takes the lock, and reports if it has to wait for it."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -1,4 +1,4 @@
-"""Detection data: where pictures come from, and the batches of a step and of an evaluation."""
+"""Detection data: where pictures come from, and the batches for training and evaluation."""
 
 import functools
 from dataclasses import dataclass, field
@@ -28,29 +28,29 @@ class DetectionData:
 
     train: tuple[str, ...] = ()
     """Training pictures, joined: FOLDER or FOLDER:SPLIT in Pascal VOC layout (SPLIT: a list
-    ImageSets/Main/SPLIT.txt or a folder; A+B joins two), or tfds:NAME:SPLIT as in
+    ImageSets/Main/SPLIT.txt or a folder; A+B joins two), or tfds:NAME:SPLIT such as
     tfds:voc/2007:train+validation. None: scenes of handwritten digits, made on the fly."""
 
     held_out: tuple[str, ...] = ()
-    """Pictures for evaluation, written likewise."""
+    """Pictures for evaluation, in the same form."""
 
     classes: tuple[str, ...] = ()
-    """Class names; objects of others are dropped. None: those of the training pictures, sorted."""
+    """Class names; other objects are dropped. None: those of the training pictures, sorted."""
 
     size: int = 320
-    """Side of the network's square input, in pixels; a multiple of 32."""
+    """Side of the network's square input in pixels, a multiple of 32."""
 
     max_objects: int = 100
-    """Objects a training picture may have after augmentation; of more, the smallest are dropped."""
+    """Most objects of a training picture after augmentation; beyond it the smallest are dropped."""
 
     scenes: int = 2000
-    """Digit scenes in the training set."""
+    """Number of digit scenes in the training set."""
 
     held_out_scenes: int = 200
-    """Digit scenes for evaluation, of scans that no training scene shows."""
+    """Number of digit scenes for evaluation, with scans that no training scene shows."""
 
     cache: int = 1024
-    """Decoded pictures kept in memory by each process that makes batches, in MiB."""
+    """MiB of decoded pictures that each process that makes batches keeps in memory."""
 
     augmentation: Augmentation = field(default_factory=Augmentation)
 
@@ -81,33 +81,33 @@ class DetectionData:
 
 
 def read_pictures(data: DetectionData, *, seed: int) -> tuple[Pictures, Pictures]:
-    """Opens the training and the held-out pictures; warns of what is wrong with them.
+    """Opens the training and the held-out pictures, and warns about problems.
 
-    Every image and annotation is read once, on all cores, so that what is usable is known before
-    the first step: about 1000 images a second and core.
+    Every image and annotation is read once, on all cores, so that the usable ones are known before
+    the first step: about 1000 images per second and core.
 
     Args:
-        data: the places.
+        data: where the pictures are.
         seed: of the digit scenes.
 
     Returns:
         Training and held-out pictures, with the same class names.
 
     Raises:
-        BadInput: a place that is missing, has no such split, or has nothing usable in it.
+        BadInput: a place that is missing, has no such split, or has no usable pictures.
     """
     if not data.train:
         training = DigitScenes(data.scenes, data.size, seed=seed)
         held_out = DigitScenes(data.held_out_scenes, data.size, held_out=True, seed=seed)
         require(
             data.classes in ((), training.names),
-            f"data.classes={data.classes} cannot be chosen for digit scenes: theirs are 0 .. 9",
+            f"data.classes={data.classes} do not fit digit scenes, whose classes are 0 to 9",
         )
         return training, held_out
     scans = [[_scan(place) for place in places] for places in (data.train, data.held_out)]
     found = sorted({name for scan in scans[0] for e in scan.entries for name, _ in e.objects})
     names = data.classes or tuple(found)
-    require(bool(names), f"data.train={' '.join(data.train)} has pictures, but no object in them")
+    require(bool(names), f"data.train={' '.join(data.train)} has pictures, but no objects in them")
     training, held_out = (
         _join(names, part, places)
         for part, places in zip(scans, (data.train, data.held_out), strict=True)
@@ -127,26 +127,25 @@ def read_pictures(data: DetectionData, *, seed: int) -> tuple[Pictures, Pictures
 def training_batches(
     pictures: Pictures, data: DetectionData, *, batch_size: int, steps: int, seed: int
 ) -> grain.MapDataset:
-    """Batches of augmented pictures without end: element `k` is the batch of step `k`.
+    """An endless dataset of batches of augmented pictures; element `k` is the batch of step `k`.
 
     Every pass over the pictures has its own order. A picture's augmentation, and the pictures that
-    join it in a mosaic, depend on the seed and on the picture's position in the run alone. The
+    join it in a mosaic, depend only on the seed and on the picture's position in the run. The
     mosaic is off for the last `augmentation.plain_epochs` passes before step `steps`. With several
     processes, each makes its own part of every batch.
 
     Args:
         pictures: the training part.
         data: size of the input, most objects, augmentation.
-        batch_size: pictures a batch, over all processes.
+        batch_size: pictures per batch, over all processes.
         steps: length of the run, in batches.
         seed: of order and augmentation.
 
     Returns:
         A dataset of batches of B = batch_size / processes pictures: `image` uint8 `[B, S, S, 3]`
-        (RGB; divide by 255 on the device: a quarter of the bytes to ship), `boxes` float32
+        (RGB; divide by 255 on the device: a quarter of the bytes to transfer), `boxes` float32
         `[B, M, 4]` (centre x, y, width, height, divided by S), `labels` int32 `[B, M]`, and
-        `valid` bool `[B, M]`, False where a row is filling; `dropped` int32 `[B]`, objects beyond
-        M.
+        `valid` bool `[B, M]`, False for padding; `dropped` int32 `[B]`, objects beyond M.
     """
     plain = data.augmentation.plain_epochs * len(pictures)  # pictures at the end
     mosaics = max(steps * batch_size - plain, 0)
@@ -159,18 +158,18 @@ def training_batches(
 
 
 def evaluation_batches(pictures: Pictures, *, size: int, batch_size: int) -> grain.MapDataset:
-    """Batches of letterboxed pictures, each picture once, the last batch filled up.
+    """Batches of letterboxed pictures, each picture once; the last batch is padded.
 
     Args:
         pictures: the held-out part.
         size: side of the square, in pixels.
-        batch_size: pictures a batch, over all processes; each process has its own part.
+        batch_size: pictures per batch, over all processes; each process has its own part.
 
     Returns:
-        A dataset of batches as those of training, with M the most objects of a picture, and with
-        `index` int32 `[B]`, the picture, -1 for filling; `size` int32 `[B, 2]`, its width and
-        height in pixels; `scale`, `offset` float32 `[B, 2]`: point (x, y) of the picture lies at
-        `scale * point + offset` of the square.
+        A dataset of batches like those of training, with M the most objects of a picture, and with
+        `index` int32 `[B]`, the picture, -1 for padding; `size` int32 `[B, 2]`, its width and
+        height in pixels; `scale`, `offset` float32 `[B, 2]`: point (x, y) of the picture is at
+        `scale * point + offset` in the square.
     """
     make = functools.partial(_evaluation_element, pictures, size)
     filled = -(-len(pictures) // batch_size) * batch_size
@@ -181,7 +180,7 @@ def evaluation_batches(pictures: Pictures, *, size: int, batch_size: int) -> gra
 def _training_element(
     pictures: Pictures, data: DetectionData, position: int, index: int, *, mosaics: int, seed: int
 ) -> Batch:
-    """The picture at a position of the run, augmented; a mosaic if it is one of the first."""
+    """The augmented picture at a position of the run; a mosaic only before `mosaics`."""
     image, boxes, labels = augmented(
         pictures,
         int(index),
@@ -194,7 +193,7 @@ def _training_element(
 
 
 def _evaluation_element(pictures: Pictures, size: int, index: int) -> Batch:
-    """A picture in its letterbox; past the last picture, one that fills."""
+    """A picture in its letterbox; padding after the last picture."""
     canvas = Image.new("RGB", (size, size), GRAY)
     most = max(pictures.most_objects, 1)  # the loss and the matching need a row
     if index >= len(pictures):
@@ -222,12 +221,12 @@ def _evaluation_element(pictures: Pictures, size: int, index: int) -> Batch:
 def _targets(
     boxes: np.ndarray, labels: Int32[np.ndarray, "N"], size: int, most: int
 ) -> dict[str, np.ndarray]:
-    """Boxes in pixels as the padded targets of the loss; of too many, the smallest are dropped."""
+    """Boxes in pixels as padded targets of the loss; the smallest are dropped if too many."""
     dropped = max(len(boxes) - most, 0)
     if dropped:
         warn_once(
             f"a training picture has more than data.max_objects={most} objects; the smallest are "
-            "left out, here and in every such picture (batches count them)"
+            "left out, in this and in every such picture (batches count them)"
         )
         area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
         kept = np.sort(np.argsort(-area, kind="stable")[:most])
@@ -247,10 +246,12 @@ def _targets(
 
 
 def _scan(place: str) -> Scan:
-    """Reads a place, written as in `DetectionData`."""
+    """Reads a place in the form of `DetectionData.train`."""
     if place.startswith("tfds:"):
         name, _, split = place.removeprefix("tfds:").rpartition(":")
-        require(bool(name), f"{place} names no split; write tfds:NAME:SPLIT, tfds:voc/2007:test")
+        require(
+            bool(name), f"{place} names no split; write tfds:NAME:SPLIT, such as tfds:voc/2007:test"
+        )
         return scan_tfds(name, split)
     if Path(place).is_dir():
         return scan_folder(Path(place))

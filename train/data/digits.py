@@ -11,21 +11,21 @@ from PIL import Image
 
 from train.data.pictures import Picture
 
-HELD_OUT = 0.2  # share of the scans, the last ones, that only held-out scenes show
-OBJECTS = (1, 6)  # in a scene
-SIDE = (0.14, 0.42)  # height of a digit, as a share of the scene's side
-CONTRAST = (50.0, 150.0)  # gray levels between a digit and what is behind it
-OVERLAP = 0.1  # largest share of the smaller of two boxes that the other may cover
-INK = 0.3  # a pixel belongs to a digit where the digit covers this share of it
+HELD_OUT = 0.2  # fraction of the scans, the last ones, that only held-out scenes show
+OBJECTS = (1, 6)  # least and most in a scene
+SIDE = (0.14, 0.42)  # height of a digit, as a fraction of the scene's side
+CONTRAST = (50.0, 150.0)  # gray levels between a digit and its background
+OVERLAP = 0.1  # largest fraction of the smaller of two boxes that the other may cover
+INK = 0.3  # a pixel belongs to a digit that covers at least this fraction of it
 
 
 @dataclass(frozen=True)
 class DigitScenes:
     """Scenes composed of scikit-learn's scans of handwritten digits (8 x 8, 16 gray levels).
 
-    Scene `i` depends on the seed, the split and `i` alone. Digits differ in size, position, colour
-    and width; what is behind them in colour, gradient and noise. Training and held-out scenes
-    share no scan.
+    Scene `i` depends only on the seed, the split and `i`. Digits differ in size, position, colour
+    and width; backgrounds differ in colour, gradient and noise. Training and held-out scenes have
+    no scans in common.
     """
 
     count: int
@@ -35,19 +35,19 @@ class DigitScenes:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The ten digits."""
+        """Class names: the ten digits."""
         return tuple("0123456789")
 
     @property
     def most_objects(self) -> int:
-        """The most objects that a scene has."""
+        """The largest number of objects in a scene."""
         return OBJECTS[1]
 
     def __len__(self) -> int:
         return self.count
 
     def load(self, index: int, needed: int) -> Picture:
-        """Composes a scene, always at its full size."""
+        """Composes a scene, always at full size."""
         del needed
         rng = np.random.default_rng([self.seed, int(self.held_out), int(index)])
         canvas = _background(rng, self.size)
@@ -76,7 +76,7 @@ class DigitScenes:
         return {"images": self.count, "classes": 10, "side": self.size, "crc32": crc32}
 
     def _digit(self, rng: np.random.Generator) -> tuple[Float32[np.ndarray, "h w"], int]:
-        """Draws a scan and its size; returns how much of each pixel it covers, and its label."""
+        """Draws a scan and its size; returns the covered fraction of each pixel, and its label."""
         scans, labels = _scans()
         first_held_out = round(len(scans) * (1 - HELD_OUT))
         low, high = (first_held_out, len(scans)) if self.held_out else (0, first_held_out)
@@ -94,14 +94,14 @@ class DigitScenes:
 @functools.cache
 def _scans() -> tuple[Float32[np.ndarray, "scans 8 8"], Int32[np.ndarray, "scans"]]:
     """All 1797 scans, ink from 0 to 1, and their labels."""
-    from sklearn.datasets import load_digits  # takes a second: only when scenes are made
+    from sklearn.datasets import load_digits  # takes a second
 
     digits: Any = load_digits()
     return (digits.images / 16).astype(np.float32), digits.target.astype(np.int32)
 
 
 def _background(rng: np.random.Generator, size: int) -> Float32[np.ndarray, "S S 3"]:
-    """A colour, a gradient in one direction, and noise."""
+    """A colour, a gradient and noise."""
     colour = rng.uniform(30, 225, 3)
     slope = rng.uniform(-50, 50, (2, 3))
     at = np.linspace(-0.5, 0.5, size, dtype=np.float32)
@@ -112,7 +112,7 @@ def _background(rng: np.random.Generator, size: int) -> Float32[np.ndarray, "S S
 
 
 def _ink_box(cover: Float32[np.ndarray, "h w"]) -> tuple[int, int, int, int]:
-    """The bounds of a digit inside its rectangle: left, top, right, bottom."""
+    """The bounds of a digit in its rectangle: left, top, right, bottom."""
     ink = cover >= INK
     rows, columns = np.flatnonzero(ink.any(1)), np.flatnonzero(ink.any(0))
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
@@ -124,7 +124,7 @@ def _place(
     boxes: list[tuple[int, int, int, int]],
     size: int,
 ) -> tuple[int, int] | None:
-    """Draws where the rectangle's corner goes, 20 times at most, None if there is no room."""
+    """Draws the corner of a rectangle, at most 20 times; None if there is not enough room."""
     height, width = cover.shape
     left, top, right, bottom = _ink_box(cover)
     for _ in range(20):
@@ -136,7 +136,7 @@ def _place(
 
 
 def _covered(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> float:
-    """The share of the smaller box that the other one covers."""
+    """The fraction of the smaller box that the other one covers."""
     width = max(min(a[2], b[2]) - max(a[0], b[0]), 0)
     height = max(min(a[3], b[3]) - max(a[1], b[1]), 0)
     smaller = min((box[2] - box[0]) * (box[3] - box[1]) for box in (a, b))
@@ -149,7 +149,7 @@ def _paint(
     cover: Float32[np.ndarray, "h w"],
     place: tuple[int, int],
 ) -> tuple[int, int, int, int]:
-    """Blends a digit into the canvas in a colour that differs from what is there; its box."""
+    """Blends a digit into the canvas in a contrasting colour; returns its box."""
     (x, y), (height, width) = place, cover.shape
     behind = canvas[y : y + height, x : x + width]
     level = behind.mean()

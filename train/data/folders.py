@@ -229,7 +229,7 @@ def _reason_by_size(name: str, size: int, suffixes: Collection[str]) -> str | No
 def _members(
     archive: zipfile.ZipFile | tarfile.TarFile,
 ) -> Iterable[tuple[str, int, bool]]:
-    """Name, size in bytes, and whether it is a link, of all that are no folder."""
+    """Name, size in bytes, and whether it is a link, of all members that are not folders."""
     if isinstance(archive, tarfile.TarFile):
         return [(m.name, m.size, m.issym() or m.islnk()) for m in archive if not m.isdir()]
     return [

@@ -1,4 +1,4 @@
-"""Where a picture lies on a canvas: letterbox, mosaic and zoom as one scale and shift a picture."""
+"""Where a picture is on a canvas: letterbox, mosaic and zoom as one scale and shift."""
 
 import math
 from typing import NamedTuple
@@ -11,18 +11,18 @@ from train.data.pictures import Picture
 
 
 class Placement(NamedTuple):
-    """Point -> scale * point + offset, from pixels of a picture to pixels of a canvas."""
+    """The map `scale * point + offset` from pixels of a picture to pixels of a canvas."""
 
     scale: tuple[float, float]  # x, y
     offset: tuple[float, float]  # x, y, in pixels of the canvas
-    window: tuple[float, float, float, float]  # left, top, right, bottom: nothing shows outside
+    window: tuple[float, float, float, float]  # left, top, right, bottom; nothing is drawn outside
 
     def boxes(self, boxes: Float32[np.ndarray, "N 4"]) -> Float[np.ndarray, "N 4"]:
         """Boxes of the picture on the canvas, not clipped."""
         return boxes * np.tile(self.scale, 2) + np.tile(self.offset, 2)
 
     def then(self, gain: float, offset: tuple[float, float]) -> "Placement":
-        """The same after another scale and shift."""
+        """This placement followed by another scale and shift."""
         shift = np.tile(offset, 2)
         (sx, sy), (x, y) = self.scale, self.offset
         return Placement(
@@ -33,9 +33,9 @@ class Placement(NamedTuple):
 
 
 class Letterbox(NamedTuple):
-    """A picture in the middle of a square: its size there, and the border around it."""
+    """A picture in the middle of a square: its size and the borders around it."""
 
-    ratio: float  # of sizes, before rounding
+    ratio: float  # new size over old, before rounding
     width: int
     height: int
     top: int
@@ -47,13 +47,13 @@ class Letterbox(NamedTuple):
 def letterbox(height: int, width: int, size: int, *, upscale: bool = True) -> Letterbox:
     """Centres a picture in a square of side `size`: ratio `min(size / height, size / width)`.
 
-    Sides are rounded, to at least 1 pixel; an odd border is one pixel wider below and right.
+    Sides are rounded, to at least 1 pixel; odd borders are one pixel wider below and on the right.
 
     Args:
         height: of the picture, in pixels.
         width: of the picture, in pixels.
         size: side of the square, in pixels.
-        upscale: also enlarge pictures smaller than the square.
+        upscale: also enlarge pictures that are smaller than the square.
 
     Returns:
         The size of the picture in the square and its borders, in pixels.
@@ -79,17 +79,17 @@ def letterboxed(size: tuple[int, int], side: int) -> Placement:
 
 
 def fitted_size(size: tuple[int, int], side: int) -> tuple[int, int]:
-    """Width and height when the longer side becomes `side`, fractions rounded up."""
+    """Width and height when the longer side becomes `side`, rounded up."""
     longer = max(size)
     width, height = (min(math.ceil(length * side / longer), side) for length in size)
     return width, height
 
 
 def draw(canvas: Image.Image, picture: Picture, placement: Placement) -> None:
-    """Draws a picture onto a canvas, resampled once; shrinking averages what a pixel covers.
+    """Draws a picture onto a canvas with one resampling; shrinking averages covered pixels.
 
-    A canvas pixel shows the picture if its centre lies on it, so that an edge of the picture is at
-    most half a pixel from where the placement puts it.
+    A canvas pixel shows the picture if its centre is on it, so an edge of the picture is at most
+    half a pixel from its exact position.
     """
     start, stop = [], []  # in canvas pixels
     box_start, box_stop = [], []  # in image pixels

@@ -29,7 +29,7 @@ ARCHIVE_ERRORS = (
 
 @dataclass(frozen=True, kw_only=True)
 class ImageData:
-    """Where the images are from, and how training changes them."""
+    """Where the images come from, and how training augments them."""
 
     path: Path | None = None
     """Folder with train.zip and test.zip, or .tar, .tar.gz, or folders train and test (in each, one
@@ -59,7 +59,7 @@ class LabelledImages(NamedTuple):
         return self._replace(images=self.images[:count], labels=self.labels[:count])
 
     def fingerprint(self) -> dict[str, int | str]:
-        """Count and checksum, to tell whether the data changed."""
+        """Count and checksum, to detect whether the data changed."""
         crc32 = zlib.crc32(self.labels.tobytes(), zlib.crc32(self.images.tobytes()))
         return {"images": len(self.labels), "crc32": crc32}
 
@@ -68,13 +68,13 @@ def read_images(data: ImageData) -> tuple[LabelledImages, LabelledImages]:
     """Reads training and held-out images.
 
     Args:
-        data: where they are.
+        data: where the images are.
 
     Returns:
         Training and held-out images, of the same size and classes.
 
     Raises:
-        BadInput: missing or unreadable; naming the file.
+        BadInput: missing or unreadable images; the message names the file.
     """
     if data.path is None:
         return digits()
@@ -112,33 +112,33 @@ def digits() -> tuple[LabelledImages, LabelledImages]:
 def training_batches(
     training: LabelledImages, data: ImageData, *, batch_size: int, seed: int
 ) -> grain.MapDataset:
-    """Batches of shuffled, changed images without end: element `k` is the batch of step `k`.
+    """An endless dataset of batches of shuffled, augmented images; element `k` is for step `k`.
 
-    Every pass has its own order and changes, drawn from the seed. With several processes, each
+    Every pass has its own order and augmentation, drawn from the seed. With several processes, each
     makes its own part of every batch.
 
     Args:
         training: the images.
-        data: how they are changed.
-        batch_size: images a batch, over all processes.
-        seed: of order and changes.
+        data: how they are augmented.
+        batch_size: images per batch, over all processes.
+        seed: of order and augmentation.
 
     Returns:
         A dataset of uint8 `[batch_size / processes, H, W, C]` and int32 labels.
     """
 
     def example(index: int, rng: np.random.Generator) -> tuple[np.ndarray, np.int32]:
-        return _changed(training.images[index], data, rng), training.labels[index]
+        return _augmented(training.images[index], data, rng), training.labels[index]
 
     order = grain.MapDataset.range(len(training.labels)).seed(seed).shuffle().repeat()
     mine = order.random_map(example)[jax.process_index() :: jax.process_count()]
     return mine.batch(batch_size // jax.process_count(), drop_remainder=True)
 
 
-def _changed(
+def _augmented(
     image: UInt8[np.ndarray, "H W C"], data: ImageData, rng: np.random.Generator
 ) -> UInt8[np.ndarray, "H W C"]:
-    """An image, shifted and mirrored at random."""
+    """An image, randomly shifted and mirrored."""
     if data.shift:
         height, width, _ = image.shape
         down, right = rng.integers(0, 2 * data.shift + 1, size=2)
@@ -149,7 +149,7 @@ def _changed(
 
 
 def _place(folder: Path, split: str) -> Path | None:
-    """The archive of a split, or else its folder; None if there is neither."""
+    """The archive of a split, otherwise its folder; None if there is neither."""
     archives = [folder / f"{split}{suffix}" for suffix in ARCHIVES]
     places = [*(p for p in archives if p.is_file()), folder / split]
     return places[0] if places[0].exists() else None

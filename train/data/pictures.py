@@ -1,4 +1,4 @@
-"""Pictures with labelled boxes: how they are held, decoded and checked, and how trouble is told."""
+"""Pictures with labelled boxes: how they are held and cached, and how problems are reported."""
 
 import bisect
 import functools
@@ -18,14 +18,14 @@ from train.data.decoding import GRAY, decode
 from train.data.folders import describe
 from train.errors import one_line
 
-Trouble = tuple[str, str]  # what was wrong and what became of it; the file it was found in
+Trouble = tuple[str, str]  # what was wrong and what was done; the file, with a detail
 
 
 class Picture(NamedTuple):
     """A decoded picture and its objects.
 
-    The image may be smaller than the picture by a whole factor, which saves decoding: one of its
-    pixels stands for `reduced` x `reduced` pixels of the picture.
+    To save decoding time, the image may be smaller than the picture by an integer factor: one of
+    its pixels stands for `reduced` x `reduced` pixels of the picture.
     """
 
     image: Image.Image  # RGB, size ceil(width / reduced) x ceil(height / reduced)
@@ -36,7 +36,7 @@ class Picture(NamedTuple):
 
 
 class Pictures(Protocol):
-    """Random access to pictures: cheap to pickle, and the same at every call."""
+    """Random access to pictures: cheap to pickle, with the same result for every call."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -45,7 +45,7 @@ class Pictures(Protocol):
 
     @property
     def most_objects(self) -> int:
-        """The most objects that a picture has."""
+        """The largest number of objects in a picture."""
         ...
 
     def __len__(self) -> int: ...
@@ -60,9 +60,9 @@ class Pictures(Protocol):
 
 
 class Entry(NamedTuple):
-    """A usable picture as its folder or record describes it."""
+    """A usable picture as described by its folder or record."""
 
-    key: str  # what messages call it
+    key: str  # its name in messages
     size: tuple[int, int]  # width and height, in pixels
     crc32: int  # of the encoded image
     objects: list[tuple[str, tuple[float, float, float, float]]]  # class name, box in pixels
@@ -77,7 +77,7 @@ class Encoded(Protocol):
 
 
 class Files:
-    """The contents of files, read when asked for."""
+    """The contents of files, read on access."""
 
     def __init__(self, paths: Iterable[Path]) -> None:
         self._paths = tuple(str(path) for path in paths)  # strings pickle faster than paths
@@ -104,17 +104,17 @@ class Annotated:
 
     @property
     def most_objects(self) -> int:
-        """The most objects that a picture has."""
+        """The largest number of objects in a picture."""
         return int(np.diff(self.ends).max(initial=0))
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def load(self, index: int, needed: int) -> Picture:
-        """Decodes a picture; one that no longer can be is gray and has no objects.
+        """Decodes a picture; one that can no longer be decoded becomes gray, without objects.
 
-        Every picture was decoded once before training, so this takes a disk that fails. What
-        stands in its place keeps every other position of the data, and a resumed run, exact.
+        Every picture was decoded once before training, so this happens only if a disk fails. The
+        substitute keeps all other positions of the data, and thus resumed runs, exact.
         """
         width, height = (int(side) for side in self.sizes[index])
         try:
@@ -123,7 +123,7 @@ class Annotated:
         except Exception as error:  # decoders raise anything
             warn_once(
                 f"{self.keys[index]} can no longer be read ({error}); a gray picture without "
-                "objects stands in for it"
+                "objects takes its place"
             )
             image = Image.new("RGB", (width, height), GRAY)
             return Picture(image, (width, height), np.zeros((0, 4), np.float32), _NO_LABELS)
@@ -147,7 +147,7 @@ class Annotated:
 
 
 class Cache:
-    """Pictures that stay in memory once decoded, as long as there is room; not pickled."""
+    """Pictures that stay in memory once decoded, while there is room; pickled without them."""
 
     def __init__(self, pictures: Pictures, mebibytes: int) -> None:
         self._pictures, self._mebibytes = pictures, mebibytes
@@ -161,25 +161,25 @@ class Cache:
 
     @property
     def most_objects(self) -> int:
-        """The most objects that a picture has."""
+        """The largest number of objects in a picture."""
         return self._pictures.most_objects
 
     def __len__(self) -> int:
         return len(self._pictures)
 
     def load(self, index: int, needed: int) -> Picture:
-        """Decodes a picture, the first time; `needed` must be the same at every call."""
+        """Decodes a picture on its first call; `needed` must be the same in every call."""
         picture = self._kept.get(index)
         if picture is None:
             picture = self._pictures.load(index, needed)
-            size = 4 * picture.image.width * picture.image.height  # Pillow keeps 4 bytes a pixel
+            size = 4 * picture.image.width * picture.image.height  # Pillow keeps 4 bytes per pixel
             if size <= self._free:
                 self._free -= size
                 self._kept[index] = picture
         return picture
 
     def fingerprint(self) -> dict[str, int | str]:
-        """That of the pictures."""
+        """The fingerprint of the pictures."""
         return self._pictures.fingerprint()
 
     def __reduce__(self) -> tuple[type["Cache"], tuple[Pictures, int]]:
@@ -187,11 +187,13 @@ class Cache:
 
 
 def _factor(size: tuple[int, int], decoded: tuple[int, int]) -> int:
-    """By which factor a picture was reduced when it was decoded."""
+    """The factor by which a picture was reduced when it was decoded."""
     for factor in (1, 2, 4, 8):
         if decoded == tuple(-(-side // factor) for side in size):
             return factor
-    raise ValueError(f"it was {size[0]} x {size[1]} pixels, and decodes to {decoded} now")
+    raise ValueError(
+        f"it had {size[0]} x {size[1]} pixels, and has {decoded[0]} x {decoded[1]} now"
+    )
 
 
 _NO_LABELS = np.zeros(0, np.int32)
@@ -204,7 +206,7 @@ def annotated(
 
     Args:
         names: class names; objects of other classes are dropped.
-        scans: for each place the encoded pictures and, in the same order, their entries.
+        scans: the encoded pictures of each place and, in the same order, their entries.
 
     Returns:
         The pictures, and what was dropped.

@@ -1,4 +1,4 @@
-"""Pascal VOC, and data sets with the same features, as TensorFlow Datasets prepared them."""
+"""Pascal VOC, and data sets with the same features, as prepared by TensorFlow Datasets."""
 
 import zlib
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from train.errors import BadInput, one_line, require
 
 
 class Records:
-    """The encoded images of some records of a TFDS data source."""
+    """The encoded images of selected records of a TFDS data source."""
 
     def __init__(self, source: Sequence[Any], indices: Sequence[int]) -> None:
         self._source, self._indices = source, tuple(indices)
@@ -28,18 +28,19 @@ class Records:
 
 
 def scan_tfds(name: str, split: str) -> Scan:
-    """Reads the records of a detection data set that TFDS has prepared as array_record.
+    """Reads the records of a detection data set that TFDS prepared as array_record.
 
     Args:
-        name: of the data set, "voc/2007".
-        split: as TFDS writes it, "train+validation", "test".
+        name: of the data set, such as "voc/2007".
+        split: as TFDS writes it, such as "train+validation" or "test".
 
     Returns:
         Usable pictures in the order of the records, and what was skipped or changed. Boxes are
-        shifted by a pixel as in VOC folders: the records hold the annotations' own numbers.
+        shifted by one pixel as in VOC folders, since records have the numbers of the annotations.
 
     Raises:
-        BadInput: not prepared (with the command that does), no such split, other features.
+        BadInput: a data set that is not prepared (the message has the command that does it), an
+            unknown split, or other features.
     """
     source, info = _open(name, split)
     labels = info.features["objects"]["label"].names
@@ -64,9 +65,9 @@ def scan_tfds(name: str, split: str) -> Scan:
 
 
 def _open(name: str, split: str) -> tuple[Any, Any]:
-    """The data source with images left encoded, and what TFDS knows about the data set."""
+    """The data source with images left encoded, and the description of the data set."""
     builder = open_dataset(name, None, option="$TFDS_DATA_DIR")
-    import tensorflow_datasets as tfds  # imported by now; takes two seconds where it is not used
+    import tensorflow_datasets as tfds  # a slow import, done by now
 
     features: dict[str, Any] = dict(builder.info.features.items())
     objects = features.get("objects")
@@ -88,10 +89,10 @@ def _open(name: str, split: str) -> tuple[Any, Any]:
 def _objects(
     objects: dict[str, Any], labels: Sequence[str], size: tuple[int, int]
 ) -> tuple[list[tuple[str, tuple[float, float, float, float]]], list[str]]:
-    """Class names and boxes of the objects that are not difficult; what was dropped or clipped."""
+    """Names and boxes of objects that are not difficult; and what was dropped or clipped."""
     found, trouble = [], []
     width, height = size
-    # a list of arrays, empty for no object, in a real data source; one array in a mocked one
+    # real data sources give a list of arrays, empty without objects; mocked ones give an array
     boxes = np.asarray(objects["bbox"], np.float64).reshape(-1, 4)
     difficult = np.asarray(objects.get("is_difficult", [False] * len(boxes)), bool)
     for (top, left, bottom, right), label, hard in zip(

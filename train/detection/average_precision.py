@@ -1,4 +1,4 @@
-"""Average precision of detections, as the specification of the detector has it.
+"""Average precision of detections, as specified for the detector.
 
 Axes: D detections of all pictures together, T thresholds of overlap, P classes with objects.
 """
@@ -13,7 +13,7 @@ from train.detection.matching import Matches
 
 RECALLS = np.linspace(0, 1, 101)
 CONFIDENCES = np.linspace(0, 1, 1000)
-SMOOTHING = 101  # confidences that a value of the F1 curve is averaged over
+SMOOTHING = 101  # number of confidences over which the F1 curve is averaged
 
 Curve = Float[np.ndarray, " D"]
 Area = Callable[[Curve, Curve], float]  # recall, precision -> average precision
@@ -21,14 +21,14 @@ Area = Callable[[Curve, Curve], float]  # recall, precision -> average precision
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Average precision and its parts, of the classes that have objects."""
+    """Average precision and its parts, for the classes that have objects."""
 
     classes: Int[np.ndarray, " P"]
     objects: Int[np.ndarray, " P"]  # how many
     average_precision: Float[np.ndarray, "P T"]
     precision: Float[np.ndarray, " P"]  # at IoU 0.5 and `confidence`
-    recall: Float[np.ndarray, " P"]  # likewise
-    confidence: float  # where the smoothed mean of F1 over the classes is largest
+    recall: Float[np.ndarray, " P"]  # at IoU 0.5 and `confidence`
+    confidence: float  # where the smoothed mean F1 of the classes is largest
     curves: Float[np.ndarray, "P 101"]  # precision at the recalls 0, 0.01, ... 1, at IoU 0.5
     false_positives: int  # at IoU 0.5 and `confidence`, those of classes without objects included
 
@@ -51,8 +51,8 @@ class Evaluation:
 def at_recalls(recall: Curve, precision: Curve) -> Float[np.ndarray, "101"]:
     """Precision at the recalls 0, 0.01, ... 1, linear between the points of its envelope.
 
-    The envelope is the largest precision at a recall or beyond; it falls to 0 at the last recall,
-    at that recall itself too.
+    The envelope is the largest precision at a recall or above; it falls to 0 at the last recall,
+    including that recall itself.
     """
     end = recall[-1] if len(recall) else 0.0
     recall = np.concatenate([[0.0], recall, [end, 1.0]])
@@ -62,7 +62,7 @@ def at_recalls(recall: Curve, precision: Curve) -> Float[np.ndarray, "101"]:
 
 
 def trapezoids(recall: Curve, precision: Curve) -> float:
-    """Area under `at_recalls`: of perfect detections 0.995, for the fall at recall 1 has width.
+    """Area under `at_recalls`: 0.995 for perfect detections, since the fall at 1 has a width.
 
     Example:
         >>> round(trapezoids(np.array([0.5, 1.0]), np.array([1.0, 1.0])), 6)
@@ -72,7 +72,7 @@ def trapezoids(recall: Curve, precision: Curve) -> float:
 
 
 def steps(recall: Curve, precision: Curve) -> float:
-    """COCO's average: the largest precision at a recall or beyond, mean over the 101 recalls.
+    """The average of COCO: the largest precision at a recall or above, mean over 101 recalls.
 
     Example:
         >>> steps(np.array([0.5, 1.0]), np.array([1.0, 1.0]))
@@ -83,15 +83,15 @@ def steps(recall: Curve, precision: Curve) -> float:
 
 
 def evaluate(matches: Matches, *, area: Area = trapezoids) -> Evaluation:
-    """Average precision of every class that has objects, and where F1 is best.
+    """Computes the average precision of every class that has objects, and where F1 is best.
 
     Args:
         matches: of all pictures.
-        area: average precision from a class's recall and precision after 1, 2, ... detections.
+        area: average precision from recall and precision of a class after 1, 2, ... detections.
 
     Returns:
-        The parts that means and tables are made of. Without any object, there are no classes, and
-        every detection is a false positive.
+        The parts of means and tables. Without objects there are no classes, and every detection is
+        a false positive.
     """
     present = np.flatnonzero(matches.objects)
     order = np.argsort(-matches.scores, kind="stable")
@@ -101,7 +101,7 @@ def evaluate(matches: Matches, *, area: Area = trapezoids) -> Evaluation:
     for i, kind in enumerate(present):
         rows = order[matches.classes[order] == kind]
         if not rows.size:
-            continue  # objects that nothing was taken for: zeros
+            continue  # no detections: zeros
         correct = np.cumsum(matches.correct[rows], 0)
         recall = correct / (matches.objects[kind] + 1e-16)
         precision = correct / np.arange(1, len(rows) + 1)[:, None]
@@ -127,6 +127,6 @@ def evaluate(matches: Matches, *, area: Area = trapezoids) -> Evaluation:
 
 
 def _smoothed(values: Curve) -> Curve:
-    """Mean over a window, the edges repeated."""
+    """Mean over a window, with repeated edges."""
     padded = np.pad(values, SMOOTHING // 2, mode="edge")
     return np.convolve(padded, np.full(SMOOTHING, 1 / SMOOTHING), mode="valid")

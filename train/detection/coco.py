@@ -1,7 +1,7 @@
-"""The twelve numbers of the COCO protocol, by its own evaluator: a check on our average precision.
+"""The twelve numbers of the COCO protocol by its own evaluator: a check of our average precision.
 
-They differ from ours a little, since the protocol takes steps where ours is linear, at most 100
-detections a picture, and sizes in pixels of the original picture.
+They differ slightly from ours: the protocol uses steps where ours interpolates linearly, at most
+100 detections per picture, and sizes in pixels of the original picture.
 """
 
 import contextlib
@@ -28,26 +28,26 @@ def coco_numbers(
     confidence: float = 0.001,
     most: int = 100,
 ) -> dict[str, float]:
-    """Average precision and recall, by pycocotools; the arrays are those of `matching.match`.
+    """Average precision and recall by pycocotools; the arrays are those of `matching.match`.
 
     Args:
-        detections: corners, score, class. Rows of a score that is not above `confidence` do not
+        detections: corners, score, class. Rows whose score is not above `confidence` do not
             count.
         boxes: corners of the objects, in the same frame.
         labels: their classes.
-        valid: False for rows that fill.
-        scale: pixels of the frame a pixel of the original picture, along x and y.
+        valid: False for padding.
+        scale: pixels of the frame per pixel of the original picture, along x and y.
         classes: number of classes.
         confidence: scores must be above it.
-        most: detections of a class a picture that count, the most confident ones.
+        most: how many detections per class and picture count, the most confident ones.
 
     Returns:
-        The numbers by name; -1 where no object is of such a size.
+        The numbers by name; -1 where no object has such a size.
     """
-    from pycocotools.coco import COCO  # here: a third of a second that training does not need
+    from pycocotools.coco import COCO  # slow, and not needed for training
     from pycocotools.cocoeval import COCOeval
 
-    zoom = np.tile(scale, 2)  # shifts of a frame change neither overlaps nor areas
+    zoom = np.tile(scale, 2)  # offsets change neither overlaps nor areas
     truth, found = COCO(), COCO()
     annotations = [
         _annotation(i, box / zoom[i], kind)
@@ -78,7 +78,7 @@ def coco_numbers(
 
 
 def _annotation(picture: int, box: Float[np.ndarray, "4"], kind: float) -> dict[str, Any]:
-    """A box as the evaluator has it: corner and size, which it wants not to be negative."""
+    """A box in the form of the evaluator: corner and size, which may not be negative."""
     width, height = np.maximum(box[2:] - box[:2], 0).tolist()
     return {
         "image_id": picture,

@@ -1,4 +1,4 @@
-"""Detections drawn onto their picture: a frame, a name and a score each."""
+"""Detections drawn onto their picture, each with a frame, a name and a score."""
 
 import colorsys
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from train.fonts import font_file, label_of
 
-LEAST_SIDE = 640  # pixels; a smaller picture is enlarged, so that labels can be read
+LEAST_SIDE = 640  # pixels; smaller pictures are enlarged, so that labels can be read
 WHITE, BLACK = (255, 255, 255), (0, 0, 0)
 
 Colour = tuple[int, int, int]
@@ -23,17 +23,17 @@ def draw_detections(
     confidence: float = 0.25,
     objects: Float[np.ndarray, "M 4"] | None = None,
 ) -> Image.Image:
-    """Draws what was found, and thinly in white what is there.
+    """Draws detections in colour, and known objects as thin white frames.
 
     Args:
-        picture: of any size; it is not changed.
+        picture: of any size; not changed.
         detections: corners in pixels of the picture, score, class.
         names: of the classes, by label; `class 3` is drawn for one that the font cannot show.
-        confidence: detections of a lower score are left out; the most confident is drawn last.
-        objects: corners of the objects, if they are known.
+        confidence: detections with a lower score are left out; the most confident is drawn last.
+        objects: corners of the objects, if known.
 
     Returns:
-        A new picture in RGB, a whole number of times as large, its longer side at least 640 pixels.
+        A new picture in RGB, enlarged by an integer factor to a longer side of at least 640 pixels.
     """
     scale = -(-LEAST_SIDE // max(picture.size))
     size = picture.width * scale, picture.height * scale
@@ -54,13 +54,13 @@ def draw_detections(
 
 
 def class_colour(kind: int) -> Colour:
-    """A bright colour, far from those of the classes before it: hues by the golden ratio."""
+    """A bright colour that differs from those of the classes before: hues by the golden ratio."""
     red, green, blue = colorsys.hsv_to_rgb(kind * 0.618034 % 1, 0.85, 1.0)
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
 def _ordered(box: np.ndarray) -> tuple[float, float, float, float]:
-    """Corners of a box that may be turned inside out, as the drawing library wants them."""
+    """Corners of a box that may be inverted, in the order that the drawing library needs."""
     left, top, right, bottom = np.nan_to_num(np.asarray(box, float)).tolist()
     return min(left, right), min(top, bottom), max(left, right), max(top, bottom)
 
@@ -73,7 +73,7 @@ def _label(
     font: ImageFont.FreeTypeFont,
     size: tuple[int, int],
 ) -> None:
-    """Writes on a plate above the box, or where the picture's edge leaves room."""
+    """Writes a label above the box, or inside the picture if there is not enough room."""
     _, _, width, height = pen.textbbox((0, 0), text, font=font)
     width, height = width + 4, height + 4
     x = min(max(box[0], 0), max(size[0] - width, 0))

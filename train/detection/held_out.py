@@ -36,22 +36,22 @@ Metrics = dict[str, Float[Array, ""]]
 
 
 class Judged(NamedTuple):
-    """Detections of a batch, and what they are judged by; on all devices."""
+    """Detections of a batch and what they are compared with; replicated on all devices."""
 
     rows: Float[Array, "B K 6"]  # corners in pixels, score, class
     targets: Targets
-    pictures: Int32[Array, "B"]  # which they are; -1 for filling
-    scale: Float[Array, "B 2"]  # pixels of the input a pixel of the picture
+    pictures: Int32[Array, "B"]  # their indices; -1 for padding
+    scale: Float[Array, "B 2"]  # pixels of the input per pixel of the picture
     losses: Metrics
 
 
 def pixels(batch: Tree) -> Float[Array, "B S S 3"]:
-    """Images as the model takes them."""
+    """Images in the form of the model's input."""
     return batch["image"].astype(jnp.float32) / 255.0
 
 
 def batch_targets(batch: Tree) -> Targets:
-    """Objects as the loss takes them: corners in pixels."""
+    """Objects in the form of the loss: corners in pixels."""
     side = batch["image"].shape[1]
     return Targets(corners(batch["boxes"] * side), batch["labels"], batch["valid"])
 
@@ -59,20 +59,20 @@ def batch_targets(batch: Tree) -> Targets:
 def named_terms(terms: Metrics) -> Metrics:
     """The terms of the one-to-one head, and their sum as the `loss` of records and curves.
 
-    What is minimized weighs both heads, by weights that change during a run; this is comparable.
+    The objective weighs both heads, with weights that change during a run; this sum is comparable.
     """
     return {"loss": sum(terms.values(), jnp.zeros(())), **terms}
 
 
 class HeldOut:
-    """Held-out pictures, and how good a detector is on them.
+    """Judges a detector on held-out pictures.
 
     Args:
         detect: the model.
         pictures: the held-out part.
         side: of the network's input, in pixels.
-        batch_size: pictures a batch.
-        max_detections: objects an image, at most.
+        batch_size: pictures per batch.
+        max_detections: largest number of detections per image.
         mesh: where the model runs.
         claim: which detection gets an object that several overlap.
         small: pixels; see `detection_loss`.
@@ -115,7 +115,7 @@ class HeldOut:
         )
 
     def metrics(self, params: Tree, model_state: Tree) -> dict[str, float]:
-        """Losses (means over the pictures), and precision, recall, mAP of the one-to-one head."""
+        """Losses (means over pictures), and precision, recall and mAP of the one-to-one head."""
         found = self._found(params, model_state, suppress=False)
         weights = [len(x.pictures) for x in found]
         means = {
@@ -125,16 +125,16 @@ class HeldOut:
         return means | self._evaluate(found).summary()
 
     def report(self, params: Tree, model_state: Tree, directory: Path, *, pictures: int) -> str:
-        """Judges both heads; writes tables, curves, and the first pictures with what was found.
+        """Judges both heads; writes tables, curves, and the first pictures with detections.
 
         Args:
             params: of the model.
-            model_state: its running statistics.
+            model_state: running statistics of the model.
             directory: of the run.
-            pictures: how many to draw.
+            pictures: number of pictures to draw.
 
         Returns:
-            The table of the one-to-one head, and a line on the other.
+            The table of the one-to-one head, and a line about the other.
         """
         one, many = (
             self._found(params, model_state, suppress=suppress) for suppress in (False, True)
@@ -157,7 +157,7 @@ class HeldOut:
         )
 
     def _found(self, params: Tree, model_state: Tree, *, suppress: bool) -> list[Any]:
-        """`Judged` of all batches, without the rows that fill, on the host."""
+        """`Judged` of all batches, without padding, on the host."""
         found = []
         for _, judged in self._passes(params, model_state, suppress=suppress):
             real = judged.pictures >= 0
@@ -166,7 +166,7 @@ class HeldOut:
         return found
 
     def _evaluate(self, found: Sequence[Any]) -> Evaluation:
-        """Average precision of what was found."""
+        """Average precision of the detections."""
         classes = len(self.names)
         return evaluate(
             join(
@@ -176,7 +176,7 @@ class HeldOut:
         )
 
     def _coco(self, found: Sequence[Any]) -> str:
-        """A line of what the evaluator of the COCO protocol says of it."""
+        """A line with the numbers of the COCO protocol."""
         detections, targets, scale = (
             jax.tree.map(lambda *x: np.concatenate(x), *parts)
             for parts in zip(*((x.rows, x.targets, x.scale) for x in found), strict=True)
@@ -199,9 +199,9 @@ class HeldOut:
             )
 
     def _draw(self, params: Tree, model_state: Tree, directory: Path, count: int) -> None:
-        """Draws detections onto the first pictures, as the network sees them: each process its own.
+        """Draws detections onto the first pictures as the network sees them; each process its own.
 
-        All processes pass the same batches through the model, as they have to.
+        All processes have to pass the same batches through the model.
         """
         directory.mkdir(exist_ok=True)
         passes = self._passes(params, model_state, suppress=False)

@@ -1,6 +1,6 @@
-"""Which detections are correct: same class as an object, enough overlap, and no better claim to it.
+"""Which detections are correct: the class of an object, enough overlap, and the best claim to it.
 
-Axes: N pictures, K detections and M objects a picture, D detections of all pictures together,
+Axes: N pictures, K detections and M objects per picture, D detections of all pictures together,
 T thresholds of overlap, C classes.
 """
 
@@ -17,16 +17,16 @@ Claim = Callable[[Float[np.ndarray, "K M"], Float[np.ndarray, " T"]], Bool[np.nd
 
 
 class Matches(NamedTuple):
-    """What is known of detections and objects once they are matched; of any number of pictures."""
+    """Matched detections and objects of any number of pictures."""
 
-    correct: Bool[np.ndarray, "D T"]  # whether a detection claimed an object, by threshold
+    correct: Bool[np.ndarray, "D T"]  # whether a detection claimed an object, per threshold
     scores: Float[np.ndarray, " D"]
     classes: Int[np.ndarray, " D"]
-    objects: Int[np.ndarray, " C"]  # how many there are
+    objects: Int[np.ndarray, " C"]  # number per class
 
 
 def claim_best_free(overlaps: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """In order of confidence a detection claims the free object it overlaps most, if by enough.
+    """In order of confidence, each detection claims the free object that it overlaps most.
 
     Example:
         >>> overlaps = np.array([[0.9, 0.6], [0.8, 0.7]])  # both prefer the first object
@@ -70,26 +70,26 @@ def match(
     claim: Claim = claim_best_free,
     thresholds: Float[np.ndarray, " T"] = THRESHOLDS,
 ) -> Matches:
-    """Decides which detections are correct: same class, and enough overlap with an object.
+    """Decides which detections are correct: same class as an object, and enough overlap.
 
     `IoU = intersection / (union + 1e-7)`, in float32.
 
     Args:
-        detections: corners, score, class. Rows of a score that is not above `confidence`, or that
-            is NaN, do not count: fill with zeros. In any order.
+        detections: corners, score, class, in any order. Rows whose score is NaN or not above
+            `confidence` do not count, so pad with zeros.
         boxes: corners of the objects, in the same frame (the network's input).
         labels: their classes.
-        valid: False for rows that fill.
+        valid: False for padding.
         classes: number of classes, C.
         confidence: scores must be above it.
-        claim: who gets an object that several detections overlap.
-        thresholds: of the overlap, at least.
+        claim: which detection gets an object that several overlap.
+        thresholds: least overlaps.
 
     Returns:
-        The matches of all pictures, to be joined with others.
+        The matches of all pictures; `join` combines several.
 
     Raises:
-        ValueError: a class that there is not, of a detection or of an object.
+        ValueError: a detection or an object with an unknown class.
     """
     scored, overlaps = [], []
     for rows, goal, label, real in zip(detections, boxes, labels, valid, strict=True):
@@ -111,19 +111,21 @@ def match(
     for name, values in (("detection", kinds), ("object", present)):
         wrong = values[~np.isin(values, np.arange(classes))]
         if wrong.size:
-            raise ValueError(f"class {wrong[0]:g} of a {name} is none of the {classes} classes")
+            raise ValueError(
+                f"a class of the {name}s is {wrong[0]:g}, not one of the {classes} classes"
+            )
     return Matches(correct, scores, kinds.astype(int), np.bincount(present, minlength=classes))
 
 
 def join(parts: Iterable[Matches]) -> Matches:
-    """The matches of several sets of pictures as one."""
+    """Joins the matches of several sets of pictures."""
     correct, scores, classes, objects = zip(*parts, strict=True)
     joined = (np.concatenate(x) for x in (correct, scores, classes))
     return Matches(*joined, objects=np.sum(objects, 0))
 
 
 def overlap(a: Float[np.ndarray, "K 4"], b: Float[np.ndarray, "M 4"]) -> Float[np.ndarray, "K M"]:
-    """Intersection over union of every pair of boxes given by their corners; float32.
+    """Intersection over union of every pair of boxes given by their corners, in float32.
 
     Example:
         >>> overlap(np.array([[0, 0, 4, 4]]), np.array([[2, 0, 6, 4]])).round(6)

@@ -1,4 +1,4 @@
-"""A trained detector on images of any kind: what is in them, drawn and as numbers."""
+"""A trained detector applied to images: detections drawn and as numbers."""
 
 import json
 from collections import Counter
@@ -29,20 +29,20 @@ def predict(
     side: int,
     confidence: float,
 ) -> None:
-    """Draws what is found in an image, or in all images of a folder.
+    """Draws the detections in an image, or in all images of a folder.
 
     Args:
         find: the detector.
         place: an image, or a folder of images.
-        output: folder for a PNG an image, and `detections.jsonl`: an object a line, of the image's
-            name and `objects`, each with `class`, `score` and `box` (corners in pixels of the
-            image). A line is printed for each image.
+        output: folder for one PNG per image and `detections.jsonl`, whose lines have the name of an
+            `image` and its `objects`, each with `class`, `score` and `box` (corners in pixels of
+            the upright image). One line is printed per image.
         names: of the classes, by label.
         side: of the detector's square input, in pixels.
-        confidence: detections of a lower score are left out.
+        confidence: detections with a lower score are left out.
 
     Raises:
-        BadInput: no such file or folder, or no image in it that can be read.
+        BadInput: no such file or folder, or no images that can be read.
     """
     images = _images(place)
     trouble: list[Trouble] = []
@@ -72,7 +72,7 @@ def predict(
 
 
 def _images(place: Path) -> Listing[Path]:
-    """The image, or the images of the folder in the order of their names."""
+    """The image, or the images of the folder sorted by name."""
     require(place.exists(), f"{place} is neither an image nor a folder of images")
     if not place.is_dir():
         return Listing([place], [])
@@ -84,7 +84,7 @@ def _images(place: Path) -> Listing[Path]:
 
 
 def _detections(find: Find, image: Image.Image, side: int) -> Float[np.ndarray, "K 6"]:
-    """Detections in pixels of the image, clipped to it, by falling score."""
+    """Detections in pixels of the image, clipped to it, by decreasing score."""
     no_boxes, no_labels = np.zeros((0, 4), np.float32), np.zeros(0, np.int32)
     canvas = Image.new("RGB", (side, side), GRAY)
     placement = letterboxed(image.size, side)

@@ -1,4 +1,4 @@
-"""An evaluation for people: a table of the classes, and their precision-recall curves."""
+"""An evaluation for readers: a table of the classes, and their precision-recall curves."""
 
 import unicodedata
 from collections.abc import Sequence
@@ -7,18 +7,18 @@ from pathlib import Path
 from train.detection.average_precision import RECALLS, Evaluation
 from train.fonts import label_of
 
-MOST_LINES = 10  # classes whose curves have a name; of more, only their mean has
+MOST_LINES = 10  # with more classes, only the curve of their mean has a label
 
 
 def class_table(evaluation: Evaluation, names: Sequence[str]) -> str:
-    """A line for every class that has objects, after one for all: precision, recall, mAP.
+    """A line for all classes and one for each class that has objects: precision, recall, AP.
 
     Args:
         evaluation: of a held-out set.
         names: of the classes, by label.
 
     Returns:
-        Aligned columns, and a line with the number of false positives; without a last line end.
+        Aligned columns, and a line with the number of false positives; without a final line end.
         Precision, recall and false positives are those at the confidence where F1 is best.
     """
     all_of_them = evaluation.summary()
@@ -52,12 +52,12 @@ def _width(name: str) -> int:
 
 
 def draw_curves(evaluation: Evaluation, names: Sequence[str], path: Path) -> None:
-    """Draws precision against recall at IoU 0.5: every class, and their mean.
+    """Draws precision against recall at IoU 0.5, for every class and for their mean.
 
     Args:
         evaluation: of a held-out set.
         names: of the classes, by label.
-        path: where the PNG goes.
+        path: the PNG to write.
     """
     from matplotlib.figure import Figure  # not pyplot: no window system, no global state
 

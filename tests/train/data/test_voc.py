@@ -140,9 +140,9 @@ def test_a_file_that_breaks_after_it_was_read_leaves_the_others_in_place(
     np.testing.assert_array_equal(pictures.load(2, 60).image, expected)
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 2
-    assert all("a gray picture without objects stands in for it" in line for line in said)
+    assert all("a gray picture without objects takes its place" in line for line in said)
     assert "JPEGImages/a.jpg" in said[0]
-    assert "it was 60 x 40 pixels" in said[1]
+    assert "it had 60 x 40 pixels, and has 61 x 40 now" in said[1]
 
 
 @pytest.mark.parametrize("size", [(640, 480), (501, 333), (1000, 20), (37, 53), (8, 8)])
@@ -179,7 +179,7 @@ def test_missing_places_are_one_clear_line(tmp_path: Path):
     with pytest.raises(BadInput, match="belong together"):
         DetectionData(train=("a",))
     write_pair(tmp_path, "a", annotation([]))
-    with pytest.raises(BadInput, match="has pictures, but no object in them"):
+    with pytest.raises(BadInput, match="has pictures, but no objects in them"):
         read(str(tmp_path))
 
 

@@ -206,9 +206,9 @@ def test_boxes_without_area_overlap_nothing():
 @pytest.mark.parametrize(
     ("rows", "kinds", "message"),
     [
-        ([[0, 0, 1, 1, 0.5, 3]], [0], "class 3 of a detection is none of the 3 classes"),
-        ([[0, 0, 1, 1, 0.5, 0.5]], [0], "class 0.5 of a detection"),
-        ([[0, 0, 1, 1, 0.5, 0]], [-1], "class -1 of a object"),
+        ([[0, 0, 1, 1, 0.5, 3]], [0], "a class of the detections is 3, not one of the 3 classes"),
+        ([[0, 0, 1, 1, 0.5, 0.5]], [0], "a class of the detections is 0.5, "),
+        ([[0, 0, 1, 1, 0.5, 0]], [-1], "a class of the objects is -1, "),
     ],
 )
 def test_unknown_classes_are_refused(rows, kinds, message):
