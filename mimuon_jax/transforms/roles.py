@@ -67,7 +67,7 @@ def roles_or_undecided(params: Tree, matrices: Matrices = None) -> list[Role]:
         return []
     key = treedef, tuple(_shape(leaf) for leaf in leaves), _identity(matrices)
     try:
-        known = _DECIDED.get(key)
+        known = _DECIDED.pop(key, None)
     except TypeError:  # a structure or an entry that cannot be hashed
         return _decide(params, matrices)
     if known is None:
@@ -76,7 +76,7 @@ def roles_or_undecided(params: Tree, matrices: Matrices = None) -> list[Role]:
         known = _Decision(decided, matrices, is_whole=not is_masked(params))
         while len(_DECIDED) >= _REMEMBERED:
             _DECIDED.pop(next(iter(_DECIDED)), None)
-        _DECIDED[key] = known
+    _DECIDED[key] = known  # the last one used is dropped last
     return list(known.roles)
 
 
@@ -98,8 +98,8 @@ class _Decision(NamedTuple):
     is_whole: bool  # whether no leaf is masked
 
 
-# Decided once per tree structure, shapes and `matrices`: the pieces of a chain cannot disagree. The
-# oldest decisions are dropped first.
+# Decided once per tree structure, shapes and `matrices`: the pieces of a chain cannot disagree. What
+# was not used for longest is dropped first.
 _DECIDED: dict[Hashable, _Decision] = {}
 _REMEMBERED = 128
 
