@@ -98,8 +98,8 @@ class _Decision(NamedTuple):
     is_whole: bool  # whether no leaf is masked
 
 
-# Decided once per tree structure, shapes and `matrices`: the pieces of a chain cannot disagree. What
-# was not used for longest is dropped first.
+# Decided once per tree structure, shapes and `matrices`: the pieces of a chain cannot disagree.
+# What was not used for longest is dropped first.
 _DECIDED: dict[Hashable, _Decision] = {}
 _REMEMBERED = 128
 
