@@ -13,7 +13,11 @@ import numpy as np
 
 from mimuon_jax.linalg.coefficients import DION, JORDAN, Schedule, polar_express
 from mimuon_jax.linalg.coupled_newton import coupled_newton
-from mimuon_jax.linalg.newton_schulz import gram_newton_schulz, newton_schulz
+from mimuon_jax.linalg.newton_schulz import (
+    fast_newton_schulz,
+    gram_newton_schulz,
+    newton_schulz,
+)
 from mimuon_jax.linalg.powers import polar, power
 from tests import spectra
 
@@ -67,11 +71,14 @@ def main() -> None:
     version, backend = jax.__version__, jax.default_backend()
     sizes = {"rows": rows, "synthetic": len(synthetic), "momenta": len(momenta)}
     print(INTRODUCTION.format(version=version, backend=backend, **sizes))
-    print("## Orthogonalizers\n")
-    _table(
-        ["method", "dtype", *(f"{of}, {kind}" for kind in ("synthetic", "momenta") for of in _OF)],
-        _orthogonalizers([synthetic, momenta]),
-    )
+    judged = [f"{of}, {kind}" for kind in ("synthetic", "momenta") for of in _OF]
+    print("## The defaults\n")
+    print(DEFAULTS)
+    header = ["function", "platform and dtype", *judged]
+    _table(header, _orthogonalizers(_defaults(), [synthetic, momenta]))
+    print("\n## Orthogonalizers\n")
+    header = ["method", "dtype", *judged]
+    _table(header, _orthogonalizers(_methods(), [synthetic, momenta]))
     print("\n## Below the interval\n")
     print("What a singular value `s` of `M / ||M||_F` is mapped to, without rounding.\n")
     points = np.array([1e-1, 1e-2, 1e-3, 1e-4, 1e-5])
@@ -83,6 +90,11 @@ def main() -> None:
 
 
 _OF = ("error", "largest", "drift")
+
+DEFAULTS = """\
+With `dtype=None`, the dtype depends on the platform: the fastest that keeps the error. These rows
+round the factors of the products as each platform does, on the backend named above.
+"""
 
 POWERS = """\
 The relative Frobenius error of `U S^p V^T`. The columns give the exponent and, for the coupled
@@ -99,9 +111,11 @@ def _table(header: list[str], rows: Iterable[list[str]]) -> None:
         print(f"| {' | '.join(row)} |", flush=True)
 
 
-def _orthogonalizers(kinds: list[Matrices]) -> Iterable[list[str]]:
+def _orthogonalizers(
+    methods: dict[tuple[str, str], Function], kinds: list[Matrices]
+) -> Iterable[list[str]]:
     """One row per method and dtype: the worst error, largest value and drift of each kind."""
-    for (method, dtype), function in _methods().items():
+    for (method, dtype), function in methods.items():
         cells = []
         for matrices in kinds:
             results = _apply(function, matrices)
@@ -109,6 +123,20 @@ def _orthogonalizers(kinds: list[Matrices]) -> Iterable[list[str]]:
             worst = [max(values) for values in zip(*judged, strict=True)]
             cells += [_short(worst[0]), f"{worst[1]:.4f}", _short(worst[2])]
         yield [method, dtype, *cells]
+
+
+def _defaults() -> dict[tuple[str, str], Function]:
+    """What ``dtype=None`` means, by function, platform and dtype."""
+    chosen = {
+        newton_schulz: ("float32", "float16", "bfloat16"),
+        gram_newton_schulz: ("float32", "float16", "float32"),
+        fast_newton_schulz: ("float32", "float16", "bfloat16"),
+    }
+    return {
+        (f"`{function.__name__}`", f"{platform}: {dtype}"): functools.partial(function, dtype=dtype)
+        for function, dtypes in chosen.items()
+        for platform, dtype in zip(("CPU", "GPU", "TPU"), dtypes, strict=True)
+    }
 
 
 def _methods() -> dict[tuple[str, str], Function]:

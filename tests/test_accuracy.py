@@ -8,7 +8,11 @@ import numpy as np
 import pytest
 
 from mimuon_jax.linalg.coefficients import polar_express
-from mimuon_jax.linalg.newton_schulz import gram_newton_schulz, newton_schulz
+from mimuon_jax.linalg.newton_schulz import (
+    fast_newton_schulz,
+    gram_newton_schulz,
+    newton_schulz,
+)
 from tests import spectra
 
 EIGHT = polar_express(8)
@@ -33,7 +37,12 @@ def matrices() -> dict[str, np.ndarray]:
             0.006,
             1.01,
             id="bfloat16",
-            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            functools.partial(fast_newton_schulz, dtype=jnp.float16),
+            0.006,
+            1.01,
+            id="fast, float16",
         ),
         pytest.param(
             functools.partial(newton_schulz, schedule=EIGHT), 1e-4, 1.0001, id="float32, 8 steps"

@@ -217,6 +217,15 @@ def test_what_travels_differently_is_an_exchange_of_its_own():
 
 
 @pytest.mark.parametrize(
+    ("columns", "width"), [((256, 384), 128), ((512, 512), 512), ((96, 128), None)]
+)
+def test_shards_travel_in_rows_if_all_have_columns_of_whole_vectors(columns, width):
+    rows = (("data",), ())
+    layouts = [layout(8, n, 2, rows, ()) for n in columns]
+    assert [e.width for e in planned(*layouts, devices=2)] == [width]
+
+
+@pytest.mark.parametrize(
     ("max_bytes", "slots"), [(2**30, [10]), (4 * 8 * 8 * 3, [3, 3, 3, 1]), (1, [1] * 10)]
 )
 def test_max_bytes_divides_the_work_by_slots(max_bytes, slots):

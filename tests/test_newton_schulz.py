@@ -1,12 +1,18 @@
 """Newton-Schulz against a float64 rewrite of the polynomial, and its laws."""
 
+import functools
+import re
+
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mimuon_jax.linalg import platforms
 from mimuon_jax.linalg.coefficients import DION, JORDAN, POLAR_EXPRESS, Schedule
+from mimuon_jax.linalg.coupled_newton import coupled_newton
+from mimuon_jax.linalg.measures import spectral_norm
 from mimuon_jax.linalg.newton_schulz import fast_newton_schulz, gram_newton_schulz, newton_schulz
 from mimuon_jax.linalg.products import compute_dtype, product
 from mimuon_jax.linalg.scaling import check_matrices, unit_frobenius, unit_maximum
@@ -112,13 +118,6 @@ def test_gradients_are_finite_even_at_zero():
     chex.assert_tree_all_finite(jax.grad(lambda x: newton_schulz(x).sum())(x))
 
 
-def test_products_are_true_float32():
-    """A product in TF32 or bfloat16 would lose the small term; HLO carries the demand."""
-    x = jnp.asarray(gaussian(24, 40))
-    lowered = jax.jit(product).lower(x, x.mT).as_text()
-    assert "precision = [HIGHEST, HIGHEST]" in lowered
-
-
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_sixteen_bit_products_accumulate_in_float32(dtype):
     a, b = (jnp.asarray(gaussian(*SHAPE, seed=seed)).astype(dtype) for seed in (0, 1))
@@ -128,15 +127,75 @@ def test_sixteen_bit_products_accumulate_in_float32(dtype):
     assert relative(y, exact) < 1e-6
 
 
-def test_sixteen_bit_products_reach_the_tensor_cores():
-    """Off the CPU, the operands of every product stay 16 bits wide."""
-    x = jax.ShapeDtypeStruct(SHAPE, jnp.float32)
-    for dtype, name in ((jnp.bfloat16, "bf16"), (jnp.float16, "f16")):
-        traced = jax.jit(lambda x, dtype=dtype: newton_schulz(x, dtype=dtype)).trace(x)
-        text = traced.lower(lowering_platforms=("cuda",)).as_text()
-        dots = [line for line in text.splitlines() if "dot_general" in line]
-        assert len(dots) == 18
-        assert all(f"x{name}>, tensor<" in dot and "xf32>" in dot for dot in dots)
+def products_on(platform, function, shape=(24, 40)):
+    """Operand dtypes, precision and result dtype of all products, as lowered for a platform."""
+    traced = jax.jit(function).trace(jax.ShapeDtypeStruct(shape, jnp.float32))
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    lines = [line for line in text.splitlines() if "stablehlo.dot_general" in line]
+    assert lines
+    found = [
+        re.search(r"precision = \[(\w+), \1\] : \(.*x(\w+)>, .*x\2>\) -> .*x(\w+)>", line)
+        for line in lines
+    ]
+    assert all(found), lines
+    return {match.group(2, 1, 3) for match in found if match}
+
+
+SINGLE, HALF = ("f32", "HIGHEST", "f32"), ("f16", "HIGHEST", "f32")
+BRAIN = ("bf16", "DEFAULT", "f32")  # one pass of a TPU multiplies exactly these
+
+
+@pytest.mark.parametrize(
+    ("form", "dtype", "wanted"),
+    [
+        (newton_schulz, None, {"cpu": SINGLE, "cuda": HALF, "rocm": HALF, "tpu": BRAIN}),
+        (gram_newton_schulz, None, {"cpu": SINGLE, "cuda": HALF, "rocm": HALF, "tpu": SINGLE}),
+        (fast_newton_schulz, None, {"cpu": SINGLE, "cuda": HALF, "rocm": HALF, "tpu": BRAIN}),
+        (newton_schulz, "float32", {"cpu": SINGLE, "cuda": SINGLE, "tpu": SINGLE}),
+        (fast_newton_schulz, "float32", {"cuda": SINGLE, "tpu": SINGLE}),
+        (newton_schulz, "bfloat16", {"cpu": SINGLE, "cuda": BRAIN, "tpu": BRAIN}),
+        (gram_newton_schulz, "float16", {"cpu": HALF, "cuda": HALF, "tpu": HALF}),
+        (functools.partial(coupled_newton, p=0.5), None, {"cuda": SINGLE, "tpu": SINGLE}),
+        (spectral_norm, None, {"cuda": SINGLE, "tpu": SINGLE}),
+    ],
+)
+def test_products_state_the_precision_of_their_dtype_on_every_platform(form, dtype, wanted):
+    function = form if form is spectral_norm else functools.partial(form, dtype=dtype)
+    assert {p: products_on(p, function) for p in wanted} == {p: {w} for p, w in wanted.items()}
+
+
+def test_the_gram_form_of_sparse_restarts_is_float32_on_a_gpu():
+    sparse = functools.partial(gram_newton_schulz, restarts=(3, 5))
+    assert products_on("cuda", sparse) == {SINGLE}
+
+
+@pytest.mark.parametrize("form", [newton_schulz, gram_newton_schulz, fast_newton_schulz])
+def test_a_loop_of_steps_gives_the_unrolled_result(form, monkeypatch):
+    """The loop is for TPUs; here a CPU runs it."""
+    x = jnp.asarray(gaussian(2, 12, 40))
+    expected = jax.jit(form)(x)
+    unrolled = platforms.repeat
+
+    def rolled(step, x, coefficients, *, rolled):
+        return unrolled(step, x, coefficients, rolled=True)
+
+    for module in ("newton_schulz", "gram"):
+        monkeypatch.setattr(f"mimuon_jax.linalg.{module}.repeat", rolled)
+    looped = lambda x: form(x)  # noqa: E731
+    assert "stablehlo.while" in jax.jit(looped).lower(x).as_text()
+    chex.assert_trees_all_close(jax.jit(looped)(x), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", [newton_schulz, gram_newton_schulz, fast_newton_schulz])
+def test_on_a_tpu_the_steps_are_a_loop(form):
+    traced = jax.jit(form).trace(jax.ShapeDtypeStruct((24, 40), jnp.float32))
+    counts = {
+        platform: traced.lower(lowering_platforms=(platform,)).as_text().count("dot_general")
+        for platform in ("tpu", "cuda")
+    }
+    periods = 3 if form is gram_newton_schulz else 6
+    wide = form is not newton_schulz  # the Gram form on a GPU: 21 products in 3 periods of 2 steps
+    assert counts == {"tpu": (21 if periods == 3 else 18) // periods, "cuda": 21 if wide else 18}
 
 
 def test_normalization():

@@ -14,7 +14,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from optax.contrib import MuonDimensionNumbers
 
-from mimuon_jax.engine import batching
+from mimuon_jax.engine import batching, plan
 from mimuon_jax.engine.axes import from_matrices, to_matrices
 from mimuon_jax.engine.batching import map_matrices
 from mimuon_jax.engine.sharding import of_leaves
@@ -131,6 +131,17 @@ def test_every_layout_gives_the_unsharded_result_and_keeps_its_sharding(devices,
         return map_matrices(cubic, xs, NUMBERS, equivariant=True, shardings=shardings(mesh))
 
     assert_same(run(placed), expected, placed)
+
+
+def test_shards_that_travel_in_rows_give_the_same(expected, monkeypatch):
+    """All the other shards of these tests are so narrow that they travel flattened."""
+    monkeypatch.setattr(plan, "_LANES", 1)
+    plan.plan.cache_clear()  # of plans for vectors of 128
+    placed = place(arrays(), make_mesh(8, EXPLICIT))
+    run = jax.jit(lambda xs: map_matrices(cubic, xs, NUMBERS, equivariant=True))
+    results = run(placed)
+    plan.plan.cache_clear()
+    assert_same(results, expected, placed)
 
 
 @pytest.mark.parametrize("kinds", [(EXPLICIT, AUTO), (AUTO, EXPLICIT)])

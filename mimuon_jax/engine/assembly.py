@@ -2,13 +2,13 @@
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array, lax
 
-from mimuon_jax.engine.plan import Batch, Layout, Shards, whole_shape
+from mimuon_jax.engine.plan import Batch, Layout, Shards, local_shape, whole_shape
 
 
 class Segment(NamedTuple):
@@ -46,10 +46,10 @@ def assemble(
     devices: Mapping[str, int],
     owner: Array,
 ) -> Array:
-    """Whole matrices ``[slots, *shape]`` from their shards ``[device, slots, block]``.
+    """Whole matrices ``[slots, *shape]`` from their shards ``[device, slots, *block]``.
 
     Args:
-      blocks: each begins with the elements of one shard.
+      blocks: each begins with one shard, as `to_block` makes it.
       segments: how the slots are sharded.
       shape: ``(m, n)``; smaller matrices are padded with zeros.
       devices: sizes of the mesh axes that shard the matrices, slowest first.
@@ -58,10 +58,10 @@ def assemble(
 
     def whole(blocks: Array, shards: Shards, transposed: bool) -> Array:
         slots = blocks.shape[1]
-        x = blocks[:, :, : math.prod(shards.shape)]
-        x = x.reshape(*devices.values(), slots, *shards.shape)
-        x = x.transpose(_order(shards, transposed, devices))
-        return pad(x.reshape(slots, *_shape(shards, transposed, devices)), shape)
+        x = from_block(blocks, local_shape(shards), blocks.ndim - 2)
+        x = x.reshape(*devices.values(), slots, *shards.shape).transpose(_order(shards, devices))
+        x = x.reshape(slots, *whole_shape(shards, devices))
+        return pad(x.mT if transposed else x, shape)
 
     return concatenate(
         [
@@ -74,19 +74,21 @@ def assemble(
 def split(
     matrices: Array,
     segments: Sequence[Segment],
-    block: int,
+    block: tuple[int, ...],
     devices: Mapping[str, int],
     owner: Array,
 ) -> Array:
-    """Undoes `assemble`: ``[slots, m, n]`` to ``[device, slots, block]``."""
+    """Undoes `assemble`: ``[slots, m, n]`` to ``[device, slots, *block]``."""
 
     def shards_of(x: Array, shards: Shards, transposed: bool) -> Array:
-        slots, order = len(x), _order(shards, transposed, devices)
-        m, n = _shape(shards, transposed, devices)
+        slots, order = len(x), _order(shards, devices)
+        x = x.mT if transposed else x
+        m, n = whole_shape(shards, devices)
         sizes = (*devices.values(), slots, *shards.shape)
         x = x[:, :m, :n].reshape([sizes[axis] for axis in order])
         x = x.transpose(sorted(range(len(order)), key=order.__getitem__))
-        return pad(x.reshape(math.prod(devices.values()), slots, -1), (block,))
+        x = x.reshape(math.prod(devices.values()), slots, *local_shape(shards))
+        return to_block(x, block)
 
     return concatenate(
         [
@@ -95,6 +97,34 @@ def split(
         ],
         axis=1,
     )
+
+
+def block_shape(shards: Iterable[Shards], width: int | None) -> tuple[int, ...]:
+    """The shape in which any of these shards can travel: ``(rows, width)``, or flattened."""
+    entries = max(math.prod(each.shape) for each in shards)
+    return (entries,) if width is None else (entries // width, width)
+
+
+def to_block(x: Array, block: tuple[int, ...]) -> Array:
+    """Shards ``[..., m, n]`` as blocks ``[..., *block]``, with zeros at the end.
+
+    A block of rows holds the first ``width`` columns, below them the next ones, and so on.
+    """
+    *batch, m, n = x.shape
+    if len(block) == 1:
+        return pad(x.reshape(*batch, m * n), block)
+    width = block[1]
+    pieces = [x[..., start : start + width] for start in range(0, n, width)]
+    return pad(concatenate(pieces, axis=-2), block)
+
+
+def from_block(blocks: Array, shape: tuple[int, int], rank: int) -> Array:
+    """Undoes `to_block` for blocks of a rank and shards of a shape."""
+    m, n = shape
+    if rank == 1:
+        return blocks[..., : m * n].reshape(*blocks.shape[:-1], m, n)
+    pieces = [blocks[..., start : start + m, :] for start in range(0, m * n // blocks.shape[-1], m)]
+    return concatenate(pieces, axis=-1)
 
 
 def pad(x: Array, sizes: Sequence[int]) -> Array:
@@ -110,7 +140,7 @@ def concatenate(parts: Sequence[Array], axis: int = 0) -> Array:
     return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis)
 
 
-def _order(shards: Shards, transposed: bool, devices: Mapping[str, int]) -> list[int]:
+def _order(shards: Shards, devices: Mapping[str, int]) -> list[int]:
     """The transposition of ``[*devices, slots, *shards.shape]`` to slots, rows, columns."""
     position = {axis: i for i, axis in enumerate(devices)}
     slots = len(position)
@@ -118,16 +148,7 @@ def _order(shards: Shards, transposed: bool, devices: Mapping[str, int]) -> list
         [*(position[axis] for axis in axes), slots + 1 + i]
         for i, axes in enumerate(shards.mesh_axes)
     ]
-    rows, columns = groups[: shards.reductions], groups[shards.reductions :]
-    if transposed:
-        rows, columns = columns, rows
-    return [slots, *itertools.chain(*rows, *columns)]
-
-
-def _shape(shards: Shards, transposed: bool, devices: Mapping[str, int]) -> tuple[int, int]:
-    """``(m, n)`` of the whole matrix as it is computed."""
-    m, n = whole_shape(shards, devices)
-    return (n, m) if transposed else (m, n)
+    return [slots, *itertools.chain(*groups)]
 
 
 def _choose(options: Sequence[Array], which: tuple[int, ...], owner: Array) -> Array:

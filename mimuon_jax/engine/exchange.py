@@ -1,7 +1,6 @@
 """Carries out a plan on one device: matrices to their owners, the function, and back."""
 
 import itertools
-import math
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -9,7 +8,16 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from mimuon_jax.engine.assembly import assemble, concatenate, pad, segments_of, split
+from mimuon_jax.engine.assembly import (
+    assemble,
+    block_shape,
+    concatenate,
+    from_block,
+    pad,
+    segments_of,
+    split,
+    to_block,
+)
 from mimuon_jax.engine.plan import Batch, Exchange, Layout, device_count
 
 #: ``[k, m, n] -> [k, m, n]``.
@@ -99,14 +107,15 @@ def _at_owners(
 
     blocks = []
     for batch, own in zip(exchange.batches, runs, strict=True):
-        block = max(math.prod(layouts[run.array].shards.shape) for run in own)
+        block = block_shape((layouts[run.array].shards for run in own), exchange.width)
         local = [matrices[run.array][run.start : run.stop] for run in own]
-        x = concatenate([pad(shards.reshape(len(shards), -1), (block,)) for shards in local])
-        x = pad(x, (batch.slots * owners, block)).reshape(batch.slots, rows, columns, block)
+        x = concatenate([to_block(shards, block) for shards in local])
+        x = pad(x, (batch.slots * owners, *block)).reshape(batch.slots, rows, columns, *block)
         x = lax.dynamic_index_in_dim(x, row, axis=1, keepdims=False)
-        blocks.append(x.swapaxes(0, 1))  # [receiver, slots, block]
+        blocks.append(x.swapaxes(0, 1))  # [receiver, slots, *block]
 
-    blocks = _together(_all_to_all, exchange.sharded, blocks)
+    rank = 1 if exchange.width is None else 2
+    blocks = _together(_all_to_all, exchange.sharded, blocks, rank)
     devices = {axis: sizes[axis] for axis in exchange.sharded}
     for i, (batch, own) in enumerate(zip(exchange.batches, runs, strict=True)):
         segments = segments_of(batch, layouts, owners)
@@ -116,16 +125,17 @@ def _at_owners(
             flags = pad(flags, (batch.slots * owners,)).reshape(batch.slots, owners)
             flags = lax.dynamic_index_in_dim(flags, owner, axis=1, keepdims=False)
         y = _apply(function, x, flags)
-        blocks[i] = split(y, segments, blocks[i].shape[-1], devices, owner)
+        blocks[i] = split(y, segments, blocks[i].shape[2:], devices, owner)
 
-    blocks = _together(_all_to_all, exchange.sharded, blocks)
-    blocks = _together(_all_gather, exchange.replicated, blocks)  # [rows, columns, slots, block]
+    blocks = _together(_all_to_all, exchange.sharded, blocks, rank)
+    blocks = _together(_all_gather, exchange.replicated, blocks, rank)
     for batch, own, x in zip(exchange.batches, runs, blocks, strict=True):
-        x = x.reshape(rows, columns, batch.slots, -1).transpose(2, 0, 1, 3)
-        x = x.reshape(batch.slots * owners, -1)
+        block = x.shape[x.ndim - rank :]
+        x = jnp.moveaxis(x.reshape(rows, columns, batch.slots, *block), 2, 0)
+        x = x.reshape(batch.slots * owners, *block)
         for run in own:
             k, m, n = (run.stop - run.start, *matrices[run.array].shape[1:])
-            yield run, x[run.first : run.first + k, : m * n].reshape(k, m, n)
+            yield run, from_block(x[run.first : run.first + k], (m, n), rank)
 
 
 def _runs(batch: Batch) -> list[_Run]:
@@ -170,19 +180,23 @@ def _together(
     collective: Callable[[Array, tuple[str, ...]], Array],
     axes: tuple[str, ...],
     blocks: Sequence[Array],
+    rank: int,
 ) -> list[Array]:
-    """One collective for several arrays ``[devices, slots, block]``."""
+    """One collective for several arrays ``[devices, slots, *block]``, with blocks of one rank."""
     if not axes:
         return list(blocks)
-    buffer = jnp.concatenate([x.reshape(len(x), -1) for x in blocks], axis=1)
+    flat = [x.reshape(len(x), x.shape[1] * x.shape[2], *x.shape[3:]) for x in blocks]
+    buffer = concatenate(flat, axis=1)
     # As bits: XLA for CPU silently widens collectives of bfloat16 to float32, which doubles them.
     half = buffer.dtype.itemsize == 2
     bits = lax.bitcast_convert_type(buffer, jnp.uint16) if half else buffer
     bits = collective(bits, axes)
     buffer = lax.bitcast_convert_type(bits, buffer.dtype) if half else bits
-    ends = list(itertools.accumulate(math.prod(x.shape[1:]) for x in blocks))
-    received = jnp.split(buffer, ends[:-1], axis=-1)
-    return [y.reshape(*y.shape[:-1], *x.shape[1:]) for x, y in zip(blocks, received, strict=True)]
+    ends = list(itertools.accumulate(x.shape[1] for x in flat))
+    received = jnp.split(buffer, ends[:-1], axis=-rank)
+    return [
+        y.reshape(*y.shape[:-rank], *x.shape[1:]) for x, y in zip(blocks, received, strict=True)
+    ]
 
 
 def _all_to_all(x: Array, axes: tuple[str, ...]) -> Array:

@@ -7,19 +7,20 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from mimuon_jax.linalg.platforms import repeat
 from mimuon_jax.linalg.products import compute_dtype, product
 from mimuon_jax.linalg.symmetric import symmetric_product
 
 #: The most steps without a restart. Only a restart removes the drift between R and the Gram matrix
 #: of Q X. One step more raised the error on the spectra of `docs/accuracy.md` from 0.005 to 0.13 in
 #: float16, and from 1e-6 to 0.02 in float32.
-_LONGEST = {jnp.dtype(jnp.float32): 3, jnp.dtype(jnp.float16): 2}
+LONGEST = {jnp.dtype(jnp.float32): 3, jnp.dtype(jnp.float16): 2}
 
 
 def gram_dtype(dtype: DTypeLike | None) -> jnp.dtype:
     """The storage dtype of the Gram form: float32 or float16, and float32 for None."""
     stored = compute_dtype(dtype)
-    if stored not in _LONGEST:
+    if stored not in LONGEST:
         raise ValueError(
             f"dtype={stored} is not accurate enough for the Gram form: it squares the singular"
             " values, and with 8 bits the iteration loses the small ones or diverges. Use float16"
@@ -39,37 +40,50 @@ def checked_restarts(
             f"restarts={chosen} must be increasing step numbers from 1 to {steps - 1}, since the"
             f" schedule has {steps} steps; None is {default} here"
         )
-    longest = max(stop - start for start, stop in itertools.pairwise((0, *chosen, steps)))
-    if longest > _LONGEST[stored]:
+    longest = longest_period(chosen, steps)
+    if longest > LONGEST[stored]:
         raise ValueError(
             f"restarts={chosen} leaves {longest} of {steps} steps without a restart; in {stored}"
-            f" more than {_LONGEST[stored]} lose small singular values. Use None, {default} here"
+            f" more than {LONGEST[stored]} lose small singular values. Use None, {default} here"
         )
     return chosen
+
+
+def longest_period(restarts: tuple[int, ...], steps: int) -> int:
+    """The most steps without a restart."""
+    return max(stop - start for start, stop in itertools.pairwise((0, *restarts, steps)))
 
 
 def gram_iteration(
     x: Float[Array, "*batch m n"],
     triples: Sequence[Sequence[float]],
     restarts: tuple[int, ...],
+    *,
+    rolled: bool,
 ) -> Float[Array, "*batch m n"]:
-    """All steps on normalized, wide ``X``, stored in the dtype of ``x``.
+    """All steps on normalized, wide ``X``, stored in the dtype of ``x``."""
+    edges = (0, *restarts, len(triples))
+    periods = [triples[start:stop] for start, stop in itertools.pairwise(edges)]
+    for _, equal in itertools.groupby(periods, key=len):
+        x = repeat(_period, x, list(equal), rolled=rolled)
+    return x
 
-    Only ``R``, the Gram matrix of ``Q X``, and ``Q`` are iterated; a restart multiplies ``Q`` into
-    ``X`` and computes ``R`` anew.
+
+def _period(x: Float[Array, "*batch m n"], triples: Sequence | Array) -> Float[Array, "*batch m n"]:
+    """The steps from one restart to the next.
+
+    Only ``R``, the Gram matrix of ``Q X``, and ``Q`` are iterated; at the end ``Q`` is multiplied
+    into ``X``.
     """
     stored = x.dtype
 
-    def rounded(scale: float, y: Array, increment: Array) -> Array:
+    def rounded(scale: float | Array, y: Array, increment: Array) -> Array:
         return (scale * y.astype(jnp.float32) + increment).astype(stored)
 
     identity = jnp.eye(x.shape[-2], dtype=jnp.float32)
     identity = identity.reshape((1,) * (x.ndim - 2) + identity.shape)
     r, q = symmetric_product(x, x).astype(stored), None
     for step, (a, b, c) in enumerate(triples):
-        if q is not None and step in restarts:
-            x = product(q, x).astype(stored)
-            r, q = symmetric_product(x, x).astype(stored), None
         # X <- (a I + Z) X, hence Q <- (a I + Z) Q and R <- (a I + Z) R (a I + Z), all polynomials
         # of one symmetric matrix. Two choices keep 16 bits accurate. Q and R are multiplied by the
         # same rounded Z. And `symmetric_product` transposes r or z, never zr, because rounding
@@ -80,8 +94,8 @@ def gram_iteration(
             q = rounded(1.0, z, a * identity)
         else:
             q = rounded(a, q, symmetric_product(q, z))
-        if step + 1 < len(triples) and step + 1 not in restarts:
+        if step + 1 < len(triples):
             zr = rounded(a, r, symmetric_product(z, r))
             r = rounded(a, zr, symmetric_product(zr, z))
-    assert q is not None  # a schedule has at least one step
+    assert q is not None  # a period has at least one step
     return product(q, x).astype(stored)

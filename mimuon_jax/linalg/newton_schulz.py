@@ -1,17 +1,22 @@
 """Newton-Schulz orthogonalization of batches of matrices, by matrix products alone."""
 
 import functools
-import math
 from collections.abc import Callable, Sequence
 
-import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from mimuon_jax.linalg.coefficients import POLAR_EXPRESS, Schedule
-from mimuon_jax.linalg.gram import checked_restarts, gram_dtype, gram_iteration
-from mimuon_jax.linalg.products import compute_dtype, product
+from mimuon_jax.linalg.gram import (
+    LONGEST,
+    checked_restarts,
+    gram_dtype,
+    gram_iteration,
+    longest_period,
+)
+from mimuon_jax.linalg.platforms import repeat, run
+from mimuon_jax.linalg.products import product
 from mimuon_jax.linalg.scaling import check_matrices, is_wide, unit_frobenius
 from mimuon_jax.linalg.symmetric import symmetric_product
 
@@ -21,11 +26,8 @@ from mimuon_jax.linalg.symmetric import symmetric_product
 #: standard form over `fast_newton_schulz` with blocks (512 rows or more): 1.3 at 1 and 2, 2.0 at 3.
 _GRAM_FROM = 1.5
 
-#: A CPU computes matrices of at least this many entries one by one. Between its products a step
-#: adds and scales, and one matrix stays in the cache where a batch does not. Time of a batch over
-#: that of its matrices one by one, standard and Gram form (float32, 2 cores): 16 of 256 x 1024 1.09
-#: and 1.14, 16 of 512 x 1024 1.13 and 1.12, 12 of 1024 x 3072 1.12 and 1.14.
-_ONE_BY_ONE_FROM = 2**18
+#: The defaults of the Gram form. On a TPU float32, because bfloat16 is not accurate enough for it.
+_GRAM_DEFAULTS = {"cuda": jnp.dtype(jnp.float16), "rocm": jnp.dtype(jnp.float16)}
 
 
 def newton_schulz(
@@ -50,9 +52,10 @@ def newton_schulz(
       schedule: coefficients and their pre-scale: `POLAR_EXPRESS` (6 steps, accurate), `JORDAN` (5
         steps, singular values in [0.47, 1.2]), `DION`, ``polar_express(steps)`` or your own.
       dtype: the dtype to which the factors of the products are rounded; sums and ``X`` itself are
-        float32. None is float32, and true float32 on every backend (no TF32). bfloat16 and float16
-        run on tensor cores and keep the error (0.006 with the default schedule), but rotate the
-        smallest directions. They gain nothing on a CPU.
+        float32. None is the fastest that keeps the error (0.006 with the default schedule): float16
+        on GPUs, bfloat16 on TPUs, float32 elsewhere. 16 bits rotate the smallest directions.
+        ``"float32"`` is true float32 on every platform (no TF32), and several times as slow on GPUs
+        and TPUs. float16 is slow on TPUs, too.
 
     Returns:
       The same shape and dtype as ``x``.
@@ -70,12 +73,13 @@ def newton_schulz(
       True
     """
     check_matrices(x, "newton_schulz")
-    stored = compute_dtype(dtype)
 
-    def iterate(y: Array) -> Array:
-        return _standard_iteration(y, schedule, stored, lambda a, b: product(a, b.mT))
+    def iteration(x: Array, stored: jnp.dtype, rolled: bool) -> Array:
+        plain = lambda a, b: product(a, b.mT)  # noqa: E731
+        steps = functools.partial(_standard_steps, stored=stored, symmetric=plain, rolled=rolled)
+        return _normalized(steps, x, schedule)
 
-    return _iterated(x, schedule, iterate)
+    return run(iteration, x, dtype)
 
 
 def gram_newton_schulz(
@@ -102,8 +106,8 @@ def gram_newton_schulz(
         (2, 4) for 6 steps. More than 2 steps without a restart are refused in float16, and more
         than 3 in float32.
       dtype: the dtype in which the iteration stores its matrices, with float32 accumulation:
-        float32 (also None) or float16, which suits GPUs. bfloat16 is refused, because its 8 bits
-        are too few for squared singular values.
+        float32 or float16. None is float16 on GPUs if the restarts allow it, and float32 elsewhere.
+        bfloat16 is refused, because its 8 bits are too few for squared singular values.
 
     Returns:
       The same shape and dtype as ``x``.
@@ -122,13 +126,18 @@ def gram_newton_schulz(
       True
     """
     check_matrices(x, "gram_newton_schulz")
-    stored = gram_dtype(dtype)
-    chosen = checked_restarts(restarts, schedule.steps, stored)
+    chosen = checked_restarts(restarts, schedule.steps, gram_dtype(dtype))
 
-    def iterate(y: Array) -> Array:
-        return gram_iteration(y.astype(stored), schedule.triples, chosen)
+    def iteration(x: Array, stored: jnp.dtype, rolled: bool) -> Array:
+        steps = functools.partial(_gram_steps, stored=stored, restarts=chosen, rolled=rolled)
+        return _normalized(steps, x, schedule)
 
-    return _iterated(x, schedule, iterate)
+    allowed = {
+        platform: default
+        for platform, default in _GRAM_DEFAULTS.items()
+        if longest_period(chosen, schedule.steps) <= LONGEST[default]
+    }
+    return run(iteration, x, dtype, allowed)
 
 
 def fast_newton_schulz(
@@ -147,8 +156,7 @@ def fast_newton_schulz(
     Args:
       x: matrices ``[..., m, n]``; each is orthogonalized alone.
       schedule: coefficients and their pre-scale, as for `newton_schulz`.
-      dtype: the dtype to which the factors of the products are rounded: float32 (also None),
-        float16 or bfloat16.
+      dtype: as for `newton_schulz`.
 
     Returns:
       The same shape and dtype as ``x``.
@@ -163,46 +171,58 @@ def fast_newton_schulz(
       (3, 4, 64)
     """
     check_matrices(x, "fast_newton_schulz")
-    stored = compute_dtype(dtype)
     short, long = sorted(x.shape[-2:])
-    if long > _GRAM_FROM * short and stored != jnp.bfloat16:
-        return gram_newton_schulz(x, schedule=schedule, dtype=stored)
+    restarts = checked_restarts(None, schedule.steps, jnp.dtype(jnp.float16))
 
-    def iterate(y: Array) -> Array:
-        return _standard_iteration(y, schedule, stored, symmetric_product)
+    def iteration(x: Array, stored: jnp.dtype, rolled: bool) -> Array:
+        if long > _GRAM_FROM * short and stored != jnp.bfloat16:
+            steps = functools.partial(_gram_steps, restarts=restarts)
+        else:
+            steps = functools.partial(_standard_steps, symmetric=symmetric_product)
+        return _normalized(functools.partial(steps, stored=stored, rolled=rolled), x, schedule)
 
-    return _iterated(x, schedule, iterate)
+    return run(iteration, x, dtype)
 
 
-def _iterated(
-    x: Float[Array, "*batch m n"], schedule: Schedule, iterate: Callable[[Array], Array]
+def _normalized(
+    steps: Callable[[Array, Sequence], Array], x: Float[Array, "*batch m n"], schedule: Schedule
 ) -> Float[Array, "*batch m n"]:
-    """``iterate`` on the normalized matrices in float32, transposed if that makes them wide."""
-
-    def at_once(x: Array) -> Array:
-        y = iterate(unit_frobenius(x if is_wide(x) else x.mT) / schedule.prescale)
-        return (y if is_wide(x) else y.mT).astype(x.dtype)
-
-    sharded = any(jax.typeof(x).sharding.spec)  # JAX refuses a loop over a sharded Explicit axis
-    if x.ndim != 3 or len(x) == 1 or sharded or math.prod(x.shape[1:]) < _ONE_BY_ONE_FROM:
-        return at_once(x)
-    one_by_one = functools.partial(jax.lax.map, at_once)
-    return jax.lax.platform_dependent(x, cpu=one_by_one, default=at_once)
+    """``steps(X, triples)`` on the normalized, wide matrices in float32."""
+    y = unit_frobenius(x if is_wide(x) else x.mT) / schedule.prescale
+    y = steps(y, schedule.triples)
+    return (y if is_wide(x) else y.mT).astype(x.dtype)
 
 
-def _standard_iteration(
+def _standard_steps(
     x: Float[Array, "*batch m n"],
-    schedule: Schedule,
+    triples: Sequence,
+    *,
     stored: jnp.dtype,
     symmetric: Callable[[Array, Array], Array],
+    rolled: bool,
 ) -> Float[Array, "*batch m n"]:
     """All steps on float32 ``X``; ``symmetric(a, b)`` is a product ``a b^T`` that is symmetric."""
-    for a, b, c in schedule.triples:
+
+    def step(x: Array, triple: Sequence | Array) -> Array:
+        a, b, c = triple
         # Only the factors are rounded, and X itself stays in float32. In bfloat16 the error is then
         # 0.005, as in float32; rounding X too rotated small directions, for an error of 0.018.
         y = x.astype(stored)
         gram = symmetric(y, y)
         half = gram.astype(stored)
         polynomial = (b * gram + c * symmetric(half, half)).astype(stored)
-        x = a * x + product(polynomial, y)
-    return x
+        return a * x + product(polynomial, y)
+
+    return repeat(step, x, triples, rolled=rolled)
+
+
+def _gram_steps(
+    x: Float[Array, "*batch m n"],
+    triples: Sequence,
+    *,
+    stored: jnp.dtype,
+    restarts: tuple[int, ...],
+    rolled: bool,
+) -> Float[Array, "*batch m n"]:
+    """All steps in the Gram form, stored in ``stored``."""
+    return gram_iteration(x.astype(stored), triples, restarts, rolled=rolled)
