@@ -23,6 +23,11 @@ def main() -> None:
     counts.add_argument(
         "--no-baseline", action="store_true", help="leave out optax (saves half an hour)"
     )
+    counts.add_argument(
+        "--target",
+        default="cpu",
+        help="devices to compile for: cpu, tpu:v5e:2x4 or gpu:h100:8 (no such device is needed)",
+    )
     time = commands.add_parser("time", help="seconds of one step on one device")
     time.add_argument("--sets", nargs="*", help="names, in full or up to the comma; all by default")
     time.add_argument("--rounds", type=int, default=5)
@@ -59,7 +64,13 @@ def _measure(arguments: argparse.Namespace) -> None:
         jax.config.update("jax_num_cpu_devices", 8)
         from benchmarks.counts import rows
 
-        found = rows(arguments.model, arguments.layers, arguments.dtype, not arguments.no_baseline)
+        found = rows(
+            arguments.model,
+            arguments.layers,
+            arguments.dtype,
+            not arguments.no_baseline,
+            arguments.target,
+        )
     elif arguments.command == "memory":
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", 8)

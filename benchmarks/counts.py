@@ -11,6 +11,7 @@ import optax
 from jax.sharding import AxisType
 
 from benchmarks.hlo import work, written_products
+from benchmarks.targets import compiler_options, devices, platform
 from benchmarks.workloads import LAYOUTS, QWEN3, Layout, abstract, dimension_numbers, ideal_flops
 from mimuon_jax import muon
 
@@ -38,6 +39,9 @@ class Row(NamedTuple):
     executed: float = math.nan  # matrix products; a CPU computes large matrices one by one
     seconds: float = math.nan  # to lower and compile
     temporaries: float = math.nan  # MB in addition to arguments and results
+    program: float = math.nan  # MB
+    operands: str = ""  # dtypes of the factors of the products
+    target: str = "cpu"
     failed: str = ""  # the type of the error, if there was one
 
 
@@ -66,6 +70,7 @@ def measure(
     entry: str = "auto",
     layers: int | None = None,
     make: Callable[[Tree, str], optax.GradientTransformation] = ours,
+    target: str = "cpu",
 ) -> Row:
     """Lowers and compiles one step, and counts what the compiled program does.
 
@@ -76,18 +81,19 @@ def measure(
         entry: one of `ENTRIES`.
         layers: None: all of the model's.
         make: `ours` or `optax_muon`.
+        target: the devices to compile for, see `benchmarks.targets`.
     """
     config = QWEN3[model] if layers is None else QWEN3[model]._replace(layers=layers)
     where = LAYOUTS.get(layout, NO_MESH)
     shapes = config.shapes(scanned=where.scanned)
     kind = AxisType.Explicit if entry == "explicit" else AxisType.Auto
-    leaves = abstract(shapes, where, kind, jnp.dtype(dtype))
+    leaves = abstract(shapes, where, kind, jnp.dtype(dtype), devices(target))
     name = "optax" if make is optax_muon else "mimuon_jax"
-    row = Row(model, config.layers, layout, dtype, name, entry)
+    row = Row(model, config.layers, layout, dtype, name, entry, target=target)
     tx = make(leaves, entry)
     start = time.perf_counter()
     try:
-        compiled = lower(tx, leaves).compile()
+        compiled = lower(tx, leaves, platform(target)).compile(dict(compiler_options(target)))
     except Exception as error:  # whatever a baseline raises is a result
         return row._replace(failed=type(error).__name__)
     seconds = time.perf_counter() - start
@@ -105,6 +111,8 @@ def measure(
         executed=done.products,
         seconds=seconds,
         temporaries=memory.temp_size_in_bytes / 1e6 if memory else math.nan,
+        program=memory.generated_code_size_in_bytes / 1e6 if memory else math.nan,
+        operands=" ".join(sorted(done.operands)),
     )
 
 
@@ -125,14 +133,18 @@ def lower(
 
 
 def rows(
-    model: str = "0.6b", layers: int | None = None, dtype: str = "float32", baseline: bool = True
+    model: str = "0.6b",
+    layers: int | None = None,
+    dtype: str = "float32",
+    baseline: bool = True,
+    target: str = "cpu",
 ) -> Iterator[Row]:
     """Ours in all layouts and entries, then the baseline."""
     for layout in LAYOUTS:
         for entry in ENTRIES:
-            yield measure(model, layout, dtype, entry, layers)
-    yield measure(model, "none", dtype, "auto", layers)
+            yield measure(model, layout, dtype, entry, layers, target=target)
+    yield measure(model, "none", dtype, "auto", layers, target=target)
     if baseline:
-        yield measure(model, "fsdp", dtype, "explicit", layers, optax_muon)
+        yield measure(model, "fsdp", dtype, "explicit", layers, optax_muon, target)
         for layout in [*LAYOUTS, "none"]:
-            yield measure(model, layout, dtype, "auto", layers, optax_muon)
+            yield measure(model, layout, dtype, "auto", layers, optax_muon, target)

@@ -17,6 +17,7 @@ COLLECTIVES = (
     "ragged-all-to-all",
     "reduce-scatter",
 )
+_PRODUCTS = ("dot", "convolution")  # the compiler for TPUs writes all products as convolutions
 _BITS = {"pred": 8, "bf16": 16}
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
 _INSTRUCTION = re.compile(
@@ -32,6 +33,7 @@ class Work:
     collectives: Counter[str] = field(default_factory=Counter)
     received: float = 0.0  # bytes that come out of collectives, the device's own share included
     products: int = 0  # matrix products executed
+    operands: Counter[str] = field(default_factory=Counter)  # of these, by dtype
     flops: float = 0.0  # of the matrix products alone: 2 m n k each
     looped: int = 0  # collectives inside a loop
 
@@ -41,6 +43,8 @@ class Work:
             self.collectives[kind] += times * count
         self.received += times * other.received
         self.products += times * other.products
+        for dtype, count in other.operands.items():
+            self.operands[dtype] += times * count
         self.flops += times * other.flops
         self.looped += times * other.looped
 
@@ -61,7 +65,7 @@ def work(text: str) -> Work:
 def written_products(text: str) -> int:
     """How many matrix products `compiled.as_text()` contains; one in a loop counts once."""
     computations, _ = _computations(text)
-    return sum(i["code"] == "dot" for instructions in computations.values() for i in instructions)
+    return sum(i["code"] in _PRODUCTS for of in computations.values() for i in of)
 
 
 def _computations(text: str) -> tuple[dict[str, list[re.Match]], str | None]:
@@ -90,16 +94,19 @@ def _of(name: str, computations: dict[str, list[re.Match]], known: dict[str, Wor
         if kind in COLLECTIVES:  # "-start" has operands among its results
             total.collectives[kind] += 1
             total.received += _bytes(instruction["type"])
-        elif code == "dot":
+        elif code in _PRODUCTS:
+            dtype, depth = _operand(rest, types)
             total.products += 1
-            total.flops += _flops(instruction["type"], rest, types)
+            total.operands[dtype] += 1
+            shapes = [sizes for _, sizes in _arrays(instruction["type"])]
+            total.flops += 2.0 * depth * sum(map(math.prod, shapes))
         elif code == "conditional":
             branches = [_of(n, computations, known) for n in _branches(rest)]
             total.add(max(branches, key=lambda b: (b.flops, b.received)))
         elif code not in ("reduce", "map", "sort", "scatter", "select-and-scatter"):
             for called in _CALLED.findall(rest):
                 inner = _of(called, computations, known)
-                total.add(inner, _iterations(rest, inner) if code == "while" else 1)
+                total.add(inner, _iterations(rest, inner, computations) if code == "while" else 1)
                 if code == "while":
                     total.looped += sum(inner.collectives.values())
     return total
@@ -111,23 +118,37 @@ def _branches(rest: str) -> list[str]:
     return re.findall(r"[\w.\-]+", listed[1]) if listed else _CALLED.findall(rest)
 
 
-def _iterations(rest: str, inner: Work) -> int:
+def _iterations(rest: str, inner: Work, computations: dict[str, list[re.Match]]) -> int:
     """How many iterations a loop runs; 1 if unknown and the body does nothing that counts."""
     count = re.search(r"known_trip_count\D*(\d+)", rest)
+    if count is None:  # compilers for TPUs do not state it: `index < constant` in the condition
+        condition = re.search(r"condition=%?([\w.\-]+)", rest)
+        bounds = [
+            re.match(r"(\d+)\)", i["rest"])
+            for i in (computations.get(condition[1], []) if condition else [])
+            if i["code"] == "constant"
+        ]
+        count = bounds[0] if len(bounds) == 1 else None
     if count is None and (inner.collectives or inner.products):
         raise ValueError(f"a loop without a known number of iterations: {rest[:200]}")
     return int(count[1]) if count else 1
 
 
-def _flops(result: str, rest: str, types: dict[str, str]) -> float:
-    """The `2 m n k` of a dot."""
+def _operand(rest: str, types: dict[str, str]) -> tuple[str, int]:
+    """The dtype of the first operand of a product, and how many entries of it each sum takes."""
     operand = re.search(r"%?([\w.\-]+)[,)]", re.sub(r"\w+\[[\d,]*\](\{[^}]*\})? ", "", rest))
+    if operand is None or operand[1] not in types:
+        raise ValueError(f"a product in an unknown form: {rest[:200]}")
+    ((dtype, sizes),) = _arrays(types[operand[1]])
     contracted = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", rest)
-    if operand is None or contracted is None:
-        raise ValueError(f"a dot of unknown form: {rest[:200]}")
-    (_, sizes), *_ = _arrays(types[operand[1]])
-    depth = math.prod(sizes[int(axis)] for axis in contracted[1].split(",") if axis)
-    return 2.0 * depth * sum(math.prod(shape) for _, shape in _arrays(result))
+    labels = re.search(r"dim_labels=(\w+)_", rest)  # of a convolution: "f" is what is summed over
+    if contracted:
+        axes = [int(axis) for axis in contracted[1].split(",") if axis]
+    elif labels:
+        axes = [labels[1].index("f")]
+    else:
+        raise ValueError(f"a product in an unknown form: {rest[:200]}")
+    return dtype, math.prod(sizes[axis] for axis in axes)
 
 
 def _bytes(type_: str) -> float:

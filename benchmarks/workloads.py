@@ -1,12 +1,13 @@
 """Parameter trees of real models, as shapes, and how they are sharded over eight devices."""
 
 import math
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType, NamedSharding
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 from optax.contrib import MuonDimensionNumbers
 
@@ -82,18 +83,21 @@ LAYOUTS = {
 
 
 def abstract(
-    shapes: Shapes, layout: Layout, kind: AxisType, dtype: jnp.dtype = jnp.float32
+    shapes: Shapes,
+    layout: Layout,
+    kind: AxisType,
+    dtype: jnp.dtype = jnp.float32,
+    devices: Sequence[Any] | None = None,
 ) -> dict[str, jax.ShapeDtypeStruct]:
-    """The leaves as shapes with shardings; without shardings if the layout has no mesh."""
+    """The leaves as shapes with shardings, on the given devices or on those of this machine."""
+    devices = jax.devices() if devices is None else devices
     if not layout.mesh:
-        return {name: jax.ShapeDtypeStruct(shape, dtype) for name, shape in shapes.items()}
-    devices = jax.devices()[: math.prod(layout.mesh.values())]
-    mesh = jax.make_mesh(
-        tuple(layout.mesh.values()),
-        tuple(layout.mesh),
-        axis_types=(kind,) * len(layout.mesh),
-        devices=devices,
-    )
+        alone = SingleDeviceSharding(devices[0])
+        return {n: jax.ShapeDtypeStruct(s, dtype, sharding=alone) for n, s in shapes.items()}
+    sizes = tuple(layout.mesh.values())
+    # The devices in their order: `jax.make_mesh` may change it, and not on every platform.
+    grid = np.array(devices[: math.prod(sizes)]).reshape(sizes)
+    mesh = Mesh(grid, tuple(layout.mesh), axis_types=(kind,) * len(sizes))
     leaves = {}
     for name, shape in shapes.items():
         spec = P(*[layout.batch] * (len(shape) - 2), *layout.spec(name))

@@ -15,7 +15,7 @@ from mimuon_jax.transforms.orthogonalize import ORTHOGONALIZERS
 RANDOM = np.random.default_rng(0)
 TREE = {
     "a": RANDOM.standard_normal((4, 6)).astype(np.float32),
-    "b": RANDOM.standard_normal((6, 4)).astype(np.float32),
+    "c": RANDOM.standard_normal((6, 4)).astype(np.float32),
     "conv": {"kernel": RANDOM.standard_normal((3, 3, 2, 5)).astype(np.float32)},
     "scanned": RANDOM.standard_normal((3, 4, 6)).astype(np.float32),
     "bias": RANDOM.standard_normal((5,)).astype(np.float32),
@@ -35,7 +35,7 @@ def test_every_matrix_against_the_svd(jit):
     update = jax.jit(tx.update) if jit else tx.update
     updates, _ = update(TREE, tx.init(TREE))
     np.testing.assert_allclose(updates["a"], polar(TREE["a"]), atol=1e-5)
-    np.testing.assert_allclose(updates["b"], polar(TREE["b"]), atol=1e-5)
+    np.testing.assert_allclose(updates["c"], polar(TREE["c"]), atol=1e-5)
     np.testing.assert_allclose(updates["scanned"], polar(TREE["scanned"]), atol=1e-5)
     patches = polar(TREE["conv"]["kernel"].reshape(18, 5)).reshape(3, 3, 2, 5)
     np.testing.assert_allclose(updates["conv"]["kernel"], patches, atol=1e-5)
@@ -92,7 +92,7 @@ def test_what_is_not_active_is_skipped():
 
     tx = orthogonalize(counted, matrices=NUMBERS)
     update = jax.jit(lambda tree, active: tx.update(tree, optax.EmptyState(), active=active)[0])
-    matrices = {name: jnp.asarray(TREE[name]) for name in ("b", "scanned")}
+    matrices = {name: jnp.asarray(TREE[name]) for name in ("c", "scanned")}
     off, on = jnp.zeros(3, bool), jnp.array([False, True, False])
     for b, scanned, expected in (
         (False, off, []),
@@ -101,10 +101,10 @@ def test_what_is_not_active_is_skipped():
         (True, on, [1, 3]),
     ):
         calls.clear()
-        updates = jax.block_until_ready(update(matrices, {"b": jnp.array(b), "scanned": scanned}))
+        updates = jax.block_until_ready(update(matrices, {"c": jnp.array(b), "scanned": scanned}))
         jax.effects_barrier()
         assert sorted(calls) == expected
         if b:
-            np.testing.assert_array_equal(updates["b"], 2 * TREE["b"])
+            np.testing.assert_array_equal(updates["c"], 2 * TREE["c"])
         if scanned is on:
             np.testing.assert_array_equal(updates["scanned"][1], 2 * TREE["scanned"][1])

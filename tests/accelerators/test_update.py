@@ -1,0 +1,112 @@
+"""One update as the compilers for TPUs and GPUs see it: nothing runs, no accelerator is needed."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from optax.contrib import MuonDimensionNumbers
+
+from benchmarks.counts import lower, measure
+from benchmarks.hlo import work
+from benchmarks.targets import compiler_options, devices, missing_compiler, platform
+from mimuon_jax import muon
+from mimuon_jax.engine.batching import map_matrices
+
+pytestmark = pytest.mark.standard_promotion
+
+TPU = pytest.param("tpu:v5e:2x4", marks=pytest.mark.tpu_compiler)
+GPU = pytest.param("gpu:h100:8", marks=pytest.mark.gpu_compiler)
+
+# As in a decoder: stacked layers, and two shapes of which one is the transpose of the other.
+SHAPES = {"gate": (8, 256, 1024), "down": (8, 1024, 256), "query": (8, 256, 512)}
+LAYOUTS = {
+    "fsdp": ((8,), ("fsdp",), dict.fromkeys(SHAPES, ("fsdp",))),
+    "2d": (
+        (4, 2),
+        ("fsdp", "tensor"),
+        {"gate": ("fsdp", "tensor"), "down": ("tensor", "fsdp"), "query": ("fsdp", "tensor")},
+    ),
+}
+
+
+@pytest.fixture
+def target(request):
+    missing = missing_compiler(request.param)
+    if missing:
+        pytest.skip(missing)
+    return request.param
+
+
+def compiled(lowered, target):
+    return lowered.compile(dict(compiler_options(target)))
+
+
+def code_size(program):
+    """Bytes of a program for a TPU; 0 of one for a GPU."""
+    memory = program.memory_analysis()
+    assert memory is not None
+    return memory.generated_code_size_in_bytes
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("target", [TPU, GPU], indirect=True)
+def test_an_update_is_one_exchange_and_products_in_16_bits(target, layout):
+    sizes, names, specs = LAYOUTS[layout]
+    kinds = (AxisType.Explicit,) * len(sizes)
+    mesh = Mesh(np.array(devices(target)[:8]).reshape(sizes), names, axis_types=kinds)
+    leaves = {
+        name: jax.ShapeDtypeStruct(
+            shape, jnp.float32, sharding=NamedSharding(mesh, P(None, *specs[name]))
+        )
+        for name, shape in SHAPES.items()
+    }
+    numbers = dict.fromkeys(SHAPES, MuonDimensionNumbers(1, 2))
+    program = compiled(lower(muon(0.02, matrices=numbers), leaves, platform(target)), target)
+    done = work(program.as_text())
+    assert done.collectives == {"all-to-all": 2}
+    assert done.received == 2 * 4 * sum(math.prod(shape) for shape in SHAPES.values()) / 8
+    assert set(done.operands) == {{"tpu": "bf16", "cuda": "f16"}[platform(target)]}
+    assert done.products == 2 * 18  # two shapes of matrices, of one slot or two, in six steps
+    assert code_size(program) < 4e6
+
+
+def by_hand(x):
+    """The exchange of ``[16, 128, 1024]``, rows of 16 matrices, and nothing else."""
+    x = x.reshape(2, 8, 128, 1024).swapaxes(0, 1)
+    x = jax.lax.all_to_all(x, "fsdp", 0, 0, tiled=True)
+    x = 2 * x.swapaxes(0, 1).reshape(2, 1024, 1024)
+    x = x.reshape(2, 8, 128, 1024).swapaxes(0, 1)
+    x = jax.lax.all_to_all(x, "fsdp", 0, 0, tiled=True)
+    return x.swapaxes(0, 1).reshape(16, 128, 1024)
+
+
+@pytest.mark.parametrize("target", [TPU], indirect=True)  # for GPUs traffic is not known
+def test_packing_reads_and_writes_no_more_than_an_exchange_written_by_hand(target):
+    mesh = Mesh(np.array(devices(target)[:8]), ("fsdp",), axis_types=(AxisType.Explicit,))
+    layout = NamedSharding(mesh, P(None, "fsdp"))
+    x = jax.ShapeDtypeStruct((16, 1024, 1024), jnp.float32, sharding=layout)
+
+    def ours(x):
+        (y,) = map_matrices(lambda x: 2 * x, [x], [MuonDimensionNumbers(1, 2)], equivariant=True)
+        return y
+
+    spec = P(None, "fsdp")
+    theirs = jax.shard_map(by_hand, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
+    measured = [compiled(jax.jit(run).lower(x), target) for run in (ours, theirs)]
+    traffic = [(program.cost_analysis() or {})["bytes accessed"] for program in measured]
+    assert traffic[0] <= 1.2 * traffic[1]  # observed: 0.94
+    assert code_size(measured[0]) <= 1.2 * code_size(measured[1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", [TPU, GPU], indirect=True)
+def test_an_update_of_qwen3_keeps_its_promises(target):
+    row = measure("0.6b", "scanned fsdp", entry="explicit", target=target)
+    assert (row.failed, row.collectives, row.looped) == ("", 2, 0)
+    assert row.received <= 462  # ideal: 440
+    assert row.ideal <= 1.04
+    assert row.operands == {"tpu": "bf16", "cuda": "f16"}[platform(target)]
