@@ -14,9 +14,11 @@ from PIL import Image
 
 from tests.train.data.boxes import annotation, write_pair
 from train.data.decoding import IMAGE_SUFFIXES, Frame
+from train.data.detection import DetectionData, read_pictures
 from train.data.folders import describe
 from train.data.pictures import annotated
 from train.data.voc import Scan, scan_folder
+from train.data.voc_annotation import TURNED
 from train.errors import BadInput
 
 CAT = ("cat", (2, 2, 5, 4))
@@ -253,3 +255,33 @@ def test_objects_of_the_cases_are_read(shared: Path):
     assert turned["shown"] == [("cat", (29, 20, 59, 60))]
     assert turned["raw"] == [("cat", Frame(80, 120, 6).upright((20, 20, 60, 50)))]
     assert turned["raw"] == [("cat", (30, 20, 60, 60))]
+
+
+def test_warnings_about_many_pictures_are_one_line_for_each_kind(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    for place in ("JPEGImages", "Annotations"):
+        (tmp_path / place).mkdir()
+    for i in range(12):
+        turned = i < 5
+        image = Image.new("L", (20, 10), 10 * i)
+        image.save(tmp_path / "JPEGImages" / f"{i:02d}.png", **({"exif": exif} if turned else {}))
+        text = annotation([CAT, (f"dog{i}", CAT[1])], (20, 10) if turned else (20 + i, 99))
+        (tmp_path / "Annotations" / f"{i:02d}.xml").write_text(text)
+    (tmp_path / "JPEGImages" / "notes.txt").write_text("x")
+    place = str(tmp_path)
+    read_pictures(DetectionData(train=(place,), held_out=(place,), classes=("cat",)), seed=0)
+    lines = capsys.readouterr().err.splitlines()
+    said = [line.removeprefix(f"warning: {place}: ") for line in lines]
+    assert said[:4] == said[4:8]  # of the training part, then of the held-out part
+    assert said[0] == "1 file left out: 1 of another type (first: JPEGImages/notes.txt)"
+    orientation = "EXIF orientation 3"
+    assert said[1] == (
+        f"{TURNED}: 5 (Annotations/00.xml: {orientation}, Annotations/01.xml: {orientation}, "
+        f"Annotations/02.xml: {orientation} and 2 more files)"
+    )
+    assert said[2].startswith("annotation that states another image size, used: 7 (Annotations/05")
+    assert said[3].startswith("object of an unknown class, dropped: 12 (JPEGImages/00.png: dog0, ")
+    assert [line.split(":")[0] for line in said[8:]] == ["picture that is also trained on"]
