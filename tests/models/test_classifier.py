@@ -1,4 +1,4 @@
-"""The residual classifier: sizes, statistics, and which of its axes make matrices."""
+"""The residual classifier: sizes, statistics, and the axes of its matrices."""
 
 import dataclasses
 

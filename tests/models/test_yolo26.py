@@ -1,4 +1,4 @@
-"""The detector: published counts, its blocks against NumPy, its norms, the reference's numbers."""
+"""The detector: published counts, blocks against NumPy, norms, and the reference's numbers."""
 
 import dataclasses
 import functools

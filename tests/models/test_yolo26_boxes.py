@@ -1,4 +1,4 @@
-"""Cells, forms of boxes and their overlaps, against golden numbers and the laws they obey."""
+"""Cells, forms of boxes and overlaps, against golden numbers and the laws that they obey."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""The detector against the reference's own numbers of a small model; skipped where they are not."""
+"""The detector against numbers of the reference for a small model; skipped if not available."""
 
 import functools
 
@@ -132,7 +132,7 @@ def test_a_training_pass_is_that_of_the_reference(golden, images):
 
 @pytest.fixture(scope="module")
 def gradients(golden, images):
-    """`(a, b) -> gradients by PyTorch name` of a times the one head's loss and b times the other's.
+    """`(a, b) -> gradients by PyTorch name` of a times the loss of one head and b times the other.
 
     Not times the number of images, which the stored norms of single heads are not either.
     """
@@ -155,7 +155,7 @@ def gradients(golden, images):
 
 
 def golden_targets(archive):
-    """The batch's objects, padded."""
+    """The padded objects of the batch."""
     image = archive["A/batch/batch_idx"].astype(int)
     boxes, labels, valid = np.zeros((3, 8, 4)), np.zeros((3, 8), np.int32), np.zeros((3, 8), bool)
     for i in range(3):

@@ -1,4 +1,4 @@
-"""Detections from raw outputs: against plain NumPy, and what must hold for any outputs."""
+"""Detections from raw outputs: against plain NumPy, and properties for any outputs."""
 
 import functools
 
@@ -15,7 +15,7 @@ SIZE, CELLS, CLASSES = (32, 64), 42, 3
 
 @pytest.fixture(scope="module")
 def raw():
-    """Boxes that overlap much, and scores of all sizes."""
+    """Boxes with large overlaps, and scores of all sizes."""
     rng = np.random.default_rng(0)
     distances = rng.uniform(0.5, 3, (2, CELLS, 4))
     return yolo26.Raw(

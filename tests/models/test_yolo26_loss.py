@@ -1,4 +1,4 @@
-"""The detector's assignment and loss: golden numbers, a slow rewrite, and what must not matter."""
+"""Assignment and loss of the detector: golden numbers, a slow rewrite, and invariances."""
 
 import functools
 import re
@@ -23,7 +23,7 @@ CENTRES, STRIDES = anchors(*SIZE)
 
 @functools.partial(jax.jit, static_argnames="rule")
 def value_and_gradient(raw, targets, rule):
-    """The terms, and the gradient of their sum with gains, times the images."""
+    """The terms, and the gradient of their sum with gains, times the number of images."""
 
     def total(raw):
         found = terms(raw, targets, size=SIZE, rule=rule)
@@ -53,7 +53,7 @@ def total_loss(many, one, targets):
 
 
 def padded(images, rows=ROWS):
-    """Targets of images given by boxes and labels; the padding is what no image should have."""
+    """Targets of images given by boxes and labels, with impossible values as padding."""
     boxes = np.full((len(images), rows, 4), np.nan, np.float32)
     labels = np.full((len(images), rows), -1, np.int32)
     valid = np.zeros((len(images), rows), bool)
@@ -79,7 +79,7 @@ def golden_targets(golden):
 
 
 def golden_raw(golden, mode, head):
-    """What a head said: distances and logits, channels last."""
+    """Outputs of a head: distances and logits, channels last."""
     return tuple(golden[f"A/{mode}/{head}_{x}"].transpose(0, 2, 1) for x in ("boxes", "scores"))
 
 
@@ -184,7 +184,7 @@ def drawn(random):
 
 @functools.cache
 def drawn_batch(seed, rule):
-    """Three images, as cases and as arrays, and the rewrite's decisions, none of them close."""
+    """Three images, as cases and as arrays, and the clear decisions of the rewrite for them."""
     random = np.random.default_rng(seed)
     cases, decisions = [], []
     while len(cases) < 3:
@@ -317,7 +317,7 @@ def test_a_batch_spread_over_eight_devices_is_one_batch(axis_type):
         (_, found), gradients = program(*spread)
     cases, decisions = ([x for batch in batches for x in batch[i]][:8] for i in (0, 1))
     np.testing.assert_allclose(found, oracle.terms(cases, SIZE, decisions)[0], rtol=1e-5)
-    # Gradients are those of batches of three on one device, but for images and divisor.
+    # Gradients equal those of batches of three on one device, except for images and divisor.
     parts = []
     for _, chosen, *batch in batches:
         _, part = value_and_gradient(*batch, ONE_TO_MANY)

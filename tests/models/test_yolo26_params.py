@@ -1,4 +1,4 @@
-"""The detector's parameters: matrix axes, groups, names in PyTorch's form, folding."""
+"""Parameters of the detector: matrix axes, groups, PyTorch names, folding."""
 
 import re
 

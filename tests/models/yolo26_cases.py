@@ -19,7 +19,7 @@ GOLDEN = yolo26.YOLO26Config(
 
 @functools.cache
 def abstract(config, **fields):
-    """The model with shapes for arrays."""
+    """The model with shapes instead of arrays."""
     return nnx.eval_shape(lambda: yolo26.YOLO26(config, rngs=nnx.Rngs(0), **fields))
 
 
@@ -41,7 +41,7 @@ def random_model(config):
 
 
 def golden_model(shared):
-    """The archive of reference numbers, and the model that they are of."""
+    """The archive of reference numbers, and the model that they belong to."""
     archive = np.load(shared / "golden" / "yolo26_a.npz")
     prefix = "A/w/"
     weights = {k.removeprefix(prefix): archive[k] for k in archive.files if k.startswith(prefix)}
@@ -50,7 +50,7 @@ def golden_model(shared):
 
 @functools.partial(jax.jit, static_argnames=("graph", "training"))
 def forward(graph, params, model_state, images, training):
-    """Maps of all layers, outputs, and the statistics after."""
+    """Maps of all layers, outputs, and the statistics afterwards."""
     model = nnx.merge(graph, params, model_state)
     maps = model.feature_maps(images, training=training)
     outputs = model.from_maps(maps, training=training)
@@ -58,7 +58,7 @@ def forward(graph, params, model_state, images, training):
 
 
 def run(model, images, *, training=False):
-    """Maps, outputs, and the statistics after, of a model."""
+    """Maps, outputs, and the statistics afterwards, of a model."""
     graph, params, model_state = nnx.split(model, nnx.Param, ...)
     parts = nnx.to_pure_dict(params), nnx.to_pure_dict(model_state)
     return forward(graph, *parts, jnp.asarray(images), training)

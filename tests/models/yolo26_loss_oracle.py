@@ -1,4 +1,4 @@
-"""The detector's assignment and loss in float64 NumPy: one target, one cell, one side at a time."""
+"""Assignment and loss of the detector in float64 NumPy: one target, cell and side at a time."""
 
 import math
 from typing import NamedTuple
@@ -7,7 +7,7 @@ import numpy as np
 
 
 class Case(NamedTuple):
-    """One image: what a head said, and what is in it; no padding."""
+    """One image: outputs of a head, and objects without padding."""
 
     distances: np.ndarray  # [N, 4], in cells
     logits: np.ndarray  # [N, C]
@@ -16,7 +16,7 @@ class Case(NamedTuple):
 
 
 class Decisions(NamedTuple):
-    """The assignment of an image, and how near it was to another."""
+    """The assignment of an image, and how close it was to a different one."""
 
     target: dict[int, int]  # cell -> row of its target
     score: dict[int, float]  # cell -> soft score
@@ -34,7 +34,7 @@ def cells(height, width):
 
 
 def ciou(a, b, alpha=None):
-    """Complete IoU of two boxes and its `alpha`, which a caller may hold fixed."""
+    """Complete IoU of two boxes and its `alpha`, which may be given."""
     wa, ha = a[2] - a[0], a[3] - a[1] + 1e-7
     wb, hb = b[2] - b[0], b[3] - b[1] + 1e-7
     dx = max(min(a[2], b[2]) - max(a[0], b[0]), 0.0)
@@ -121,12 +121,12 @@ def terms(cases, size, decisions, alphas=None):
 
 
 def divisor(decisions):
-    """What the sums over a batch are divided by."""
+    """The divisor of the sums over a batch."""
     return max(sum(sum(chosen.score.values()) for chosen in decisions), 1.0)
 
 
 def _gap(values, chosen):
-    """Relative difference between the last value that was chosen and the next; 0s do not count."""
+    """Relative difference between the last chosen value and the next one; zeros do not count."""
     if len(values) <= chosen or values[chosen - 1] == 0:
         return math.inf
     return 1 - values[chosen] / values[chosen - 1]

@@ -1,4 +1,4 @@
-"""The detector in float64 NumPy, channels first, arrays by PyTorch name: slow and plain."""
+"""The detector in slow, plain float64 NumPy: channels first, arrays by PyTorch name."""
 
 import numpy as np
 
@@ -136,7 +136,7 @@ class Network:
 
 
 def convolve(x, weight, stride):
-    """Zero-padded convolution; a weight with one channel in is depthwise where `x` has more."""
+    """Zero-padded convolution; depthwise if the weight has one input channel and `x` has more."""
     size = weight.shape[2]
     wide = np.pad(x, ((0, 0), (0, 0), (size // 2,) * 2, (size // 2,) * 2))
     windows = np.lib.stride_tricks.sliding_window_view(wide, (size, size), (2, 3))

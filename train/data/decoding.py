@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Shaped, UInt8
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-# Suffixes of the formats that Pillow decodes without plugins; the first of several files of one
-# name counts.
+# Suffixes of the formats that Pillow decodes. Of several files with one name, that with the first
+# suffix counts.
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".png", ".bmp", ".webp", ".jfif", ".jpe", ".tif", ".tiff", ".gif"),
     *(".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".jp2"),
@@ -57,7 +57,7 @@ class Frame(NamedTuple):
         return self.size if self.orientation < 5 else (self.height, self.width)
 
     def upright(self, box: Box) -> Box:
-        """A box of the stored pixels as one of the upright image.
+        """Converts a box in the stored pixels to one in the upright image.
 
         Example:
             >>> Frame(40, 60, orientation=6).upright((10, 5, 30, 15))
@@ -120,7 +120,7 @@ def _decode(data: bytes, needed: int | None) -> tuple[Image.Image, Frame]:
         if needed is not None:
             image.draft("RGB", _enough(image.size, needed))
         rgb = _to_rgb(image)
-    except UnidentifiedImageError:  # its text is the address of an object
+    except UnidentifiedImageError:  # its message has the address of an object
         raise ValueError("not an image of a known format") from None
     except Exception as error:  # decoders raise anything
         raise ValueError(str(error) or type(error).__name__) from error
@@ -138,7 +138,7 @@ def _enough(size: tuple[int, int], needed: int) -> tuple[int, int]:
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 if there is none or it cannot be read."""
+    """The EXIF orientation; 1 if it is missing or cannot be read."""
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # damaged metadata of a picture that may be whole

@@ -35,14 +35,14 @@ T = TypeVar("T")
 
 
 class Listing(NamedTuple, Generic[T]):
-    """The files to read, in the order of their names, and those that are left out."""
+    """The files to read, sorted by name, and those that are left out."""
 
     files: list[T]
     left_out: list[tuple[str, str]]  # reason, name relative to the folder or archive
 
 
 def is_ignored(name: str) -> bool:
-    """Whether a file or folder is hidden or made by a system, by its name alone.
+    """Whether a file or folder is hidden or made by an operating system, by its name.
 
     Example:
         >>> [is_ignored(name) for name in (".DS_Store", "._a.txt", "Thumbs.db", "a.txt")]
@@ -65,7 +65,7 @@ def has_suffix(name: str, suffixes: Collection[str]) -> bool:
 def list_files(folder: Path, suffixes: Collection[str], *, recursive: bool = True) -> Listing[Path]:
     """Lists the files of a folder that have one of the suffixes, by the rule of this module.
 
-    A file with several names has the one that takes the fewest links; of those, the first.
+    A file with several names is listed under the first of those that take the fewest links.
 
     Args:
         folder: where to look; its own name may be hidden.
@@ -119,7 +119,7 @@ def list_archive(
 
 
 def inside(name: str) -> PurePosixPath:
-    r"""The path of an archive's member, whatever separates its parts.
+    r"""The path of a member of an archive, with either kind of slash.
 
     Example:
         >>> inside("./cat/1.png") == inside("cat\\1.png") == PurePosixPath("cat/1.png")
@@ -150,7 +150,7 @@ def describe(left_out: Sequence[tuple[str, str]]) -> str:
 
 
 def _paths(root: str, recursive: bool) -> Iterator[tuple[str, str]]:
-    """Relative name and real path of all that is not a folder, by the number of links it takes."""
+    """Relative name and real path of files and links, sorted by the number of links followed."""
     seen: set[str] = set()  # folders
     starts, ends = [("", root)], []  # folders and files, each with its real path
     while starts or ends:
@@ -171,14 +171,14 @@ def _paths(root: str, recursive: bool) -> Iterator[tuple[str, str]]:
 
 
 def _parts(item: tuple[str, ...]) -> list[str]:
-    """The order of names: by the parts between slashes."""
+    """Sort key of a name: the parts between slashes."""
     return item[0].split("/")
 
 
 def _walk(
     name: str, real: str, recursive: bool, seen: set[str]
 ) -> Iterator[tuple[str, str, os.DirEntry[str]]]:
-    """Files and links below a folder that was not seen before: name, folder, entry."""
+    """Files and links below a folder, unless it was seen before: name, folder, entry."""
     if real in seen:
         return
     seen.add(real)
@@ -196,7 +196,7 @@ def _walk(
 
 
 def _target(link: str) -> str:
-    """Where a link leads; the link itself if that is nowhere."""
+    """The target of a link; the link itself if it is broken."""
     try:
         return os.path.realpath(link, strict=True)
     except OSError:
@@ -204,7 +204,7 @@ def _target(link: str) -> str:
 
 
 def _contains(folder: str, inner: str) -> bool:
-    """Whether a real folder is another one, or one of those that contain it."""
+    """Whether a folder is the other one or contains it; both are real paths."""
     return Path(inner).is_relative_to(folder)
 
 
@@ -220,7 +220,7 @@ def _reason(name: str, real: Path, suffixes: Collection[str]) -> str | None:
 
 
 def _reason_by_size(name: str, size: int, suffixes: Collection[str]) -> str | None:
-    """Why a file of a name and a size in bytes is left out, None if it is not."""
+    """Why a file with a name and a size in bytes is left out, None if it is read."""
     if not has_suffix(name, suffixes):
         return FOREIGN
     return EMPTY if size == 0 else None

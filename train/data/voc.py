@@ -31,7 +31,7 @@ class Scan(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """The files of a folder by the names that pair them: paths below their folders, no suffix."""
+    """The files of a folder by the name that pairs them: the path in it without suffix."""
 
     annotations: dict[str, Path]
     images: dict[str, Path]
@@ -84,7 +84,7 @@ def scan_folder(folder: Path, split: str | None = None) -> Scan:
 
 
 def _pairs(folder: Path, split: str) -> tuple[list[Pair], list[Trouble], list[tuple[str, str]]]:
-    """Pairs of a split, "" for all; listed names without files; files that are left out."""
+    """Pairs of a split ("" for all), listed names without files, and files that are left out."""
     lists = _lists(folder)
     if split in lists:
         layout, path = _layout(folder, folder), lists[split]
@@ -115,7 +115,7 @@ def _lists(folder: Path) -> dict[str, Path]:
 def _lines(path: Path) -> list[str]:
     """The lines of a list without blank ends; UTF-8 or UTF-16, with or without byte-order mark.
 
-    Bytes that are neither stay what they are, as in the names of files.
+    Other bytes are kept as in file names.
     """
     data = path.read_bytes()
     wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
@@ -124,7 +124,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def _stem(line: str, layout: Layout) -> str | None:
-    """The name in a layout that a line of a list means, None if there is none.
+    """The name in a layout that a line of a list refers to, None if there is none.
 
     A line is a name, with or without folders before it, a suffix, and the label of a class.
     """

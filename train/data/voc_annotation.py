@@ -1,4 +1,4 @@
-"""Pascal VOC annotations: objects and boxes out of XML, whatever wrote it."""
+"""Pascal VOC annotations: objects and boxes from the XML of any program."""
 
 import math
 import re
@@ -36,7 +36,7 @@ def parse_annotation(data: bytes, frame: Frame) -> tuple[list[tuple[str, Box]], 
 
     Returns:
         Class name and box (left, top, right, bottom) of each object in the upright image; and
-        what was dropped or changed, each with a detail or "".
+        what was dropped or changed, each with a detail that may be empty.
 
     Raises:
         ValueError: not XML, or with a DOCTYPE.
@@ -44,7 +44,7 @@ def parse_annotation(data: bytes, frame: Frame) -> tuple[list[tuple[str, Box]], 
     root = _parse(data)
     found: list[tuple[str, Box]] = []
     size, trouble = _annotated_size(frame, _stated_size(root))
-    turned = size != frame.size  # a square that is turned cannot be told
+    turned = size != frame.size  # turned squares cannot be told apart
     for node in root.findall("object"):
         if _is_true(node.findtext("difficult")):
             continue
@@ -125,7 +125,7 @@ def _parse(data: bytes) -> Element:
 
     A DOCTYPE is refused: its entities could expand without end, or fetch files.
     """
-    data = data.lstrip()  # before the declaration expat accepts nothing
+    data = data.lstrip()  # expat accepts nothing before the declaration
     declared = _DECLARED.match(data)  # not in UTF-16, which expat recognizes by itself
     encoding = declared[1].decode().lower() if declared else "utf-8"
     builder = TreeBuilder()
@@ -145,7 +145,7 @@ def _parse(data: bytes) -> Element:
 
 
 def _refuse_doctype(*_: object) -> None:
-    """An annotation needs no document type."""
+    """Refuses a document type, which annotations do not need."""
     raise ValueError("it has a DOCTYPE, which annotations need not and which can define entities")
 
 

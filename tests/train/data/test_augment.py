@@ -49,7 +49,7 @@ def test_a_single_picture_is_its_own_canvas():
 def test_boxes_are_clipped_and_kept_by_the_rules(
     box: tuple[float, ...], expected: tuple[float, ...] | None
 ):
-    """A canvas of 128 shown at twice its size from its upper left corner, 100 pixels of it."""
+    """The upper left 100 pixels of a canvas of 128, at twice its size."""
     placement = Placement((1.0, 1.0), (0.0, 0.0), (0.0, 0.0, 128.0, 128.0))
     boxes, kept = place_boxes(picture((128, 128), box), placement, 2.0, (0.0, 0.0), 100)
     np.testing.assert_allclose(boxes, [expected] if expected else np.zeros((0, 4)), rtol=1e-6)

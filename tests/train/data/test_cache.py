@@ -1,4 +1,4 @@
-"""The cache: a folder is whole or not there, whatever happens while it is made."""
+"""The cache: a folder is whole or missing, whatever happens while it is made."""
 
 import os
 import signal
@@ -23,7 +23,7 @@ def make(folder: Path) -> None:
 
 
 def never(folder: Path) -> None:
-    """For folders that are there already."""
+    """A maker that must not be called."""
     pytest.fail(f"{folder} was made again")
 
 
@@ -105,7 +105,7 @@ def test_of_several_at_once_one_makes_it_and_the_others_wait(tmp_path: Path):
     assert all("waiting for another process" in text for text in notes)
 
 
-@pytest.mark.skipif(os.name == "nt", reason="a file that is no folder gives another error")
+@pytest.mark.skipif(os.name == "nt", reason="a file instead of a folder gives another error")
 def test_a_cache_that_cannot_be_written_is_one_line(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(BadInput, match=r"another folder with --data\.cache"):

@@ -25,7 +25,7 @@ COLOURS = list(itertools.product((80, 250), repeat=3))[1:7]
 
 
 def drawn_rectangles(count: int = 6) -> Drawn:
-    """Pictures of several sizes, a rectangle of its own colour on each."""
+    """Pictures of several sizes, each with a rectangle of its own colour."""
     rng = np.random.default_rng(0)
     pictures = []
     for index in range(count):
@@ -39,7 +39,7 @@ def drawn_rectangles(count: int = 6) -> Drawn:
 
 
 def plain(**changes: float) -> Augmentation:
-    """No change of colour, which the tests read."""
+    """Augmentation without changes of colour, by which the tests find rectangles."""
     return Augmentation(hue=0, saturation=0, brightness=0, **changes)
 
 
@@ -50,7 +50,7 @@ def corners(batch: dict[str, np.ndarray], row: int) -> np.ndarray:
 
 
 def mask(image: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
-    """Pixels of which a colour on the dark ground covers at least half."""
+    """Pixels that a colour on the dark background covers by at least half."""
     axis = np.asarray(colour, float) - 20
     difference = image - 20.0
     share = difference @ axis / (axis @ axis)
@@ -81,7 +81,7 @@ def test_every_box_is_the_extent_of_its_rectangle_in_pixels(mosaic: float):
 
 
 def test_objects_that_leave_the_picture_are_dropped_and_those_that_stay_are_kept():
-    """A rectangle shows with more than a tenth of its area, or has no box."""
+    """A rectangle either shows more than a tenth of its area, or has no box."""
     pictures = drawn_rectangles()
     data = DetectionData(size=SIZE, augmentation=plain(mosaic=0, shift=0.5, zoom=0.9))
     batches: Any = training_batches(pictures, data, batch_size=10, steps=1000, seed=1)
@@ -198,7 +198,7 @@ def test_processes_share_a_batch_whatever_their_number(monkeypatch: pytest.Monke
 
 
 def test_mosaic_ends_with_the_last_passes():
-    """On six pictures of one class each, four labels in a picture take a mosaic."""
+    """With six pictures of one class each, only a mosaic has several labels."""
     pictures = drawn_rectangles()
     data = DetectionData(
         size=SIZE, max_objects=4, augmentation=plain(plain_epochs=2, shift=0, zoom=0)

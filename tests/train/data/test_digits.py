@@ -1,4 +1,4 @@
-"""Scenes of digits: exact boxes, and scans that only one part shows."""
+"""Scenes of digits: exact boxes, and separate scans for training and held-out scenes."""
 
 import pickle
 
@@ -49,7 +49,7 @@ def test_digits_hardly_overlap():
 
 
 def test_boxes_are_the_extent_of_the_ink_in_pixels(monkeypatch: pytest.MonkeyPatch):
-    """On a black background a digit is what is not black; alone, its extent is its box."""
+    """On a black background, the extent of a single digit is its box."""
     monkeypatch.setattr(digits, "OBJECTS", (1, 1))
     monkeypatch.setattr(digits, "_background", lambda _, size: np.zeros((size, size, 3), "f"))
 
@@ -79,7 +79,7 @@ def test_every_digit_stands_out_from_what_is_behind_it():
 
 
 def test_training_and_held_out_scenes_share_no_scan(monkeypatch: pytest.MonkeyPatch):
-    """Each scan carries its number in one pixel, and the numbers that come up are collected."""
+    """Each scan has its number in one pixel, and the numbers in scenes are collected."""
     scans, labels = digits._scans()
     marked = np.ones_like(scans)
     marked[:, 0, 0] = np.arange(len(scans))

@@ -1,4 +1,4 @@
-"""Mutated annotations and images: nothing crashes, and no valid picture is lost in silence."""
+"""Mutated annotations and images: nothing crashes, and no valid picture is lost silently."""
 
 import io
 import random
@@ -35,7 +35,7 @@ TOKENS = (
 
 
 def mutated(data: bytes, rng: random.Random) -> bytes:
-    """A file after one to three accidents: cut, lost, doubled, overwritten, with foreign parts."""
+    """A file after one to three random deletions, repetitions, overwrites or insertions."""
     out = bytearray(data)
     for _ in range(rng.randint(1, 3)):
         at, length = rng.randrange(len(out) + 1), rng.choice((1, 2, 7, 40))
@@ -56,7 +56,7 @@ def mutated(data: bytes, rng: random.Random) -> bytes:
 
 
 def misstated(data: bytes, rng: random.Random) -> bytes:
-    """An annotation that is still XML: numbers, names or whole elements are others or missing."""
+    """An annotation that is still XML, with other or missing numbers, names or elements."""
     text = data.decode()
     for _ in range(rng.randint(1, 4)):
         found = rng.choice(list(re.finditer(r"(?<=>)[\w.]+(?=<)", text)) or [re.match("", text)])
@@ -72,7 +72,7 @@ def misstated(data: bytes, rng: random.Random) -> bytes:
 
 
 def check(scan: Scan, stems: set[str], intact: set[str]) -> Annotated:
-    """Every picture is used or said to be skipped; used ones are sound, and intact ones whole."""
+    """Every picture is used or reported as skipped; used ones are sound, and intact ones whole."""
     used = {Path(entry.key).stem for entry in scan.entries}
     skipped = [key for kind, key in scan.trouble if kind.endswith("skipped")]
     named = {Path(key.split(": ")[0]).stem for key in skipped}
@@ -152,7 +152,7 @@ def test_mutated_images_are_used_or_skipped_by_name(
 
 
 def decodes(path: Path) -> bool:
-    """Whether all of an image's pixels can be had."""
+    """Whether all pixels of an image can be decoded."""
     try:
         Image.open(io.BytesIO(path.read_bytes())).convert("RGB")
     except Exception:

@@ -78,7 +78,7 @@ def test_a_picture_covers_the_pixels_whose_centres_lie_on_it(
 
 
 def test_a_gradient_is_drawn_where_the_placement_puts_it():
-    """The value of a linear gradient tells where a pixel's centre came from."""
+    """A linear gradient shows where the centre of each pixel came from."""
     ramp = np.broadcast_to(np.arange(200, dtype=np.uint8)[None, :, None], (100, 200, 3))
     picture = Picture(
         Image.fromarray(ramp), (200, 100), np.zeros((0, 4), np.float32), np.zeros(0, np.int32)

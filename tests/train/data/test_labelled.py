@@ -1,4 +1,4 @@
-"""Labelled images prepared by TFDS, here a builder of a few with the features of CIFAR-10."""
+"""Labelled images prepared by TFDS: a builder of five with the features of CIFAR-10."""
 
 import io
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Folders in VOC layout: what is read, what is skipped, and that both are said."""
+"""Folders in VOC layout: what is read, what is skipped, and how it is reported."""
 
 from pathlib import Path
 

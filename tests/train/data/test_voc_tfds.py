@@ -77,7 +77,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def prepared(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """That folder is where TFDS looks."""
+    """Makes TFDS look in that folder."""
     monkeypatch.setenv("TFDS_DATA_DIR", str(home))
 
 

@@ -1,4 +1,4 @@
-"""Matching and average precision in plain Python: a detection, an object, a recall at a time."""
+"""Matching and average precision in plain Python: one detection, object and recall at a time."""
 
 import itertools
 
@@ -13,7 +13,7 @@ def iou(a, b):
 
 
 def correct(detections, objects, threshold, older):
-    """Which detections of one picture and class are correct; both are lists, scores falling."""
+    """Which detections of one picture and class are correct; lists by decreasing score."""
     claimed, result = set(), []
     for box in detections:
         pairs = [(iou(box, goal), -i) for i, goal in enumerate(objects)]
@@ -28,7 +28,7 @@ def correct(detections, objects, threshold, older):
 
 
 def average_precision(hits, count, smooth=True):
-    """Area under precision and recall of a class: hits by falling score, `count` objects."""
+    """Area under precision and recall of a class: hits by decreasing score, `count` objects."""
     points, found = [], 0
     for n, hit in enumerate(hits, start=1):
         found += hit
@@ -43,7 +43,7 @@ def average_precision(hits, count, smooth=True):
 
 
 def _line(points, x):
-    """The value at `x` of a line through points; of several points at `x` the last one's."""
+    """The value at `x` of a line through points; the last one if several points are at `x`."""
     last = max(i for i, (r, _) in enumerate(points) if r <= x)
     if last == len(points) - 1:
         return points[last][1]
@@ -52,7 +52,7 @@ def _line(points, x):
 
 
 def at_confidence(scores, values, above, x):
-    """The value at confidence `x` of a line through (score, value), scores falling."""
+    """The value at confidence `x` of a line through (score, value), by decreasing score."""
     if x > scores[0]:
         return above
     for (s0, v0), (s1, v1) in itertools.pairwise(zip(scores, values, strict=True)):

@@ -13,7 +13,7 @@ PICTURES, CLASSES, OBJECTS, DETECTIONS = 12, 4, 8, 30
 
 @pytest.fixture(scope="module")
 def drawn():
-    """Random pictures: objects, detections near them and elsewhere, in no order, and filling."""
+    """Random pictures: objects, unordered detections near them and elsewhere, and padding."""
     random = np.random.default_rng(0)
     low = random.uniform(0, 20, (PICTURES, OBJECTS, 2))
     boxes = np.concatenate([low, low + random.uniform(10, 40, low.shape)], -1).astype(np.float32)
@@ -36,7 +36,7 @@ def drawn():
 
 
 def pairs_of_lists(drawn):
-    """For every picture and class: detections by falling score, scores, objects."""
+    """For every picture and class: detections by decreasing score, scores, objects."""
     for found, boxes, labels, valid in zip(*drawn, strict=True):
         for kind in range(CLASSES):
             rows = [row for row in found.astype(float) if row[5] == kind and row[4] > 0.001]
@@ -96,7 +96,7 @@ def test_with_steps_it_is_the_precision_of_the_coco_evaluator(drawn):
         for kind in range(CLASSES - 1)
     ]
     assert np.mean(recall) == pytest.approx(expected["AR"], abs=1e-9)
-    # A line between two recalls lies above the step by half the fall times the distance of the
+    # A line between two recalls is above the step by half the fall times the distance of the
     # recalls, 1 / objects; 101 points leave 0.01 on either side of every fall.
     linear = evaluate(matches).average_precision
     assert (np.abs(linear - found.average_precision) < 0.5 / found.objects[:, None] + 0.02).all()
@@ -126,7 +126,7 @@ def test_average_precision_by_hand():
 
 
 def one_picture(rows, boxes, kinds, **options):
-    """Matches of a single picture without filling."""
+    """Matches of a single picture without padding."""
     arrays = np.array(rows, np.float32).reshape(-1, 6), np.array(boxes, np.float32)
     return match(
         arrays[0][None], arrays[1][None], np.array([kinds], int), np.ones((1, len(kinds)), bool),
@@ -190,7 +190,7 @@ def test_objects_that_nothing_was_taken_for_count_as_missed():
     found = evaluate(one_picture(nothing, [[0, 0, 9, 9], [0, 0, 5, 5]], [0, 2]))
     assert found.classes.tolist() == [0, 2]
     assert set(found.summary().values()) == {0.0}
-    for claim in (claim_best, claim_best_free):  # and a detection where there is no object
+    for claim in (claim_best, claim_best_free):  # and a detection without any objects
         empty = one_picture([[0, 0, 9, 9, 0.5, 1]], np.zeros((0, 4)), [], claim=claim)
         assert not empty.correct.any()
         assert empty.correct.shape == (1, 10)

@@ -1,4 +1,4 @@
-"""Held-out pictures judged with a model that knows the answers, and with one that knows none."""
+"""Held-out pictures judged with models that know all answers, and none."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +15,7 @@ SIDE, SCENES = 64, 5
 
 
 def oracle(params, model_state, batch):
-    """Cell i says what object i is; the one-to-many head has every object twice."""
+    """Cell i predicts object i; the one-to-many head predicts every object twice."""
     del model_state
     centres, strides = (jnp.asarray(x)[None] for x in anchors(SIDE, SIDE))
     boxes = corners(batch["boxes"] * SIDE)
@@ -58,7 +58,7 @@ def test_no_answers_are_worth_nothing(held_out):
 
 
 class Backgrounds(DigitScenes):
-    """Scenes whose objects nobody wrote down."""
+    """Scenes without annotated objects."""
 
     @property
     def most_objects(self):
@@ -70,7 +70,7 @@ class Backgrounds(DigitScenes):
 
 
 def guess(params, model_state, batch):
-    """The first two cells take something for a 3, whatever is there."""
+    """The first two cells always predict a 3."""
     del model_state
     cells, strides = (jnp.asarray(x) for x in anchors(SIDE, SIDE))
     seen = (jnp.arange(len(cells)) < 2)[:, None] & (jnp.arange(10) == 3)[None]

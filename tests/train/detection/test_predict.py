@@ -17,7 +17,7 @@ OPTIONS: dict[str, Any] = {"names": ["日本", "$x$"], "side": SIDE, "confidence
 
 
 def find(image: np.ndarray) -> np.ndarray:
-    """The extent of what is bright."""
+    """A detector that finds the extent of bright pixels."""
     assert image.shape == (SIDE, SIDE, 3)
     return np.asarray([[*extent(image.min(-1) > 150), 0.9, 0]], np.float32)
 
