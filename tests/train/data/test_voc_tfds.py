@@ -3,14 +3,17 @@
 import io
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from train.data import voc_tfds
 from train.data.detection import DetectionData, read_pictures
 from train.data.pictures import Annotated
+from train.data.voc_annotation import TURNED
 from train.data.voc_tfds import scan_tfds
 from train.errors import BadInput
 
@@ -147,3 +150,18 @@ def test_a_place_of_tfds_needs_a_split():
     data = DetectionData(train=("tfds:voc",), held_out=("tfds:voc",))
     with pytest.raises(BadInput, match="names no split; write tfds:NAME:SPLIT"):
         read_pictures(data, seed=0)
+
+
+def test_turned_pictures_are_upright_and_reported(monkeypatch: pytest.MonkeyPatch):
+    """Boxes of records are fractions of the picture; which frame they had is unknown."""
+    exif, encoded = Image.Exif(), io.BytesIO()
+    exif[0x0112] = 6
+    Image.new("RGB", (60, 40)).save(encoded, "JPEG", exif=exif)
+    objects = {"bbox": [np.asarray([0.5, 0.25, 1.0, 0.75])], "label": [0]}
+    source = [{"image": encoded.getvalue(), "objects": objects}]
+    info = SimpleNamespace(features={"objects": {"label": SimpleNamespace(names=["cat"])}})
+    monkeypatch.setattr(voc_tfds, "_open", lambda name, split: (source, info))
+    scan = scan_tfds("turned", "train")
+    assert scan.entries[0].size == (40, 60)
+    assert scan.entries[0].objects == [("cat", (9.0, 29.0, 29.0, 59.0))]
+    assert scan.trouble == [(TURNED, "turned:train record 0")]
