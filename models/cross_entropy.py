@@ -3,11 +3,11 @@
 Axes: B batch, T time, D width of the hidden states, V vocabulary, C chunks, S time inside a chunk.
 
 At 16 sequences of 1024 tokens and a vocabulary of 151,936 the logits of one step are 10 GB in
-float32, and their gradient is as much again. Here the time axis is cut into chunks, one after the
-other, and the gradient of a chunk is taken while its logits are there: three products with the head
-a token, as many as without chunks. The batch is not cut, so that one spread over devices stays so.
-Temporary memory of that step of Qwen3-0.6B in bfloat16, layers computed again in the backward pass,
-as XLA plans it for one CPU: 10.2 GiB, against 23.4 GiB with all logits.
+float32, and their gradient takes as much again. Here the time axis is divided into chunks, one
+after the other, and the gradient of a chunk is computed while its logits exist: three products with
+the head per token, as many as without chunks. The batch is not divided, so its sharding stays.
+Temporary memory of that step of Qwen3-0.6B in bfloat16 with rematerialization, as XLA plans it for
+one CPU: 10.2 GiB, against 23.4 GiB with all logits.
 """
 
 import functools
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, PartitionSpec
 from jaxtyping import Array, Float, Int
 
-# Logits of a chunk on a device: 512 MiB in float32. Every chunk reads and writes the head's
+# Logits of a chunk per device: 512 MiB in float32. Every chunk reads and writes the head's
 # gradient once, which for 151,936 x 1024 moves as many bytes as the logits of about 500 tokens.
 CHUNK_LOGITS = 2**27
 
@@ -48,17 +48,17 @@ def cross_entropy(
     """Weighted mean of the negative log-likelihood of the targets, in nats.
 
     `sum_t w_t (log sum_v exp z_tv - z_t[target_t]) / sum_t w_t` with `z = hidden @ kernel`.
-    Products take operands in the dtype of `hidden`; sums and all else are float32. The gradient
+    Products take operands in the dtype of `hidden`; everything else is float32. The gradient
     (reverse mode) goes to `hidden` and `kernel`, not to `weights`. Under a mesh any layout of the
     batch, the width and the vocabulary works, with Explicit axes too.
 
     Args:
         hidden: what the head reads, for instance `model.hidden_states(tokens)`.
         kernel: the head, for instance `model.head`.
-        targets: the token to predict at each position, in `[0, V)`; anything where the weight is 0.
-            Checked where the values are known, which is outside of `jit`; inside, one out of range
-            gives NaN.
-        weights: of each position; 0 leaves it out. None: all 1. If all are 0, so is the loss.
+        targets: the token to predict at each position, in `[0, V)`; any integer where the weight is
+            0. Checked outside `jit`, where the values are known; inside, one out of range gives
+            NaN.
+        weights: of each position; 0 leaves it out. None: all 1. If all are 0, the loss is 0.
         chunk_size: positions of each sequence whose logits exist at a time: 1 needs the least
             memory and the most time, T takes all at once. None: as many as 512 MiB of logits on
             each device of the mesh hold.
@@ -80,7 +80,7 @@ def cross_entropy(
     weights = jax.lax.stop_gradient(weights.astype(jnp.float32))
     size = chunk_size or _usual_chunk_size(hidden, kernel)
     mean: Any = functools.partial(_mean, count=-(-targets.shape[1] // size))
-    # Under Explicit axes the layout of sums over a spread axis would have to be said here.
+    # Under Explicit axes the sharding of sums over a sharded axis would have to be specified here.
     if AxisType.Explicit in jax.typeof(hidden).sharding.mesh.axis_types:
         mean = jax.sharding.auto_axes(mean, out_sharding=PartitionSpec())
     return mean(hidden, kernel, targets.astype(jnp.int32), weights)
@@ -94,7 +94,7 @@ def next_token_weights(
     Args:
         segment_ids: document of each token of rows that are one token longer than the model's
             input, since `targets = tokens[:, 1:]`.
-        padding: the id of what fills rows up, which is no document and gets weight 0. None: rows
+        padding: the id of the padding, which is not a document and gets weight 0. None: rows
             are full.
 
     Returns:
@@ -111,7 +111,7 @@ def next_token_weights(
 
 
 def _usual_chunk_size(hidden: Float[Array, "B T D"], kernel: Float[Array, "D V"]) -> int:
-    """Positions whose logits fit into `CHUNK_LOGITS` on each device of the mesh."""
+    """Positions whose logits fit into `CHUNK_LOGITS` per device of the mesh."""
     meshes = jax.typeof(hidden).sharding.mesh, jax.sharding.get_abstract_mesh()
     devices = max(1, *(mesh.size for mesh in meshes))  # without a mesh the size is 0
     return max(CHUNK_LOGITS * devices // (len(hidden) * kernel.shape[1]), 1)
@@ -125,7 +125,7 @@ def _mean(
     *,
     count: int,
 ) -> Float[Array, ""]:
-    """The weighted mean in this many chunks."""
+    """The weighted mean, computed in `count` chunks."""
     chunks = tuple(_cut(x, count) for x in (hidden, targets, weights))
     total = weights.sum()
     return _weighted_sum(chunks, kernel) / jnp.where(total == 0, 1, total)
@@ -143,7 +143,7 @@ def _weighted_sum(chunks: Chunks, kernel: Float[Array, "D V"]) -> Float[Array, "
 
 
 def _forward(chunks: Chunks, kernel: Float[Array, "D V"]) -> tuple[Float[Array, ""], Any]:
-    """The sum, and its gradient beside it."""
+    """The sum and its gradient."""
     cast = kernel.astype(chunks[0].dtype)
 
     def body(carry: tuple[Array, Array], chunk: tuple) -> tuple[tuple[Array, Array], Array]:
@@ -162,7 +162,7 @@ def _forward(chunks: Chunks, kernel: Float[Array, "D V"]) -> tuple[Float[Array, 
 
 
 def _backward(gradients: tuple[Array, Array], cotangent: Float[Array, ""]) -> tuple:
-    """The gradient of `_forward` times the number that follows it."""
+    """The gradient of `_forward` times the cotangent."""
     d_hidden, d_kernel = ((x.astype(jnp.float32) * cotangent).astype(x.dtype) for x in gradients)
     return (d_hidden, None, None), d_kernel
 
@@ -176,11 +176,11 @@ def _loss_and_slope(
     targets: Int[Array, "B S"],
     weights: Float[Array, "B S"],
 ) -> tuple[Float[Array, ""], Float[Array, "B S V"]]:
-    """`sum_t w_t loss_t`, and by the logits: `w_t (softmax(z_t)_v - [v = target_t])`."""
+    """`sum_t w_t loss_t` and its gradient: `w_t (softmax(z_t)_v - [v = target_t])` by logits."""
     z = logits(hidden, kernel)
     known = (targets >= 0) & (targets < z.shape[-1])
     weights = jnp.where(known | (weights == 0), weights, jnp.nan)
-    # A comparison, not a gather: it stays local where the vocabulary is spread over devices.
+    # A comparison, not a gather: it stays local where the vocabulary is sharded.
     hit = targets[..., None] == jax.lax.broadcasted_iota(targets.dtype, z.shape, z.ndim - 1)
     normalizer = jax.nn.logsumexp(z, axis=-1)
     loss = jnp.sum(weights * (normalizer - jnp.where(hit, z, 0).sum(-1)))
@@ -189,7 +189,7 @@ def _loss_and_slope(
 
 
 def _cut(x: Array, count: int) -> Array:
-    """`[B, T, ...]` as `[C, B, S, ...]`, filled up with zeros."""
+    """`[B, T, ...]` as `[C, B, S, ...]`, padded with zeros."""
     batch, time, *rest = x.shape
     size = -(-time // count)
     fill = [(0, 0), (0, count * size - time), *((0, 0) for _ in rest)]
@@ -199,7 +199,7 @@ def _cut(x: Array, count: int) -> Array:
 def _check(
     hidden: Array, kernel: Array, targets: Array, weights: Array, chunk_size: int | None
 ) -> None:
-    """Refuses what does not fit; the values of traced targets are not known."""
+    """Refuses arrays that do not fit; the values of traced targets are not known."""
     fit = hidden.ndim == 3 and kernel.ndim == 2 and hidden.shape[2] == kernel.shape[0]
     if not fit or not all(jnp.issubdtype(x.dtype, jnp.floating) for x in (hidden, kernel)):
         raise ValueError(
@@ -227,5 +227,5 @@ def _check(
     if low < 0 or high >= kernel.shape[1]:
         raise ValueError(
             f"targets range from {low} to {high}, but the head has {kernel.shape[1]} tokens; use "
-            f"0 to {kernel.shape[1] - 1}, or weight 0 for what is not to be predicted"
+            f"0 to {kernel.shape[1] - 1}, or weight 0 where nothing is to be predicted"
         )

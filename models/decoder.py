@@ -1,4 +1,4 @@
-"""What decoders have in common: how they are called, their inputs, attention.
+"""The common part of decoders: how they are called, their inputs, attention.
 
 Axes: B batch, T time (query position), S time (key position), D embed (residual stream),
 N query heads, K key and value heads, H features of a head, V vocabulary, L layers.
@@ -19,7 +19,7 @@ Hidden = Float[Array, "B T D"]
 Queries = Float[Array, "B T N H"]
 Keys = Float[Array, "B S K H"]
 Attend = Callable[[Queries, Keys, Keys], tuple[Queries, Any]]
-# One layer: its parameters, the stream, and what decides on what is visible.
+# One layer: its parameters, the stream, and the function that attends.
 Block = Callable[[Any, Hidden, Attend], tuple[Hidden, Any]]
 Remat = Callable[[Callable], Callable]
 # "cudnn" is a flash kernel: half precision on NVIDIA GPUs, never all scores at once. None: "xla".
@@ -35,8 +35,8 @@ class Decoder(nnx.Module):
         config: the architecture; has `vocab_size`.
         dtype: of matrix products and attention.
         layers: the layers' parameters, stacked along a leading L.
-        final_norm: what follows the last layer.
-        max_positions: most tokens in a row, where the model bounds them.
+        final_norm: the norm after the last layer.
+        max_positions: maximum number of tokens in a row; None: any number.
         attention: the `implementation` of `jax.nn.dot_product_attention` that `hidden_states` uses.
     """
 
@@ -58,8 +58,8 @@ class Decoder(nnx.Module):
         """Next-token logits at every position: `logits(hidden_states(tokens))`.
 
         Args:
-            tokens: integers in `[0, V)`. Checked where their values are known, which is outside
-                of `jit`; inside, a token of V or more gives NaN.
+            tokens: integers in `[0, V)`. Checked outside `jit`, where their values are
+                known; inside, a token of V or more gives NaN.
             segment_ids: document of each token, for several documents in one row; a token sees
                 earlier tokens of the same id only. None: the row is one document.
             positions: position of each token, in tokens. None: see `usual_positions`.
@@ -121,16 +121,16 @@ class Decoder(nnx.Module):
     def usual_positions(
         self, time: int, segment_ids: Int[Array, "B T"] | None
     ) -> Int[Array, "#B T"]:
-        """0 to T - 1, also for packed rows: enough where differences of positions alone count."""
+        """0 to T - 1, also for packed rows: enough if only differences of positions matter."""
         del segment_ids
         return jnp.arange(time)[None, :]
 
     def check_length(self, length: int) -> None:
-        """Refuses more tokens in a row than there are positions."""
+        """Refuses more tokens in a row than the model has positions."""
         if self.max_positions is not None and length > self.max_positions:
             raise ValueError(
                 f"{length} tokens in a row are more than the {self.max_positions} positions of "
-                f"this model; cut the rows, or build it with more positions"
+                f"this model; shorten the rows, or build it with more positions"
             )
 
     @property
@@ -139,7 +139,7 @@ class Decoder(nnx.Module):
         raise NotImplementedError
 
     def embeddings(self, tokens: Int[Array, "B T"], positions: Int[Array, "#B T"]) -> Hidden:
-        """What the first layer reads, in `dtype`."""
+        """The input of the first layer, in `dtype`."""
         raise NotImplementedError
 
     def block(self, positions: Int[Array, "#B T"]) -> Block:
@@ -169,7 +169,7 @@ def dot_product_attention(
 ) -> Queries:
     """`softmax(q k^T / sqrt(H)) v` over the visible positions, each key head shared by N/K."""
     # jax's function mixes bfloat16 with float32 inside, which strict promotion would refuse. So
-    # does compiling its gradient, which is up to whoever compiles.
+    # does compiling its gradient, which only the caller can allow.
     with jax.numpy_dtype_promotion("standard"):
         return jax.nn.dot_product_attention(
             query, key, value, mask=mask, is_causal=is_causal, implementation=implementation
@@ -177,7 +177,7 @@ def dot_product_attention(
 
 
 def check_attention(implementation: Any) -> Implementation | None:
-    """The name of an implementation of attention, or an error with those that there are."""
+    """The name of an implementation of attention, or an error with the known ones."""
     if implementation is not None and implementation not in get_args(Implementation):
         raise ValueError(
             f"attention={implementation!r} is unknown; use "
@@ -187,7 +187,7 @@ def check_attention(implementation: Any) -> Implementation | None:
 
 
 def check_tokens(tokens: Int[Array, "B T"], vocab_size: int) -> None:
-    """Refuses what is no `[B, T]` array of integers in `[0, V)`; traced values are not known."""
+    """Refuses tokens other than `[B, T]` integers in `[0, V)`; traced values are not known."""
     if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer) or not tokens.size:
         raise ValueError(
             f"tokens are {tokens.dtype}{list(tokens.shape)}; use integers [batch, time] with at "
@@ -205,7 +205,7 @@ def check_tokens(tokens: Int[Array, "B T"], vocab_size: int) -> None:
 
 
 def _check_fit(name: str, array: Int[Array, "#B T"], *shapes: tuple[int, ...]) -> None:
-    """Refuses what is no integer array of one of these shapes."""
+    """Refuses anything except integers of one of these shapes."""
     if array.shape not in shapes or not jnp.issubdtype(array.dtype, jnp.integer):
         raise ValueError(
             f"{name} are {array.dtype}{list(array.shape)}; use integers of shape "

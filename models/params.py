@@ -7,7 +7,7 @@ from optax.contrib import MuonDimensionNumbers
 
 
 def matrix_dimension_numbers(params: Any) -> Any:
-    """Which axes of each parameter make a matrix: a tree like `params`, in optax's own terms.
+    """Which axes of each parameter make a matrix: a tree like `params`, in optax's terms.
 
     The kernels of the layers are `[layer, reduction, output]`; embeddings, norms, biases and
     output head are no matrices (None). Where a kernel holds several matrices side by side, the

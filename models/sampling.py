@@ -1,7 +1,7 @@
-"""Incremental decoding: a cache of keys and values, one token a step.
+"""Incremental decoding: a cache of keys and values, one token per step.
 
-Axes as in `decoder.py`; S is the capacity of the cache in tokens. Under Auto mesh axes anything
-may be sharded; under Explicit ones tokens are replicated, and so are all heads.
+Axes as in `decoder.py`; S is the capacity of the cache in tokens. Under Auto mesh axes any
+sharding works; under Explicit axes tokens and heads are replicated.
 """
 
 import functools
@@ -33,13 +33,13 @@ class Cache(NamedTuple):
 def prefill(
     model: Decoder, tokens: Int[Array, "B T"], *, capacity: int
 ) -> tuple[Float[Array, "B V"], Cache]:
-    """Reads a prompt in one pass: logits of the token after it, and the cache to go on from.
+    """Reads a prompt in one pass: logits of the token after it, and the filled cache.
 
     Args:
         model: the decoder.
         tokens: the prompts, all of one length, integers in `[0, V)`.
-        capacity: tokens that the cache can hold, prompt included; at least T. T leaves no room
-            for another token.
+        capacity: tokens that the cache can hold, including the prompt; at least T, which leaves no
+            room for another token.
 
     Returns:
         Float32 logits at the last position, and a cache of length T.
@@ -71,12 +71,12 @@ def prefill(
 def decode_step(
     model: Decoder, tokens: Int[Array, "B"], cache: Cache
 ) -> tuple[Float[Array, "B V"], Cache]:
-    """Reads one more token a sequence: logits of the one after it, and the longer cache.
+    """Reads one more token per sequence: logits of the token after it, and the longer cache.
 
     Args:
         model: the decoder.
         tokens: the next token of each sequence, an integer in `[0, V)`.
-        cache: that of `prefill` or of the step before; not changed.
+        cache: from `prefill` or the step before; not changed.
 
     Returns:
         Float32 logits, equal to those of the whole sequence up to rounding, and the cache with
@@ -84,7 +84,7 @@ def decode_step(
 
     Raises:
         ValueError: the cache is full, or the tokens are not `[B]` integers in `[0, V)`. Inside
-            `jit` neither length nor tokens are known: there the caller bounds its loop by the
+            `jit` neither length nor tokens are known; there the caller bounds its loop by the
             capacity, as `sample` does.
 
     Example:
@@ -100,7 +100,7 @@ def decode_step(
     if tokens.shape != (batch,):
         raise ValueError(
             f"tokens have shape {list(tokens.shape)}, the cache holds {batch} sequences; use one "
-            f"token a sequence, shape [{batch}]"
+            f"token per sequence, shape [{batch}]"
         )
     check_tokens(tokens[:, None], model.config.vocab_size)
     try:
@@ -179,7 +179,7 @@ def _sample(
     steps: int,
     top_k: int | None,
 ) -> Int[Array, "B steps"]:
-    """The loop of `sample`; the last token is never read, so it needs no room in the cache."""
+    """The loop of `sample`; the last token is never read and needs no room in the cache."""
 
     def pick(logits: Float[Array, "B V"], key: PRNGKeyArray) -> Int[Array, "B"]:
         if top_k is not None:
@@ -207,7 +207,7 @@ def _sample(
 def _advance(
     model: Decoder, tokens: Int[Array, "B T"], cache: Cache
 ) -> tuple[Float[Array, "B V"], Cache]:
-    """Reads T tokens behind the cache's; logits at the last of them, and the longer cache."""
+    """Reads T tokens after those of the cache: logits at the last one, and the longer cache."""
     positions = cache.length + jnp.arange(tokens.shape[1])
     visible = jnp.arange(cache.keys.shape[2])[None, :] <= positions[:, None]
     block = model.block(positions[None, :])

@@ -8,18 +8,18 @@ import math
 class GPT2Config:
     """Architecture of a GPT-2 decoder; the names are those of the published `config.json`.
 
-    There is no dropout: the runs here see little of their data twice.
+    Without dropout: the runs here see little of their data twice.
 
     Attributes:
         vocab_size: number of tokens, V.
-        n_positions: most tokens in a row, P: the number of learned positions.
+        n_positions: number of learned positions, P: the maximum number of tokens in a row.
         n_embd: width of the residual stream, D; a multiple of `n_head`.
         n_layer: number of decoder layers, L.
         n_head: number of attention heads, N, each with `n_embd / n_head` features.
-        n_inner: width inside of the MLP, F. None: `4 * n_embd`.
+        n_inner: hidden features of the MLP, F. None: `4 * n_embd`.
         layer_norm_epsilon: added to the variance before the root, in squared units of the input.
         initializer_range: standard deviation of the normal that embeddings and matrices are drawn
-            from; the two that write into the residual stream get it over `sqrt(2 n_layer)`.
+            from; for the two that write into the residual stream divided by `sqrt(2 n_layer)`.
 
     Raises:
         ValueError: a size is not a positive integer, the heads do not divide the width, or a real
@@ -43,13 +43,13 @@ class GPT2Config:
     initializer_range: float = 0.02
 
     def __post_init__(self) -> None:
-        """Refuses an architecture that cannot be built, naming the value and the way out."""
+        """Refuses an architecture that cannot be built."""
         for name in ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "n_inner"):
             value = getattr(self, name)
             if value is None and name == "n_inner":
                 continue
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}={value!r} is no size; use an integer of 1 or more")
+                raise ValueError(f"{name}={value!r} is not a size; use an integer of 1 or more")
         if self.n_embd % self.n_head:
             divisors = [d for d in range(1, self.n_embd + 1) if self.n_embd % d == 0]
             raise ValueError(
@@ -64,7 +64,7 @@ class GPT2Config:
 
     @property
     def inner(self) -> int:
-        """Width inside of the MLP, F."""
+        """Hidden features of the MLP, F."""
         return 4 * self.n_embd if self.n_inner is None else self.n_inner
 
 

@@ -1,16 +1,17 @@
 """GPT-2 decoder: learned positions, pre-norm blocks with biases, multi-head attention, GELU.
 
-Axes: those of `decoder.py`, with K = N and N * H = D; F inside of the MLP, P learned positions.
+Axes: those of `decoder.py`, with K = N and N * H = D; F hidden features of the MLP, P learned
+positions.
 
 Conventions:
     - Kernels are `[reduction, output]` (`y = x @ kernel`), with a leading L in the layers, which
       run in one `lax.scan`.
     - Queries, keys and values come from one kernel `[L, D, 3 D]`, in this order, each with its
-      heads side by side: `fused_matrices` says so to an optimizer that works on matrices.
+      heads side by side: `fused_matrices` describes this to an optimizer of matrices.
     - Matrices and attention work in `dtype`; norms, softmax and logits in float32.
     - Embeddings and matrices are drawn from a normal of standard deviation `initializer_range`, the
       two matrices that write into the residual stream from one `sqrt(2 L)` times smaller.
-    - Sharding is the caller's, as in `models/qwen3/modeling.py`.
+    - The caller chooses the sharding, as in `models/qwen3/modeling.py`.
 
 Source: Radford et al., "Language Models are Unsupervised Multitask Learners", 2019.
 """
@@ -39,7 +40,7 @@ class Attention(nnx.Module):
         self.output = residual(config.n_embd, config.n_embd)
 
     def __call__(self, x: Hidden, attend: Attend) -> tuple[Hidden, Any]:
-        """Projects and attends; hands on what `attend` returned beside."""
+        """Projects and attends; also returns the second result of `attend`."""
         split = (*x.shape[:2], self.heads, -1)
         parts = jnp.split(self.query_key_value(x), 3, axis=-1)
         context, extra = attend(*(part.reshape(split) for part in parts))
@@ -70,7 +71,7 @@ class Layer(nnx.Module):
         self.mlp = MLP(config, linear, residual)
 
     def __call__(self, x: Hidden, attend: Attend) -> tuple[Hidden, Any]:
-        """Applies the block; `attend` decides what is visible and may keep keys and values."""
+        """Applies the block; `attend` masks, and may keep keys and values."""
         attended, extra = self.attention(self.attention_norm(x), attend)
         x = x + attended
         return x + self.mlp(self.mlp_norm(x)), extra
@@ -86,7 +87,7 @@ class GPT2(Decoder):
         config: the architecture.
         rngs: source of the random parameters; the same seed gives the same parameters.
         dtype: of matrix products and attention, e.g. `jnp.bfloat16`. Norms, softmax and logits are
-            float32 whatever it is.
+            always float32.
         param_dtype: of the stored parameters.
         attention: how attention is computed in training: "cudnn" is a flash kernel for half
             precision on NVIDIA GPUs; "xla" works everywhere and holds `[B, N, T, T]` scores of one
@@ -121,7 +122,7 @@ class GPT2(Decoder):
         normal = nnx.initializers.normal(config.initializer_range)
         smaller = nnx.initializers.normal(config.initializer_range / math.sqrt(2 * config.n_layer))
         linear = functools.partial(nnx.Linear, dtype=self.dtype, **stored)
-        # Statistics and result are float32; what follows a norm casts to its own dtype. The fast
+        # Statistics and results are float32; the next layer casts to its own dtype. The fast
         # variance, E[x^2] - E[x]^2, cancels where the mean is large.
         norm = functools.partial(
             nnx.LayerNorm,
@@ -166,12 +167,12 @@ class GPT2(Decoder):
     def embeddings(self, tokens: Int[Array, "B T"], positions: Int[Array, "#B T"]) -> Hidden:
         """Rows of both embeddings, added in their own dtype, in `dtype`.
 
-        A position that is not learned gives NaN, as an unknown token does.
+        A position that is not learned gives NaN, like an unknown token.
         """
         return (rows(self.embed, tokens) + rows(self.position_embed, positions)).astype(self.dtype)
 
     def block(self, positions: Int[Array, "#B T"]) -> Block:
-        """The function of one layer, which does not look at positions."""
+        """The function of one layer, which ignores positions."""
         del positions
         return lambda layer, x, attend: layer(x, attend)
 

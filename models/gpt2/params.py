@@ -1,4 +1,4 @@
-"""The parameters of GPT-2: how many, and which of them are several matrices."""
+"""The parameters of GPT-2: their number, and kernels of several matrices."""
 
 import jax
 from flax import nnx
@@ -8,7 +8,7 @@ from models.gpt2.modeling import GPT2
 
 
 def fused_matrices(config: GPT2Config) -> dict[str, tuple[int, ...]]:
-    """Where one kernel holds several matrices: `{path: widths along the output axis}`.
+    """Kernels that hold several matrices: `{path: widths along the output axis}`.
 
     For the `split` of an optimizer that works on matrices, which then takes the `[D, D]` kernels of
     queries, keys and values one by one.

@@ -55,7 +55,7 @@ class Qwen3Config:
     initializer_range: float = 0.02
 
     def __post_init__(self) -> None:
-        """Refuses an architecture that cannot be built, naming the value and the way out."""
+        """Refuses an architecture that cannot be built."""
         for name in _SIZES:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -70,7 +70,7 @@ class Qwen3Config:
             )
         if self.head_dim % 2:
             raise ValueError(
-                f"head_dim={self.head_dim} is odd, but rotary embedding turns pairs of features; "
+                f"head_dim={self.head_dim} is odd, but rotary embedding rotates pairs of features; "
                 f"use {self.head_dim - 1 or 2} or {self.head_dim + 1}"
             )
         for name, low in (("rope_theta", 1.0), ("rms_norm_eps", 0.0), ("initializer_range", 0.0)):

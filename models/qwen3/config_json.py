@@ -9,8 +9,7 @@ from models.qwen3.config import Qwen3Config
 from models.qwen3.rotary import RotaryScaling
 from models.weights import read_json
 
-# The fields with equal names, at the values that transformers takes where config.json leaves them
-# out (None: as many as num_attention_heads).
+# The fields of the same names, with the values that transformers uses where config.json has none.
 DEFAULTS: dict[str, Any] = {
     "vocab_size": 151936,
     "hidden_size": 4096,
@@ -25,7 +24,7 @@ DEFAULTS: dict[str, Any] = {
     "attention_bias": False,
 }
 
-# What else changes the function, at the value that is built here.
+# Other settings that change the function, with the value that is built here.
 FIXED = {
     "model_type": "qwen3",
     "hidden_act": "silu",
@@ -124,9 +123,9 @@ def config_to_hugging_face(config: Qwen3Config) -> dict[str, Any]:
 
 
 def _rotation(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What is said about the rotation: in `rope_scaling` up to transformers 4, then in a new group.
+    """The settings of the rotation: `rope_scaling` up to transformers 4, later `rope_parameters`.
 
-    The new group may have one entry for each type of attention.
+    The latter may have one entry per type of attention.
     """
     found = {**(values.get("rope_scaling") or {}), **(values.get("rope_parameters") or {})}
     found |= found.pop("full_attention", None) or {}
@@ -172,7 +171,7 @@ def _scaling(rotation: Mapping[str, Any], values: Mapping[str, Any]) -> RotarySc
 
 
 def _slides(values: Mapping[str, Any], layers: int) -> bool:
-    """Whether a layer sees a window only, by the rules of transformers."""
+    """Whether a layer attends within a window, by the rules of transformers."""
     types = values.get("layer_types")
     if types is not None:
         return bool(set(types) - {"full_attention"})

@@ -54,18 +54,18 @@ def load(
     Args:
         folder: with `config.json` and safetensors, in one file or several.
         dtype: of matrix products and attention, as in `Qwen3`.
-        param_dtype: of the parameters, which are cast to it: float32 to train a published model,
-            which is bfloat16. None: as in the folder.
+        param_dtype: of the parameters, which are cast to it; published models are bfloat16, and
+            float32 is for training them. None: as in the folder.
         shardings: from the parameters' shapes, as nested dicts of `jax.ShapeDtypeStruct`, to a tree
-            of `jax.sharding.Sharding`; each device is then given its own part alone. None: all on
-            one device.
+            of `jax.sharding.Sharding`; each device reads only its own part. None: all on one
+            device.
 
     Returns:
         The model.
 
     Raises:
         ValueError: the configuration asks for what `Qwen3` does not do, or the weights are not
-            exactly those of the configuration; every name that differs is listed.
+            exactly those of the configuration; the first names that differ are listed.
 
     Example:
         >>> import tempfile

@@ -1,8 +1,8 @@
 """Qwen3 dense decoder: pre-norm blocks, grouped-query attention with QK-norm, SwiGLU.
 
 Axes: B batch, T time (query position), S time (key position), D embed (residual stream),
-N query heads, K key and value heads, H features of a head, F inside of the MLP, V vocabulary,
-L layers.
+N query heads, K key and value heads, H features of a head, F hidden features of the MLP,
+V vocabulary, L layers.
 
 Conventions:
     - Kernels are `[reduction, output]` (`y = x @ kernel`). Those of the layers carry a leading L,
@@ -12,9 +12,9 @@ Conventions:
     - Matrices and attention work in `dtype`; norms, rotation, softmax and logits in float32.
     - Every matrix is drawn from a normal of standard deviation `initializer_range`, output
       projections included, as in the reference implementation: no scale depends on the depth.
-    - Sharding is the caller's. Under Auto mesh axes any layout works; under Explicit ones
-      (with `jax.set_mesh`) the batch, and kernels along the batch's axes; for heads or features
-      over an axis of their own wrap the loss in `jax.sharding.auto_axes`.
+    - The caller chooses the sharding. Under Auto mesh axes any sharding works. Under Explicit axes
+      (with `jax.set_mesh`) the batch may be sharded, and kernels over the axes of the batch; for
+      heads or features over another axis wrap the loss in `jax.sharding.auto_axes`.
 
 Source: Qwen3 Technical Report (arXiv 2505.09388), section 2.
 """
@@ -52,7 +52,7 @@ class Attention(nnx.Module):
         self.key_norm = norm(config.head_dim)
 
     def __call__(self, x: Hidden, rotation: Rotation, attend: Attend) -> tuple[Hidden, Any]:
-        """Projects, normalizes, rotates, attends; hands on what `attend` returned beside."""
+        """Projects, normalizes, rotates and attends; also returns the second result of `attend`."""
         split = (*x.shape[:2], -1, self.head_dim)
         query, key, value = (f(x).reshape(split) for f in (self.query, self.key, self.value))
         query = rotate(self.query_norm(query), rotation).astype(value.dtype)
@@ -84,7 +84,7 @@ class Layer(nnx.Module):
         self.mlp = MLP(config, linear)
 
     def __call__(self, x: Hidden, rotation: Rotation, attend: Attend) -> tuple[Hidden, Any]:
-        """Applies the block; `attend` decides what is visible and may keep keys and values."""
+        """Applies the block; `attend` masks, and may keep keys and values."""
         attended, extra = self.attention(self.attention_norm(x), rotation, attend)
         x = x + attended
         return x + self.mlp(self.mlp_norm(x)), extra
@@ -100,7 +100,7 @@ class Qwen3(Decoder):
         config: the architecture.
         rngs: source of the random parameters; the same seed gives the same parameters.
         dtype: of matrix products and attention, e.g. `jnp.bfloat16`. Norms, rotation, softmax and
-            logits are float32 whatever it is.
+            logits are always float32.
         param_dtype: of the stored parameters.
         attention: how attention is computed in training: "cudnn" is a flash kernel for half
             precision on NVIDIA GPUs; "xla" works everywhere and holds `[B, N, T, T]` scores of one
@@ -135,7 +135,7 @@ class Qwen3(Decoder):
         linear = functools.partial(
             nnx.Linear, use_bias=False, kernel_init=normal, dtype=self.dtype, **stored
         )
-        # Statistics and result are float32; what follows a norm casts to its own dtype.
+        # Statistics and results are float32; the next layer casts to its own dtype.
         norm = functools.partial(
             nnx.RMSNorm, epsilon=config.rms_norm_eps, dtype=jnp.float32, **stored
         )
@@ -146,7 +146,7 @@ class Qwen3(Decoder):
                 config, functools.partial(linear, **draws), functools.partial(norm, **draws)
             )
 
-        # The table is gathered in its own dtype, so that rows are cast and not the whole of it.
+        # The table is gathered in its own dtype: only the gathered rows are cast.
         self.embed = nnx.Embed(
             config.vocab_size, config.hidden_size, embedding_init=normal, rngs=rngs, **stored
         )
@@ -163,7 +163,7 @@ class Qwen3(Decoder):
 
     def embeddings(self, tokens: Int[Array, "B T"], positions: Int[Array, "#B T"]) -> Hidden:
         """Rows of the embedding in `dtype`."""
-        del positions  # they turn queries and keys
+        del positions  # they rotate queries and keys
         return rows(self.embed, tokens).astype(self.dtype)
 
     def block(self, positions: Int[Array, "#B T"]) -> Block:
@@ -187,7 +187,7 @@ def rotary(positions: Int[Array, "#B T"], config: Qwen3Config) -> Rotation:
 
 
 def rotate(x: Float[Array, "B T heads H"], rotation: Rotation) -> Float[Array, "B T heads H"]:
-    """Turns each pair `(x[i], x[i + H/2])` by its angle."""
+    """Rotates each pair `(x[i], x[i + H/2])` by its angle."""
     cosine, sine = rotation
     first, second = jnp.split(x, 2, axis=-1)
     return jnp.concatenate([first * cosine - second * sine, second * cosine + first * sine], -1)

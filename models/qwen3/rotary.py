@@ -1,4 +1,4 @@
-"""Rotary frequencies of Qwen3, also those that are scaled for long contexts."""
+"""Rotary frequencies of Qwen3, with the scalings for long contexts."""
 
 import dataclasses
 import math
@@ -9,7 +9,7 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RotaryScaling:
-    """Rotary frequencies for longer contexts; the names are those of the published `config.json`.
+    """Scaling of rotary frequencies; the names are those of the published `config.json`.
 
     Attributes:
         rope_type: "default": no scaling. "linear": every frequency divided by `factor`. "yarn":
@@ -42,7 +42,7 @@ class RotaryScaling:
     truncate: bool = True
 
     def __post_init__(self) -> None:
-        """Refuses values out of range, naming the value and the way out."""
+        """Refuses values out of range."""
         if self.rope_type not in ("default", "linear", "yarn"):
             raise ValueError(
                 f"rope_type={self.rope_type!r} is unknown; use 'default', 'linear' or 'yarn'"
@@ -83,7 +83,7 @@ class RotaryScaling:
 
     @property
     def attention(self) -> float:
-        """What cosine and sine are multiplied by."""
+        """The factor of cosine and sine."""
         if self.rope_type == "default":
             return 1.0
         if self.attention_factor is not None:
@@ -92,10 +92,10 @@ class RotaryScaling:
 
     @property
     def _betas(self) -> tuple[float, float]:
-        """Turns at the ends of the ramp."""
+        """Numbers of turns at the ends of the ramp."""
         return self.beta_fast, self.beta_slow
 
     def _feature(self, turns: float, head_dim: int, theta: float) -> float:
-        """The pair of features, as a real number, that turns so often in the original context."""
+        """The index of the pair that makes `turns` turns in the original context, as a float."""
         wavelength = self.original_max_position_embeddings / turns
         return head_dim * math.log(wavelength / (2 * math.pi)) / (2 * math.log(theta))

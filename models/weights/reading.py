@@ -1,4 +1,4 @@
-"""Reading: nothing but what a device needs, and every name accounted for."""
+"""Reading: each device's part only, with every name checked."""
 
 import contextlib
 import re
@@ -25,7 +25,7 @@ from models.weights.table import (
     read_json,
 )
 
-Tensors = Mapping[str, Any]  # what `safe_open` gives to be sliced: nothing is read before
+Tensors = Mapping[str, Any]  # slices of `safe_open`, which read nothing before they are indexed
 
 _NAMED = 3  # differences named in a message
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -42,22 +42,22 @@ def read(
     copies: Mapping[str, str] | None = None,
     idle: re.Pattern[str] | None = None,
 ) -> Tree:
-    """Reads parameters from a folder of safetensors, each device's part alone.
+    """Reads parameters from a folder of safetensors, each device's part only.
 
     Args:
-        folder: where `model.safetensors` or `model.safetensors.index.json` lies.
-        table: which tensors make which parameter; rows of parameters that `like` lacks are idle.
-        like: nested dicts of `jax.ShapeDtypeStruct`, of which the shapes count.
+        folder: with `model.safetensors` or `model.safetensors.index.json`.
+        table: the tensors of each parameter; rows of parameters that `like` lacks are ignored.
+        like: nested dicts of `jax.ShapeDtypeStruct`, whose dtypes are ignored.
         dtype: to cast to. None: as in the folder.
         shardings: from `like` to a tree of `jax.sharding.Sharding`. None: all on one device.
-        prefix: of names in the table that all tensors of the folder may lack, as when transformers
-            wrote a model without its head.
-        copies: tensors that the folder may have besides, `{name: of which it is a copy}`.
-        idle: names of other tensors that the folder may have besides; they are not read.
+        prefix: of names in the table, which the tensors of the folder may lack: transformers
+            leaves it out of a model without a head.
+        copies: additional tensors that the folder may have, `{name: name of the original}`.
+        idle: names of additional tensors that are ignored.
 
     Returns:
-        Arrays in the structure of `like`. Beside them no more is held than the part of one of them
-        that goes to one device, and one layer of it.
+        Arrays in the structure of `like`. Further memory is needed for one part of one array, and
+        for one layer of it.
 
     Raises:
         ValueError: the folder is incomplete or damaged, tensors are missing or left over or have
@@ -77,7 +77,7 @@ def read(
 
         def parameter(path: tuple, leaf: jax.ShapeDtypeStruct, sharding: Sharding) -> Array:
             part = _reader(rows[path_name(path)], tensors, leaf.shape, dtype)
-            # Finished one by one, so that the host holds the source of one of them only.
+            # Finished one by one, so that the host holds the source of one array at a time.
             array = jax.make_array_from_callback(leaf.shape, sharding, part)
             return jax.block_until_ready(array)
 
@@ -103,13 +103,13 @@ def _open(folder: Path, stack: contextlib.ExitStack) -> dict[str, Any]:
         try:
             handle = stack.enter_context(safe_open(folder / file, framework="np"))
         except SafetensorError as error:
-            raise ValueError(f"{folder / file} is damaged or cut short: {error}") from None
+            raise ValueError(f"{folder / file} is damaged or truncated: {error}") from None
         tensors |= {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118
     return tensors
 
 
 def _with_prefix(tensors: Tensors, prefix: str, known: set[str]) -> Tensors:
-    """The tensors under names with the prefix, if all of them lack it."""
+    """The tensors by their full names, if all of them lack the prefix."""
     if not prefix or any(name.startswith(prefix) for name in tensors):
         return tensors
     return {name if name in known else prefix + name: tensors[name] for name in tensors}
@@ -154,7 +154,7 @@ def _check(
 
 
 def _check_layout(layout: Tree, like: Tree) -> None:
-    """Refuses a layout that has not one sharding for each parameter."""
+    """Refuses shardings whose structure is not that of the parameters."""
     given = {name: leaf for name, leaf in flat(layout) if isinstance(leaf, Sharding)}
     expected = dict(flat(like))
     wrong = [*(expected.keys() - given.keys()), *(given.keys() - expected.keys())]

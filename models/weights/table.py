@@ -1,4 +1,4 @@
-"""The table that ties the names of a folder to the parameters of a model."""
+"""The table from the names in a folder to the parameters of a model."""
 
 import json
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ INDEX = "model.safetensors.index.json"
 class Weight(NamedTuple):
     """A row of the table: a parameter of a model, and the tensor or tensors of a folder."""
 
-    name: str  # with "{layer}": one tensor a layer, stacked along the first axis of the parameter
+    name: str  # with "{layer}": one tensor per layer, stacked along the first axis of the parameter
     path: str  # of the parameter: "layers/mlp/up/kernel"
     transposed: bool = False  # PyTorch's linear layers keep [output, reduction]
 
@@ -29,20 +29,20 @@ class Weight(NamedTuple):
 
     @property
     def stacked(self) -> bool:
-        """Whether there is one tensor a layer."""
+        """Whether there is one tensor per layer."""
         return "{layer}" in self.name
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """The object in a JSON file, or one line on why there is none."""
+    """The object in a JSON file; an error of one line if there is none."""
     try:
-        return dict(json.loads(file.read_text()))
+        return dict(json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise ValueError(f"{file} cannot be read as a JSON object: {error}") from None
 
 
 def check_float(dtype: DTypeLike | None) -> None:
-    """Refuses a dtype that would cut weights off."""
+    """Refuses a dtype that is not a float."""
     if dtype is not None and not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(f"weights cannot be cast to {jnp.dtype(dtype)}; use a float, or None")
 

@@ -29,7 +29,7 @@ def write(
 
     Args:
         folder: to be made; its parents too.
-        table: which tensors each parameter makes.
+        table: the tensors of each parameter.
         params: nested dicts of arrays.
         config: the content of `config.json`.
         files: further text files, `{name: content}`.
@@ -91,7 +91,7 @@ def _tensors(
 
 
 def _sizes(weight: Weight, leaf: Any, dtype: DTypeLike | None) -> Iterator[tuple[str, int]]:
-    """The tensors of a parameter with their bytes."""
+    """The names of a parameter's tensors and their sizes in bytes."""
     names = weight.names(leaf.shape)
     bytes_each = jnp.dtype(dtype or leaf.dtype).itemsize
     return ((name, leaf.size // len(names) * bytes_each) for name in names)

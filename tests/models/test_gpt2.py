@@ -267,8 +267,8 @@ def test_queries_keys_and_values_are_matrices_of_their_own():
     ("change", "message"),
     [
         ({"n_head": 5}, r"n_embd=128 is not a multiple of n_head=5: .*\[1, 2, 4, 8,"),
-        ({"n_layer": 0}, "n_layer=0 is no size; use an integer of 1 or more"),
-        ({"n_inner": True}, "n_inner=True is no size"),
+        ({"n_layer": 0}, "n_layer=0 is not a size; use an integer of 1 or more"),
+        ({"n_inner": True}, "n_inner=True is not a size"),
         ({"layer_norm_epsilon": 0.0}, "layer_norm_epsilon=0.0 is out of range"),
         ({"initializer_range": float("nan")}, "initializer_range=nan is out of range"),
     ],

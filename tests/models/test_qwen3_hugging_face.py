@@ -241,7 +241,7 @@ def test_layers_of_several_dtypes_are_read_only_with_a_cast(tmp_path):
         load(folder, param_dtype="float32")
 
 
-def test_folders_that_are_no_model_are_refused(tmp_path):
+def test_folders_without_a_model_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"config.json cannot be read as a JSON object"):
         load(tmp_path)
     folder = put(tmp_path / "in", TIED)
@@ -249,7 +249,7 @@ def test_folders_that_are_no_model_are_refused(tmp_path):
     whole = weights.read_bytes()
     for size in (0, 5, 100, len(whole) - 1):
         weights.write_bytes(whole[:size])
-        with pytest.raises(ValueError, match=r"model.safetensors is damaged or cut short"):
+        with pytest.raises(ValueError, match=r"model.safetensors is damaged or truncated"):
             load(folder)
     weights.unlink()
     with pytest.raises(ValueError, match=r"has neither model.safetensors nor .*index.json; use"):

@@ -1,4 +1,4 @@
-"""The documents of every source: what is trained on, and what is held out."""
+"""The training and held-out documents of every source."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
@@ -13,24 +13,24 @@ from train.errors import require
 
 
 class Corpus(NamedTuple):
-    """Documents, and what they are recognized by."""
+    """Documents and their fingerprint."""
 
     pieces: Callable[[], Iterable[Piece]]  # of the documents, in order, from the first
     fingerprint: str  # hexadecimal; equal for equal documents
 
 
 def corpora(data: TextData, *, note: Note) -> tuple[Corpus, Corpus]:
-    """The training documents and the held-out ones of a configuration.
+    """The training and the held-out documents of a configuration.
 
     Args:
-        data: says where they are.
-        note: gets a line if something has to be prepared first.
+        data: the source.
+        note: gets a line if something has to be prepared first, or is left out.
 
     Returns:
         Training and held-out corpus.
 
     Raises:
-        BadInput: files, splits or features that are not there.
+        BadInput: a file, split or feature is missing.
     """
     own = None if data.validation is None else text_corpus(data.validation, "data.validation", note)
     if data.source == "text":
@@ -47,7 +47,7 @@ def corpora(data: TextData, *, note: Note) -> tuple[Corpus, Corpus]:
 
 
 def text_corpus(path: Path | None, option: str, note: Note) -> Corpus:
-    """A text file or the files of a folder, each a document; a WikiText file: its articles.
+    """Text files, each a document; the documents of a WikiText file are its articles.
 
     Args:
         path: file or folder; None: the embedded text.
@@ -80,7 +80,7 @@ def text_corpus(path: Path | None, option: str, note: Note) -> Corpus:
 
 
 def _cut(whole: Corpus, held_out: float) -> tuple[Corpus, Corpus]:
-    """The beginning and the end of a text; a document that the cut goes through is in both."""
+    """The beginning and the end of a text; the document at the border is divided."""
     size = sum(len(text) for text, _ in whole.pieces())
     cut = size - round(size * held_out)
 

@@ -1,4 +1,4 @@
-"""A configuration's text as windows of tokens: made once, kept in the cache."""
+"""A configuration's text as windows of tokens, tokenized once and kept in the cache."""
 
 import zlib
 from pathlib import Path
@@ -33,24 +33,24 @@ class LanguageData(NamedTuple):
     held_out: Examples
     tokenizer: Tokenizer
     counts: Counts  # of the held-out text
-    identity: dict[str, int | str]  # to tell whether the data changed
+    identity: dict[str, int | str]  # changes when the data changes
 
 
 def load(data: TextData, *, vocab_size: int, note: Note = note) -> LanguageData:
-    """Reads the text of a configuration; the first time, makes it into tokens.
+    """Reads the text of a configuration and tokenizes it the first time.
 
-    Plain text whose tokens are bytes is read as it is and needs no cache.
+    Plain text as bytes is read directly and needs no cache.
 
     Args:
-        data: which text and tokenizer.
-        vocab_size: of the model; a tokenizer that is trained here gets as many tokens.
-        note: gets lines about preparing.
+        data: text and tokenizer.
+        vocab_size: of the model; a tokenizer that is learned here gets as many tokens.
+        note: gets lines about the preparation.
 
     Returns:
-        Windows of the training and the held-out text, and what belongs to them.
+        Windows of the training and the held-out text, with their tokenizer and sizes.
 
     Raises:
-        BadInput: text or tokenizer that is missing or does not fit.
+        BadInput: the text or the tokenizer is missing or does not fit.
     """
     if data.tokenizer == "bytes" and data.source == "text" and not data.packing:
         return _plain_bytes(data, note)
@@ -108,7 +108,7 @@ def _plain_bytes(data: TextData, note: Note) -> LanguageData:
 
 
 def _tokenizer(data: TextData, training: Corpus, vocab_size: int, note: Note) -> Tokenizer:
-    """The configured tokenizer; byte-pair encoding is learned once, and kept in the cache."""
+    """The configured tokenizer; byte-pair encoding is learned once and kept in the cache."""
     if data.tokenizer == "bytes":
         return Bytes()
     if data.tokenizer != "bpe":
@@ -126,10 +126,10 @@ def _tokenizer(data: TextData, training: Corpus, vocab_size: int, note: Note) ->
 
 
 def _tokens(cache: Path, corpus: Corpus, tokenizer: Tokenizer, note: Note) -> Tokens:
-    """The tokens of a corpus, from the cache if it has them."""
+    """The tokens of a corpus, from the cache if possible."""
 
     def make(folder: Path) -> None:
-        note("making tokens of the text, once")
+        note("tokenizing the text, once")
         write_tokens(folder, corpus.pieces(), tokenizer, note=note)
         text = tokenizer.json()
         if text is not None:

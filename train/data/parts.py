@@ -1,21 +1,20 @@
-"""A stream of text in pieces, cut anew where a tokenizer gives the tokens of the whole."""
+"""Documents as a stream of pieces, and parts of bounded size to tokenize them in."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
-PART = 1 << 16  # characters of a part, about: enough for a core to work on
-ROOM = 1 << 12  # characters after that in which a place to cut is looked for
+PART = 1 << 16  # characters per part, at least
+ROOM = 1 << 12  # further characters among which a place to split is searched
 
 
 class Piece(NamedTuple):
-    """Some characters of a document."""
+    """Consecutive characters of a document."""
 
     text: str
-    first: bool  # whether the document begins here
+    first: bool  # whether the document begins with them
 
 
-# From at least `PART + ROOM` characters, and whether a document begins there, to where the first
-# part ends: in `(0, PART + ROOM]`.
+# From `PART + ROOM` characters to the length of the first part, in `(0, PART + ROOM]`.
 Cut = Callable[[Piece], int]
 
 
@@ -30,14 +29,14 @@ def pieces(text: str, size: int = 1 << 20) -> Iterator[Piece]:
 
 
 def parts(stream: Iterable[Piece], cut: Cut) -> Iterator[Piece]:
-    """Cuts documents into parts of bounded size, whatever the size of the pieces they come in.
+    """Splits documents into parts of bounded size; the pieces may have any size.
 
     Args:
         stream: the pieces of documents, in order.
-        cut: finds the end of a part.
+        cut: chooses the length of a part.
 
     Yields:
-        The same characters in parts of at most `PART + ROOM`; documents stay apart.
+        The same characters in parts of at most `PART + ROOM`; no part is in two documents.
 
     Example:
         >>> stream = [Piece("a" * 50_000, True), Piece("b" * 50_000, False), Piece("c", True)]

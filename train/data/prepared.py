@@ -1,4 +1,4 @@
-"""TFDS datasets that were prepared before, read at random without TensorFlow; their texts."""
+"""Texts of prepared TFDS datasets, with random access and without TensorFlow."""
 
 import os
 from collections.abc import Iterator
@@ -13,18 +13,19 @@ _AT_ONCE = 256  # examples read by one call
 
 
 def open_dataset(dataset: str, folder: Path | None, *, option: str = "--data.path") -> Any:
-    """Finds a prepared dataset on disk; the code that prepared it is not needed.
+    """Opens a prepared dataset; the code that prepared it is not needed.
 
     Args:
-        dataset: NAME, NAME/CONFIG or NAME/CONFIG/VERSION; of several versions the newest.
-        folder: TFDS's data_dir; None: $TFDS_DATA_DIR, else ~/tensorflow_datasets.
-        option: what chooses the folder, for messages.
+        dataset: NAME, NAME/CONFIG or NAME/CONFIG/VERSION; without a version, the newest.
+        folder: TFDS's data_dir; None: $TFDS_DATA_DIR, otherwise ~/tensorflow_datasets.
+        option: name of the option for the folder, for messages.
 
     Returns:
         The TFDS builder.
 
     Raises:
-        BadInput: not there, of several configurations, or in a format without random access.
+        BadInput: the dataset is missing, has several configurations, or has a format without
+            random access.
     """
     home = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
     root = (Path(home) if folder is None else folder).expanduser()
@@ -43,7 +44,7 @@ def open_dataset(dataset: str, folder: Path | None, *, option: str = "--data.pat
     newest = max(found, key=_version)
     try:
         builder = tfds.builder_from_directory(str(newest))
-    except Exception as error:  # whatever TFDS stumbles over
+    except Exception as error:  # TFDS raises many kinds
         raise BadInput(f"{newest} cannot be read as a TFDS dataset: {error}") from error
     format_ = getattr(builder.info.file_format, "value", None)
     if format_ != "array_record":
@@ -53,18 +54,18 @@ def open_dataset(dataset: str, folder: Path | None, *, option: str = "--data.pat
 
 
 class Texts:
-    """The texts of a split, in order; read a few at a time."""
+    """The texts of a split, in order, read in small batches."""
 
     def __init__(self, builder: Any, split: str, feature: str) -> None:
         """Opens a split.
 
         Args:
             builder: of `open_dataset`.
-            split: its name, or a slice of one.
-            feature: which one holds the text.
+            split: its name, or a slice of it.
+            feature: name of the feature with the text.
 
         Raises:
-            BadInput: no such split or feature.
+            BadInput: the split or the feature does not exist.
         """
         name, known = split.partition("[")[0], list(builder.info.splits)
         require(
@@ -97,7 +98,7 @@ class Texts:
 
 
 def identity(builder: Any, split: str, feature: str) -> str:
-    """What tells a split from another one: names, counts, and sizes of its files."""
+    """A fingerprint of a split: names, counts, and sizes of its files."""
     info = builder.info.splits[split.partition("[")[0]]
     sizes = [Path(path).stat().st_size for path in sorted(map(str, info.filepaths))]
     return fingerprint(builder.info.full_name, split, feature, info.num_examples, sizes)

@@ -1,15 +1,16 @@
 """A tokenizer of the library `tokenizers`, which encodes text of any length in bounded memory.
 
-The library holds about 180 bytes per character that it encodes, and uses one core per text. A long
-text is therefore encoded in parts, and cut only where the tokens are those of the whole: at white
-space if possible, otherwise after a word, otherwise at any token. Each place is tested:
+The library needs about 180 bytes per character and uses one core per text. So a long text is
+encoded in parts, and split only where the parts have the tokens of the whole: at white space if
+possible, otherwise where a word begins or ends, otherwise at any character. Each place is tested:
 
     encode(before + after) = encode(before) + encode(after)
 
-White space and words are tested with 128 characters on each side, from several beginnings, so that
-what repeats (digits in groups of three, runs of one letter) fails. Any other character is tested
-with the whole part before it. Text without such a place is cut anyway: a tokenizer of whole words
-makes one unknown token of a word of a megabyte, and one per part of the parts of it.
+White space and the ends of words are tested with 128 characters on each side. The test is repeated
+with one and two characters more before the place: where tokens follow a period (digits in groups
+of three, runs of one letter), their boundaries then move, and the test fails. Any other character
+is tested with the whole part before it. A text without such a place is split anyway: a tokenizer of
+whole words encodes a word of a megabyte as one unknown token, and its parts as one each.
 """
 
 import hashlib
@@ -26,7 +27,7 @@ from train.data.parts import Piece, parts, pieces
 from train.errors import BadInput, one_line, require
 
 END_OF_TEXT = "<|endoftext|>"
-# What trained tokenizers call the token between two documents, the usual first.
+# Names of the token between two documents in published tokenizers, the most common first.
 END_OF_TEXT_NAMES = (
     END_OF_TEXT,
     "<|end_of_text|>",
@@ -37,11 +38,11 @@ END_OF_TEXT_NAMES = (
     "[SEP]",
 )
 
-_WHITE_SPACE = re.compile(r"(?<=\S)(?=\s)|(?<=\s)(?=\S)")  # where it begins, and where it ends
+_WHITE_SPACE = re.compile(r"(?<=\S)(?=\s)|(?<=\s)(?=\S)")  # its beginning and its end
 _WORD = re.compile(r"\b(?=.)", re.DOTALL)
-_CONTEXT = 128  # characters on each side of a place that is tested
-_TRIES = 32  # places of one kind
-_LONGEST_TOKEN = 128  # characters: one of two tokens begins within so many
+_CONTEXT = 128  # characters on each side of a tested place
+_TRIES = 32  # tested places of one kind
+_LONGEST_TOKEN = 128  # characters; a token begins among as many
 
 
 class Subwords:
@@ -55,7 +56,7 @@ class Subwords:
             name: for messages.
 
         Raises:
-            BadInput: it has no token that can stand between documents.
+            BadInput: the tokenizer has no token to put between documents.
         """
         backend.no_padding()
         backend.no_truncation()
@@ -64,7 +65,7 @@ class Subwords:
         backend.encode_special_tokens = True  # text that spells a special token stays text
         self._backend = backend
         self._continuing = _continuing(backend, self._json)
-        # The largest id decides: an added token may lie above a gap.
+        # The largest id decides: there may be a gap below an added token.
         self.vocab_size = 1 + max(backend.get_vocab(with_added_tokens=True).values())
         found = [backend.token_to_id(token) for token in END_OF_TEXT_NAMES]
         known = [token for token in found if token is not None]
@@ -77,7 +78,7 @@ class Subwords:
         self.fingerprint = hashlib.sha256(self._json.encode()).hexdigest()[:16]
 
     def parts(self, stream: Iterable[Piece]) -> Iterator[Piece]:
-        """Cuts documents where the tokens are those of the whole."""
+        """Splits documents where the parts have the tokens of the whole."""
         return parts(stream, self._cut)
 
     def encode(self, text: str) -> list[int]:
@@ -97,7 +98,7 @@ class Subwords:
         return encoded
 
     def decode(self, tokens: Iterable[int]) -> str:
-        """Text of tokens; tokens outside of the vocabulary are left out."""
+        """Text of tokens; tokens outside the vocabulary are left out."""
         return self._backend.decode([int(t) for t in tokens], skip_special_tokens=False)
 
     def json(self) -> str:
@@ -110,12 +111,12 @@ class Subwords:
             return backend.encode_batch_fast(texts, add_special_tokens=False)
         except Exception as error:  # the library raises plain Exception
             raise BadInput(
-                f"{self._name} cannot encode the text: {one_line(error)}; add what it lacks to its "
-                "vocabulary, or choose another --data.tokenizer"
+                f"{self._name} cannot encode the text: {one_line(error)}; add the missing token to "
+                "its vocabulary, or choose another --data.tokenizer"
             ) from error
 
     def _cut(self, piece: Piece) -> int:
-        """Where the first part of a text ends."""
+        """The length of the first part of a text."""
         start, stop = cutting.PART, len(piece.text) - _CONTEXT
         for kind in (_WHITE_SPACE, _WORD):
             for match in itertools.islice(kind.finditer(piece.text, start, stop), _TRIES):
@@ -124,7 +125,7 @@ class Subwords:
         return self._between_tokens(piece) or start
 
     def _is_safe(self, text: str, place: int) -> bool:
-        """Whether the tokens around a place are those of the text before it and after it."""
+        """Whether the text around a place has the tokens of its two sides."""
         after = text[place : place + _CONTEXT]
         befores = [text[max(place - _CONTEXT - more, 0) : place] for more in range(3)]
         texts = [text for before in befores for text in (before + after, before)]
@@ -134,7 +135,7 @@ class Subwords:
         return all(both == left + right.ids for both, left in pairs)
 
     def _between_tokens(self, piece: Piece) -> int | None:
-        """A place between two tokens at which all of the text before it may end."""
+        """The first place where the whole text has the tokens of its two sides, if there is one."""
         backend = self._backend if piece.first else self._continuing
         start, stop = cutting.PART, cutting.PART + _LONGEST_TOKEN
         text = piece.text[: stop + _CONTEXT]
@@ -161,10 +162,10 @@ def token_dtype(vocab_size: int) -> np.dtype:
 
 
 def _continuing(backend: Any, content: str) -> Any:
-    """The same tokenizer for a text that continues: it puts no space before the first word."""
+    """The tokenizer for the later parts of a text: it adds no space before the first word."""
     settings = json.loads(content)
     if any(not token["special"] for token in settings["added_tokens"]):
-        return backend  # the space is put after such a token too, and has to stay there
+        return backend  # it also adds the space after such a token, which must stay
     settings["normalizer"] = _without_prepending(settings["normalizer"])
     _without_prefix(settings["pre_tokenizer"])
     if settings == json.loads(content):
@@ -175,7 +176,7 @@ def _continuing(backend: Any, content: str) -> Any:
 
 
 def _without_prepending(normalizer: Any) -> Any:
-    """A normalizer that puts nothing in front."""
+    """The normalizer without what it adds in front."""
     if normalizer is None or normalizer["type"] == "Prepend":
         return None
     if normalizer["type"] != "Sequence":
@@ -185,7 +186,7 @@ def _without_prepending(normalizer: Any) -> Any:
 
 
 def _without_prefix(pre_tokenizer: Any) -> None:
-    """Switches off the space before the first word; later in a sequence it is one for each word."""
+    """Switches off the space before the first word; later in a sequence, it is one per word."""
     if pre_tokenizer is None:
         return
     for index, part in enumerate(pre_tokenizer.get("pretokenizers", [pre_tokenizer])):

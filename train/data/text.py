@@ -23,7 +23,7 @@ _AT_ONCE = 1 << 20  # bytes
 
 @dataclass(frozen=True, kw_only=True)
 class TextData:
-    """Where the text comes from, how it becomes tokens, and how it is cut."""
+    """The source of the text, its tokenizer, and how it is divided into examples."""
 
     source: Literal["text", "wikitext103", "tfds"] = "text"
     """text: plain text at path. wikitext103: the official files or archive in the folder path.
@@ -31,8 +31,8 @@ class TextData:
 
     path: Path | None = None
     """Text file (UTF-8, also .xz or .gz), or a folder of .txt, .txt.xz and .txt.gz files; None:
-    the language reference inside every CPython. Other sources: see there; None with tfds:
-    $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
+    the language reference included in CPython. For other sources see --data.source; None with
+    tfds: $TFDS_DATA_DIR, otherwise ~/tensorflow_datasets."""
 
     validation: Path | None = None
     """Text file or folder to evaluate on, such as wiki.valid.tokens; None: the source's own
@@ -58,16 +58,16 @@ class TextData:
     """Length of a training example, in tokens (bytes, if tokens are bytes)."""
 
     packing: bool = False
-    """Let no token see another document than its own, where documents share an example."""
+    """Restrict attention to the token's own document where an example holds several."""
 
     held_out: float = 0.05
-    """Share of a plain text, taken from its end, that is kept for evaluation, 0 .. 1."""
+    """Fraction of a plain text, taken from its end, that is held out for evaluation, 0 .. 1."""
 
     evaluation_sequences: int | None = 256
-    """Largest number of held-out sequences that an evaluation reads, evenly spread; None: all."""
+    """Maximum number of held-out sequences per evaluation, evenly spaced; None: all."""
 
     cache: Path = Path("data/cache")
-    """Folder for texts made into tokens, and tokenizers learned from them. It can be deleted."""
+    """Folder for tokenized texts and for tokenizers learned from them. It can be deleted."""
 
     def __post_init__(self) -> None:
         require(
@@ -94,11 +94,11 @@ class TextData:
 def embedded_text() -> bytes:
     """The language reference inside CPython, topics in sorted order, repeated paragraphs once.
 
-    Topics quote each other (about a fifth of the text), and a paragraph of the held-out part that
-    was trained on would measure memory; hence every paragraph is kept where it first stands.
+    Topics quote each other (about a fifth of the text), and a held-out paragraph that was trained
+    on would measure memorization. So every paragraph is kept only where it first occurs.
 
     Raises:
-        BadInput: a Python that was packaged without `pydoc_data`.
+        BadInput: this Python was packaged without `pydoc_data`.
     """
     try:
         from pydoc_data.topics import topics
@@ -135,11 +135,11 @@ def read_text(path: Path | None, *, option: str = "data.path", note: Note = note
 def text_files(path: Path, *, option: str = "data.path", note: Note = note) -> list[Path]:
     """A file by itself, or the text files of a folder at any depth, sorted.
 
-    Hidden and system files are ignored. Files of another type and empty ones are left out, and
-    one line says so.
+    Hidden and system files are ignored. Files of another type and empty files are left out, and
+    `note` gets one line about them.
 
     Raises:
-        BadInput: there is none.
+        BadInput: there is no text.
     """
     require(path.exists(), f"{option}={path} does not exist")
     if not path.is_dir():
@@ -167,11 +167,11 @@ def is_blank(path: Path) -> bool:
 
 
 def split(text: bytes, data: TextData) -> tuple[Windows, Windows]:
-    """Cuts a text into training and held-out windows; no byte is in both.
+    """Divides a text into training and held-out windows; no byte is in both.
 
     Args:
         text: the whole text.
-        data: sequence length and share of the held-out part, which is the end of the text.
+        data: sequence length, and the fraction that is held out from the end of the text.
 
     Returns:
         Windows of the training part and of the held-out part.
@@ -197,13 +197,13 @@ def read_pieces(path: Path) -> Iterator[Piece]:
     """The text of one file, decompressed by its suffix, a megabyte at a time.
 
     Raises:
-        BadInput: unreadable, or not text.
+        BadInput: the file is unreadable, or is not text.
     """
     openers = {".xz": lzma.open, ".gz": gzip.open}
     opener = openers.get(path.suffix.lower(), open)
     decoder = codecs.getincrementaldecoder("utf-8")()
     position = 0  # of what is decoded next, in bytes
-    marked, first = True, True  # whether a byte-order mark and the first piece may come
+    marked, first = True, True  # a byte-order mark, the first piece may still come
     try:
         with opener(path, "rb") as file:
             while True:
@@ -223,7 +223,7 @@ def read_pieces(path: Path) -> Iterator[Piece]:
 
 
 def _decoded(decoder: codecs.IncrementalDecoder, data: bytes, path: Path, position: int) -> str:
-    """Characters of the next bytes; of the last ones if there are none."""
+    """Characters of the next bytes; no bytes end the text."""
     try:
         text = decoder.decode(data, final=not data)
     except UnicodeDecodeError as error:

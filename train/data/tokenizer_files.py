@@ -1,8 +1,8 @@
-"""What transformers needs to encode text as training did: `tokenizer.json` and its settings.
+"""The files that make transformers encode text as training did.
 
-By itself, transformers chooses a class by the type of the model, and that class may replace the
-rules for splitting text; it also adds special tokens, recognizes them in text, and switches the
-space before the first word off. So these choices are written down as training made them.
+Without settings, transformers chooses the class of a tokenizer by the type of the model, and that
+class may replace the rules for splitting text. It may also add special tokens, recognize them in
+text, and switch off the space before the first word. The settings fix all of this.
 """
 
 import json
@@ -11,7 +11,7 @@ from typing import Any
 from train.data.subwords import Subwords
 from train.data.tokenizers import TOKENIZER_FILE
 
-# These add no tokens.
+# These do not add tokens.
 _POST_PROCESSORS = ("ByteLevel", "Sequence")
 
 
@@ -41,7 +41,7 @@ def tokenizer_files(tokenizer: Subwords) -> dict[str, str]:
 
 
 def _without_tokens(post_processor: Any) -> Any:
-    """A post-processor without what adds tokens to a text."""
+    """The post-processor without the parts that add tokens."""
     if post_processor is None or post_processor["type"] not in _POST_PROCESSORS:
         return None
     if post_processor["type"] != "Sequence":
@@ -51,7 +51,7 @@ def _without_tokens(post_processor: Any) -> Any:
 
 
 def _prefix(pre_tokenizer: Any) -> dict[str, bool]:
-    """The setting that would override the space before the first word."""
+    """The setting of the space before the first word, which transformers takes as False."""
     if pre_tokenizer is None or "add_prefix_space" not in pre_tokenizer:
         return {}
     return {"add_prefix_space": pre_tokenizer["add_prefix_space"]}

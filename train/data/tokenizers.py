@@ -1,6 +1,6 @@
 """Tokenizers: bytes, byte-pair encoding trained here, and `tokenizer.json` files of Hugging Face.
 
-All have the same small interface, `Tokenizer`. Text that spells a special token is text.
+All have the interface `Tokenizer`. Text that spells a special token is encoded as text.
 """
 
 import re
@@ -36,11 +36,11 @@ class Tokenizer(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Equal for tokenizers that encode alike."""
+        """Equal for tokenizers with equal content."""
         ...
 
     def encode(self, text: str) -> list[int]:
-        """Tokens of a text, no special ones added."""
+        """Tokens of a text, without special tokens."""
         ...
 
     def parts(self, stream: Iterable[Piece]) -> Iterator[Piece]:
@@ -56,7 +56,7 @@ class Tokenizer(Protocol):
         ...
 
     def json(self) -> str | None:
-        """Content of `tokenizer.json`; None for bytes, which need none."""
+        """Content of `tokenizer.json`; None for bytes, which do not need the file."""
         ...
 
 
@@ -89,19 +89,19 @@ class Bytes:
         return bytes(tokens).decode(errors="replace")
 
     def json(self) -> None:
-        """Bytes have no file."""
+        """None: bytes do not need a file."""
         return
 
 
 def train_bpe(documents: Iterable[str], *, vocab_size: int) -> Subwords:
     """Byte-level byte-pair encoding, learned from documents; every text can be encoded.
 
-    The 256 bytes and `<|endoftext|>` are tokens to begin with; then, one after the other, the
-    most frequent pair of neighbours becomes a token. Equal input gives an equal tokenizer.
+    The 256 bytes and `<|endoftext|>` are the first tokens; then the most frequent pair of adjacent
+    tokens becomes a token, again and again. Equal input gives an equal tokenizer.
 
     Args:
         documents: the training text; of a long one, the first 270 million characters count.
-        vocab_size: tokens wanted, at least 257; a short text may give fewer.
+        vocab_size: number of tokens, at least 257; a short text may give fewer.
 
     Returns:
         The tokenizer.
@@ -110,7 +110,7 @@ def train_bpe(documents: Iterable[str], *, vocab_size: int) -> Subwords:
         BadInput: `vocab_size` is below 257.
 
     Source: Sennrich, Haddow, Birch, "Neural machine translation of rare words with subword
-    units"; over bytes as in GPT-2, with GPT-2's rule of where words begin.
+    units"; over bytes, with words as in GPT-2.
 
     Example:
         >>> tokenizer = train_bpe(["the theme of the thesis"], vocab_size=260)
@@ -122,7 +122,7 @@ def train_bpe(documents: Iterable[str], *, vocab_size: int) -> Subwords:
     require(
         vocab_size >= 257,
         f"model.vocab_size={vocab_size} is too small for --data.tokenizer bpe: 256 bytes and "
-        f"{END_OF_TEXT} are tokens to begin with; use 8192, for instance",
+        f"{END_OF_TEXT} are its first tokens; use 8192, for instance",
     )
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # pyright: ignore
@@ -149,7 +149,7 @@ def _beginning(documents: Iterable[str], characters: int) -> Iterator[str]:
 
 
 def white_space(piece: Piece) -> int:
-    """A place to cut at which GPT-2's rule has words end: before white space, if there is any."""
+    """The first place before white space, where words end in GPT-2's rule, or any place."""
     found = _WORD_END.search(piece.text, cutting.PART)
     return found.start() if found else cutting.PART
 

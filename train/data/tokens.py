@@ -1,4 +1,4 @@
-"""A text as tokens, once and for all: array-record files in the cache, read at random."""
+"""Tokenized text: array-record files in the cache, with random access."""
 
 import json
 import time
@@ -15,20 +15,20 @@ from train.data.subwords import token_dtype
 from train.data.tokenizers import Tokenizer
 from train.errors import BadInput
 
-RECORD = 4096  # tokens a record: 20 microseconds to read one, measured
-SHARD = 1 << 15  # records a file: 256 MiB of uint16
+RECORD = 4096  # tokens per record: 20 microseconds to read one, measured
+SHARD = 1 << 15  # records per file: 256 MiB of uint16
 _BATCH = 1 << 21  # characters encoded at once: 400 MB while they are
 _SECONDS_BETWEEN_NOTES = 10.0
 
 
 class Counts(NamedTuple):
-    """Sizes of a text, to turn a loss a token into one a byte or a word."""
+    """Sizes of a text, to convert a loss per token into one per byte or per word."""
 
     tokens: int  # including the one before each document
     bytes: int
     words: int  # separated by white space, and one per line end, as WikiText counts
     documents: int
-    lost: float = 0.0  # share of the bytes that do not come back from the tokens, from samples
+    lost: float = 0.0  # fraction of the bytes that decoding does not restore, from samples
 
 
 class Tokens:
@@ -52,7 +52,7 @@ class Tokens:
         self.dtype = np.dtype(record.pop("dtype"))
         self.counts = Counts(**record)
         self.size = self.counts.tokens
-        # Where documents begin, each with the token before it.
+        # Where documents begin, at the token before each.
         self.starts: np.ndarray = np.load(folder / "starts.npy", mmap_mode="r")
         _, source = _array_record()
         self._records = source.ArrayRecordDataSource(
@@ -75,12 +75,12 @@ class Tokens:
 def write_tokens(
     folder: Path, stream: Iterable[Piece], tokenizer: Tokenizer, *, note: Note
 ) -> None:
-    """Writes the tokens of documents: before each, the end-of-text token, or an empty line.
+    """Writes the tokens of documents, each after the end-of-text token or an empty line.
 
     Args:
         folder: an empty folder.
         stream: the documents in pieces, in order.
-        tokenizer: turns them into integers.
+        tokenizer: encodes them.
         note: gets a line every ten seconds.
     """
     dtype = token_dtype(tokenizer.vocab_size)
@@ -113,10 +113,10 @@ def write_tokens(
 
 
 def lost_bytes(text: str, tokenizer: Tokenizer) -> int:
-    """Bytes of the characters that do not come back from a text's tokens.
+    """Bytes of the characters that decoding a text's tokens does not restore.
 
     A tokenizer may drop characters, replace them by an unknown token, or change them (upper to
-    lower case). Their number is counted, not their order; spaces that it adds count nothing.
+    lower case). Their number counts and not their order; spaces that decoding adds do not count.
 
     Example:
         >>> from train.data.tokenizers import Bytes
@@ -131,7 +131,7 @@ def lost_bytes(text: str, tokenizer: Tokenizer) -> int:
 
 
 class _Writer:
-    """Cuts a stream of tokens into records, and records into files."""
+    """Divides a stream of tokens into records, and records into files."""
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._records = folder, 0
@@ -140,14 +140,14 @@ class _Writer:
         self._count = 0
 
     def write(self, tokens: np.ndarray) -> None:
-        """Takes more tokens."""
+        """Appends tokens."""
         self._waiting.append(tokens)
         self._count += tokens.size
         if self._count >= RECORD:
             self._flush(self._count // RECORD * RECORD)
 
     def _flush(self, count: int) -> None:
-        """Writes the first tokens of those that wait."""
+        """Writes the first `count` of the waiting tokens."""
         joined = np.concatenate(self._waiting)
         for start in range(0, count, RECORD):
             if self._records % SHARD == 0:
@@ -157,7 +157,7 @@ class _Writer:
         self._waiting, self._count = [joined[count:]], joined.size - count
 
     def _next_file(self) -> None:
-        """Goes on in a new file."""
+        """Continues in a new file."""
         if self._writer is not None:
             self._writer.close()
         path = self._folder / f"tokens-{self._records // SHARD:05d}.array_record"
@@ -176,7 +176,7 @@ class _Writer:
 
 
 def _batches(parts: Iterable[Piece]) -> Iterator[list[Piece]]:
-    """Parts of documents, enough at once to keep all cores busy."""
+    """Parts in lists that are long enough to keep all cores busy."""
     batch: list[Piece] = []
     size = 0
     for part in parts:
@@ -199,6 +199,6 @@ def _array_record() -> tuple[Any, Any]:
     except ImportError:
         raise BadInput(
             "tokens are kept in array-record files, and the package array-record is not installed "
-            "(there is none for Windows); --data.tokenizer bytes does without"
+            "(it does not exist for Windows); --data.tokenizer bytes does not need it"
         ) from None
     return array_record_module, array_record_data_source

@@ -15,7 +15,7 @@ _HEADING = re.compile(r"(?:^|(?<=\n)) ?\n = ([^=\n]+) = \n ?\n")
 
 
 def is_wikitext(file: Path) -> bool:
-    """Whether a file is one of WikiText's, by its name.
+    """Whether a file is a file of WikiText, by its name.
 
     Example:
         >>> is_wikitext(Path("wiki.valid.tokens")), is_wikitext(Path("wiki.txt"))
@@ -31,7 +31,7 @@ def articles(text: str) -> Iterator[tuple[str, str]]:
         text: content of a `wiki.*.tokens` or `wiki.*.raw` file.
 
     Yields:
-        Title and text, heading and the empty line before it included. What precedes the first
+        Title and text, including the heading and the empty line before it. Text before the first
         heading belongs to the first article; a file without headings is one article.
 
     Example:
@@ -46,10 +46,10 @@ def articles(text: str) -> Iterator[tuple[str, str]]:
 
 
 def which(folder: Path) -> str:
-    """Says which form of the data a folder holds: "tokens" (rare words are <unk>) or "raw".
+    """The form of the data in a folder: "tokens" (rare words are <unk>) or "raw".
 
     Raises:
-        BadInput: neither.
+        BadInput: the folder has neither.
     """
     for form in ARCHIVES:
         if any(file.is_file() for file in [*_files(folder, form).values(), _archive(folder, form)]):
@@ -70,7 +70,7 @@ def read(file: Path, form: str, split: str) -> str:
     """Text of a split, from its own file or from the archive.
 
     Raises:
-        BadInput: an archive that is broken, or another one.
+        BadInput: the archive is broken, or is another one.
     """
     if file.suffix != ".zip":
         return file.read_text(encoding="utf-8")
@@ -83,7 +83,7 @@ def read(file: Path, form: str, split: str) -> str:
 
 
 def _files(folder: Path, form: str) -> dict[str, Path]:
-    """The official file of each split, whether it is there or not."""
+    """The path of the official file of each split, which may not exist."""
     return {split: folder / _name(form, split) for split in SPLITS}
 
 
@@ -93,5 +93,5 @@ def _name(form: str, split: str) -> str:
 
 
 def _archive(folder: Path, form: str) -> Path:
-    """The archive of all splits, whether it is there or not."""
+    """The path of the archive of all splits, which may not exist."""
     return folder / ARCHIVES[form]

@@ -1,6 +1,6 @@
 """WikiText-103 as a TFDS dataset, made from the official files without TensorFlow.
 
-`tfds.load` and `as_dataset` need TensorFlow whatever the dataset; without it:
+`tfds.load` and `as_dataset` always need TensorFlow. Without it:
 
     builder = WikiText103(data_dir=folder, config="tokens", file_format="array_record")
     builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=files))
@@ -47,11 +47,11 @@ class WikiText103(tfds.core.GeneratorBasedBuilder):
             ),
             homepage="https://arxiv.org/abs/1609.07843",
             license="CC BY-SA 3.0",
-            disable_shuffling=True,  # articles stay in order, and evaluation reads them so
+            disable_shuffling=True,  # evaluation reads the articles in order
         )
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-        """The splits whose files are there."""
+        """The splits whose files exist."""
         form = self.builder_config.name  # pyright: ignore[reportOptionalMemberAccess]
         files = wikitext.sources(Path(dl_manager.manual_dir), form)
         return {split: self._generate_examples(file, form, split) for split, file in files.items()}
@@ -74,7 +74,7 @@ def prepare(folder: Path, cache: Path, *, note: Note) -> Path:
         TFDS's data_dir, to find the dataset `wiki_text103` in.
 
     Raises:
-        BadInput: neither files nor archive.
+        BadInput: the folder has neither files nor archive.
     """
     form = wikitext.which(folder)
     digests = {}

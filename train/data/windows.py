@@ -1,4 +1,4 @@
-"""Windows of fixed length over a stream of tokens, and the batches that are made of them."""
+"""Windows of fixed length over a stream of tokens, and batches of windows."""
 
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -26,8 +26,8 @@ class Stream(Protocol):
 class Windows:
     """Random access to the windows of a text: window `i` is tokens `[i n, i n + n]`, `n + 1` long.
 
-    Neighbours share one token, the target of one and the input of the next: every token but the
-    first is predicted once, and a rest shorter than a window is left out.
+    Adjacent windows share one token, the last target of one and the first input of the next. So
+    every token except the first is predicted once; an incomplete window at the end is left out.
     """
 
     data: Stream
@@ -43,12 +43,12 @@ class Windows:
 
 @dataclass(frozen=True)
 class PackedWindows:
-    """The same windows, with what keeps the documents in a row apart.
+    """The same windows, with the documents of each token.
 
-    Documents follow each other without gaps, so no token is spent on filling; what a row cuts off
-    goes on in the next one. Beside `tokens`, an example has, for each of its `n` inputs,
-    `segment_ids` (which document of the row, from 0) and `positions` (in that document, counted
-    from the row's beginning if it began before).
+    Documents follow each other without padding, and one may continue in the next row. Besides
+    `tokens`, an example has, for each of its `n` inputs, `segment_ids` (the document within the
+    row, from 0) and `positions` (within that document, or from the beginning of the row if the
+    document began before it).
 
     Example:
         >>> rows = PackedWindows(np.arange(9), starts=np.array([0, 3, 5]), length=4)
@@ -93,14 +93,14 @@ def require_windows(windows: Examples, part: str, unit: str) -> None:
 
 
 def training_batches(windows: Examples, *, batch_size: int, seed: int) -> grain.MapDataset:
-    """Batches of shuffled windows without end: element `k` is the batch of step `k`.
+    """An endless sequence of batches of shuffled windows: element `k` is for step `k`.
 
     Every pass over the text has its own order, drawn from the seed. With several processes, each
-    reads its own part of every batch.
+    process reads its own part of every batch.
 
     Args:
         windows: the training part.
-        batch_size: windows a batch, over all processes.
+        batch_size: windows per batch, over all processes.
         seed: of the order.
 
     Returns:
@@ -113,7 +113,7 @@ def training_batches(windows: Examples, *, batch_size: int, seed: int) -> grain.
 
 
 def evaluation_windows(windows: Examples, limit: int | None) -> Any:
-    """At most `limit` windows (None: all), evenly spread, stacked: `[count, length + 1]`."""
+    """At most `limit` windows (None: all), evenly spaced, stacked: `[count, length + 1]`."""
     count = len(windows) if limit is None else min(len(windows), limit)
     chosen = [windows[i * len(windows) // count] for i in range(count)]
     return jax.tree.map(lambda *rows: np.stack(rows), *chosen)
