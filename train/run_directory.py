@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TextIO
 
 import jax
 
+from models.qwen3 import RotaryScaling
 from train import tasks
 from train.config import Config, differences, from_json, to_json
 from train.errors import BadInput, require
@@ -22,6 +23,8 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "nump
 CHECKOUT = Path(__file__).resolve().parent.parent
 
 _RENAMED = {"skipped_at_most": "max_skipped_steps"}  # fields of config.json in earlier releases
+# Fields that earlier releases did not have, by the type of the model.
+_ADDED = {"Qwen3Config": {"attention_bias": False, "rope_scaling": to_json(RotaryScaling())}}
 
 
 class Result(NamedTuple):
@@ -192,6 +195,9 @@ def _stored(path: Path) -> dict[str, Any]:
     try:
         stored = json.loads(path.read_text())
         fields = {_RENAMED.get(name, name): value for name, value in stored["config"].items()}
+        model = fields.get("model")
+        if isinstance(model, dict):
+            fields["model"] = {**_ADDED.get(str(model.get("type")), {}), **model}
         return {"config": fields, "data": stored["data"]}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadInput(
