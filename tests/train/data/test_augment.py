@@ -9,6 +9,7 @@ from PIL import Image
 from train.data.augment import Augmentation, around, place_boxes, recolour, whole
 from train.data.geometry import Placement
 from train.data.pictures import Picture
+from train.errors import BadInput
 
 
 def picture(size: tuple[int, int], *boxes: tuple[float, float, float, float]) -> Picture:
@@ -93,3 +94,17 @@ def test_no_change_of_colour_changes_no_pixel():
     image = Image.new("RGB", (4, 4), (7, 99, 200))
     still = Augmentation(hue=0, saturation=0, brightness=0)
     assert recolour(image, still, np.ones(3)) is image
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"mosaic": 1.5}, r"mosaic=1\.5 must lie between 0 and 1"),
+        ({"zoom": 1.0}, r"zoom=1\.0 must be at least 0 and less than 1"),
+        ({"shift": 0.6}, r"shift=0\.6 must lie between 0 and 0\.5"),
+        ({"plain_epochs": -1}, "plain_epochs=-1 must be at least 0"),
+    ],
+)
+def test_impossible_augmentation_is_refused(fields: dict[str, float], message: str):
+    with pytest.raises(BadInput, match=message):
+        Augmentation(**fields)

@@ -286,20 +286,6 @@ def test_impossible_data_are_refused(fields: dict[str, object], message: str):
         DetectionData(**fields)
 
 
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"mosaic": 1.5}, r"mosaic=1\.5 must lie between 0 and 1"),
-        ({"zoom": 1.0}, r"zoom=1\.0 must be at least 0 and less than 1"),
-        ({"shift": 0.6}, r"shift=0\.6 must lie between 0 and 0\.5"),
-        ({"plain_epochs": -1}, "plain_epochs=-1 must be at least 0"),
-    ],
-)
-def test_impossible_augmentation_is_refused(fields: dict[str, float], message: str):
-    with pytest.raises(BadInput, match=message):
-        Augmentation(**fields)
-
-
 def test_digit_scenes_have_their_own_classes():
     with pytest.raises(BadInput, match="do not fit digit scenes"):
         read_pictures(DetectionData(classes=("cat",)), seed=0)
