@@ -43,7 +43,10 @@ def main() -> None:
     memory.add_argument("--vocabulary", type=int, help="fewer tokens than the model has")
     memory.add_argument("--batch", type=int, default=16, help="sequences")
     memory.add_argument("--length", type=int, default=1024, help="tokens per sequence")
-    for command in (counts, time, share, gpu, memory):
+    faults = commands.add_parser("faults", help="runs under faults: what is lost, what is printed")
+    faults.add_argument("--scale", type=int, default=1, help="times as many cases")
+    faults.add_argument("--train", type=Path, help=argparse.SUPPRESS)  # one run, to be killed
+    for command in (counts, time, share, gpu, memory, faults):
         command.add_argument("--json", type=Path, help="file to write")
     arguments = parser.parse_args()
     if arguments.command == "gpu" and (failed := run_tests()):
@@ -77,6 +80,15 @@ def _measure(arguments: argparse.Namespace) -> None:
         from benchmarks.memory import rows
 
         found = rows(arguments.layers, arguments.vocabulary, arguments.batch, arguments.length)
+    elif arguments.command == "faults":
+        jax.config.update("jax_platforms", "cpu")
+        jax.config.update("jax_num_cpu_devices", 8)
+        from benchmarks.disturbed import call
+        from benchmarks.faults import rows
+
+        if arguments.train:
+            sys.exit(call(arguments.train)[0])
+        found = rows(arguments.scale)
     elif arguments.command == "time":
         from benchmarks.time import rows
 

@@ -4,7 +4,7 @@ Orbax writes in the background and commits atomically, but it loads flipped bits
 checkpoint is made in three steps, and only the last one gives it its name, a plain number:
 
 1. All processes write `STEP.unsealed` together, through Orbax.
-2. Process 0 adds `evaluation.json`, then `INTEGRITY.json`: size and checksum of every file.
+2. Process 0 adds `evaluations.json`, then `INTEGRITY.json`: size and checksum of every file.
 3. Process 0 renames the folder to `STEP`, and only then removes older checkpoints that are no
    longer kept.
 
@@ -12,8 +12,6 @@ A kill before the rename leaves the older checkpoints untouched, and a folder th
 the next start removes it.
 """
 
-import json
-import shutil
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -24,18 +22,30 @@ import numpy as np
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
-from train.errors import BadInput, TrainingStopped, one_line
+from train.checkpoint_folder import (
+    UNSEALED,
+    Best,
+    Evaluations,
+    best_step,
+    newest_intact,
+    read_evaluations,
+    remove_checkpoint,
+    remove_leftovers,
+    steps,
+    write_evaluations,
+)
+from train.errors import BadInput, MachineError, one_line
+from train.files import writing
 from train.integrity import damage, seal
+from train.quiet import silence_threads_of_orbax
 from train.step import State
 
-Best = tuple[str, Literal["min", "max"]]  # name of a metric, and which direction is better
 Which = Literal["best", "newest"]
 
-EVALUATION = "evaluation.json"
-_UNSEALED, _REMOVED = ".unsealed", ".removed"
 # The model's fields are stored apart, to be read without the optimizer's state. The names are those
 # on disk; `model_state` keeps the one that it had in earlier releases.
 _ON_DISK = {"params": "params", "model_state": "rest", "average": "average"}
+_LONGEST_SAVE = 3600.0  # seconds
 
 
 class Checkpoints:
@@ -43,6 +53,10 @@ class Checkpoints:
 
     With several processes, each has its own instance on a shared file system, and all call the same
     methods in the same order.
+
+    Attributes:
+        evaluations: metrics by step, of the run so far. Every checkpoint holds them, so that they
+            are known after resuming; the one at its step ranks the checkpoint.
     """
 
     def __init__(
@@ -63,14 +77,15 @@ class Checkpoints:
         """
         self._directory, self._keep = directory.absolute(), keep
         self._best, self._warn = best, warn
+        self.evaluations: Evaluations = {}
         self._leads = jax.process_index() == 0
         self._background = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._saving: tuple[int, Future[None]] | None = None
         if self._leads:
-            self._directory.mkdir(parents=True, exist_ok=True)
-            for leftover in self._directory.iterdir():
-                if {_UNSEALED, _REMOVED} & set(leftover.suffixes):
-                    shutil.rmtree(leftover)
+            with writing(self._directory):
+                self._directory.mkdir(parents=True, exist_ok=True)
+                remove_leftovers(self._directory)
+        silence_threads_of_orbax()
 
     def restore(self, state: State) -> State | None:
         """Returns the newest intact state, sharded like the given one, or None if there is none.
@@ -82,43 +97,50 @@ class Checkpoints:
             BadInput: the checkpoint belongs to another model or optimizer.
         """
         self.wait()
-        newest = self._newest_intact() if self._leads else None
+        newest = None
+        if self._leads:
+            with writing(self._directory):
+                newest = newest_intact(self._directory, self._warn)
         step = int(multihost_utils.broadcast_one_to_all(np.int32(-1 if newest is None else newest)))
         if step < 0:
             return None
         like = _shapes(_parts(state))
         for array in jax.tree.leaves(state):
             array.delete()
-        parts = _load(self._directory / str(step), like)
+        folder = self._directory / str(step)
+        parts = _load(folder, like)
+        self.evaluations = read_evaluations(folder)
         return state._replace(**parts["model"], **parts["training"])
 
-    def save(self, step: int, state: State, metrics: Mapping[str, float] | None) -> None:
+    def save(self, step: int, state: State) -> None:
         """Starts to write a checkpoint; returns once the state's buffers may be reused.
 
         Args:
             step: steps done; becomes the folder's name.
             state: the state after that step.
-            metrics: the evaluation at that step, which decides the best checkpoint; None if the
-                step was not evaluated, so that it cannot be the best one.
 
         Raises:
-            TrainingStopped: this checkpoint or the previous one could not be written.
+            MachineError: this checkpoint or the previous one could not be written.
         """
         self.wait()
-        unsealed = self._directory / f"{step}{_UNSEALED}"
+        unsealed = self._directory / f"{step}{UNSEALED}"
         try:
+            if not self._directory.is_dir():  # Orbax would make it, without the run around it
+                raise FileNotFoundError(f"{self._directory} was removed")
             parts = {name: _stored(part) for name, part in _parts(state).items()}
-            written = ocp.save_checkpointables_async(str(unsealed), parts)
+            with _saving():
+                written = ocp.save_checkpointables_async(str(unsealed), parts)
         except Exception as error:
             raise self._unwritten(step, error) from error
-        commit = self._background.submit(self._commit, written.result, step, dict(metrics or {}))
+        evaluations = dict(self.evaluations)
+        commit = self._background.submit(self._commit, written.result, step, evaluations)
         self._saving = step, commit
 
     def wait(self) -> None:
         """Returns when the last checkpoint is on disk and sealed.
 
         Raises:
-            TrainingStopped: it could not be written.
+            MachineError: it could not be written.
         """
         if self._saving is None:
             return
@@ -128,12 +150,6 @@ class Checkpoints:
         except Exception as error:
             raise self._unwritten(step, error) from error
 
-    def _unwritten(self, step: int, error: Exception) -> TrainingStopped:
-        return TrainingStopped(
-            f"the checkpoint of step {step} could not be written to {self._directory} "
-            f"({one_line(_cause(error))}); the same command resumes from the one before"
-        )
-
     def close(self) -> None:
         """Waits for the last checkpoint, and ends the thread that writes."""
         try:
@@ -141,37 +157,28 @@ class Checkpoints:
         finally:
             self._background.shutdown()
 
+    def _unwritten(self, step: int, error: Exception) -> MachineError:
+        """The error to raise if a checkpoint could not be written."""
+        return MachineError(
+            f"the checkpoint of step {step} could not be written to {self._directory} "
+            f"({one_line(_cause(error))})"
+        )
+
     def _commit(
-        self, written: Callable[[], object], step: int, metrics: Mapping[str, float]
+        self, written: Callable[[float], object], step: int, evaluations: Evaluations
     ) -> None:
         """Waits for Orbax, seals, renames, then removes old checkpoints; runs on a thread."""
-        written()
+        written(_LONGEST_SAVE)
         if not self._leads:
             return
-        unsealed = self._directory / f"{step}{_UNSEALED}"
-        (unsealed / EVALUATION).write_text(json.dumps(metrics))
+        unsealed = self._directory / f"{step}{UNSEALED}"
+        write_evaluations(unsealed, evaluations)
         seal(unsealed)
         unsealed.rename(self._directory / str(step))
-        steps = _steps(self._directory)
-        kept = {*steps[-self._keep :], best_step(self._directory, self._best)}
-        for old in set(steps) - kept:
-            removed = self._directory / f"{old}{_REMOVED}"  # at no time a half-removed checkpoint
-            (self._directory / str(old)).rename(removed)
-            shutil.rmtree(removed)
-
-    def _newest_intact(self) -> int | None:
-        """The newest step that matches its checksums; newer ones are moved to a folder beside."""
-        for step in reversed(_steps(self._directory)):
-            folder = self._directory / str(step)
-            wrong = damage(folder)
-            if wrong is None:
-                return step
-            aside = self._directory.with_name(f"{self._directory.name}-damaged")
-            aside.mkdir(exist_ok=True)
-            target = aside / f"{step}-{len(list(aside.glob(f'{step}-*'))) + 1}"
-            folder.rename(target)
-            self._warn(f"checkpoint {folder} is damaged ({wrong}); moved to {target} and not used")
-        return None
+        found = steps(self._directory)
+        kept = {*found[-self._keep :], best_step(self._directory, self._best)}
+        for old in set(found) - kept:
+            remove_checkpoint(self._directory, old)
 
 
 def load_model(
@@ -198,43 +205,29 @@ def load_model(
     Raises:
         BadInput: there is no intact checkpoint, or it belongs to another model.
     """
-    directory = directory.absolute()  # Orbax takes no other
-    steps = _steps(directory) if directory.is_dir() else []
-    order = steps[::-1]
-    first = best_step(directory, best) if which == "best" and steps else None
-    for step in order if first is None else [first, *order]:
-        folder = directory / str(step)
+    directory = directory.absolute()  # Orbax requires it
+    tried: set[int] = set()
+    # A run that is training may remove a checkpoint after it was listed: list again after each.
+    while left := [step for step in _in_order(directory, which, best) if step not in tried]:
+        step, folder = left[0], directory / str(left[0])
+        tried.add(step)
         wrong = damage(folder)
         if wrong is None:
-            return step, _load(folder, {"model": model})["model"]
-        warn(f"checkpoint {folder} is damaged ({wrong}); not used")
+            try:
+                return step, _load(folder, {"model": model})["model"]
+            except BadInput:
+                if folder.is_dir():
+                    raise
+        elif folder.is_dir():
+            warn(f"checkpoint {folder} is damaged ({wrong}); not used")
     raise BadInput(f"{directory} holds no intact checkpoint; train longer, or restore a copy of it")
 
 
-def best_step(directory: Path, best: Best) -> int | None:
-    """The step of the checkpoint with the best evaluation; the earliest if several are equal.
-
-    Args:
-        directory: holds one folder per checkpoint.
-        best: name of a metric, and which direction is better.
-
-    Returns:
-        The step, or None if no checkpoint was evaluated.
-    """
-    name, direction = best
-    values: dict[int, float] = {}
-    for step in _steps(directory):
-        try:
-            values[step] = json.loads((directory / str(step) / EVALUATION).read_text())[name]
-        except (OSError, ValueError, KeyError):
-            continue  # not evaluated, or damaged
-    choose = min if direction == "min" else max
-    return choose(values, key=values.__getitem__, default=None)
-
-
-def _steps(directory: Path) -> list[int]:
-    """The steps that have a checkpoint, in order."""
-    return sorted(int(p.name) for p in directory.iterdir() if p.name.isdecimal())
+def _in_order(directory: Path, which: Which, best: Best) -> list[int]:
+    """The steps of the checkpoints, in the order in which to try them."""
+    newest_first = steps(directory)[::-1]
+    first = best_step(directory, best) if which == "best" else None
+    return newest_first if first is None else [first, *newest_first]
 
 
 def _parts(state: State) -> dict[str, Any]:
@@ -258,6 +251,20 @@ def _fields(stored: dict[str, Any]) -> dict[str, Any]:
 def _shapes(tree: Any) -> Any:
     """Shapes, dtypes and shardings of a tree of arrays."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)
+
+
+def _saving() -> ocp.Context:
+    """Options of Orbax for writing.
+
+    A folder that cannot be made in the background is waited for without end, so folders are made
+    before. Time limits are those of the wall clock, which may jump: a long one for one process,
+    whose wait is limited by `_LONGEST_SAVE`. Several processes also wait for each other.
+    """
+    context = ocp.Context()
+    context.asynchronous.create_directories_asynchronously = False
+    if jax.process_count() == 1:
+        context.asynchronous.timeout_secs = 10**9
+    return context
 
 
 def _load(folder: Path, parts: Mapping[str, Any]) -> dict[str, Any]:

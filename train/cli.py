@@ -1,6 +1,9 @@
 """The command line: `python -m train PRESET [options]`, `python -m train COMMAND RUN_DIR`."""
 
+import contextlib
 import dataclasses
+import io
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +11,15 @@ from typing import Any
 from train import presets
 from train.commands import COMMANDS
 from train.config import Config
-from train.errors import BadInput, Interrupted, TrainingStopped, did_you_mean, one_line, require
+from train.errors import (
+    BadInput,
+    Interrupted,
+    MachineError,
+    TrainingStopped,
+    did_you_mean,
+    one_line,
+    require,
+)
 from train.loop import run
 from train.optimizers import OPTIMIZERS
 from train.options import PROGRAM, parse_options
@@ -25,20 +36,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         143: SIGTERM, which schedulers send before they reclaim a machine. Every code except 0 is
         explained in one line on standard error.
     """
+    _accept_all_characters()
     try:
-        return _run(list(sys.argv[1:] if arguments is None else arguments))
+        code, message = _run(list(sys.argv[1:] if arguments is None else arguments)), ""
+        sys.stdout.flush()
     except BadInput as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return 2
+        code, message = 2, f"error: {error}"
     except TrainingStopped as error:
-        print(f"stopped: {one_line(error)}", file=sys.stderr)
-        return 1
+        code, message = 1, f"stopped: {error}"
+    except (MachineError, OSError) as error:
+        code = 1
+        message = f"stopped: {error}; once that is repaired, the same command continues"
     except Interrupted as error:
-        print(f"interrupted: {one_line(error)}", file=sys.stderr)
-        return 128 + error.signal
+        code, message = 128 + error.signal, f"interrupted: {error}"
     except KeyboardInterrupt:
-        print("interrupted: the same command resumes from the last checkpoint", file=sys.stderr)
-        return 130
+        code, message = 130, "interrupted: the same command resumes from the last checkpoint"
+    _close_output(one_line(message))
+    return code
 
 
 def parse(arguments: Sequence[str]) -> Config | None:
@@ -88,6 +102,28 @@ def _run(arguments: list[str]) -> int:
             f"{result.validation_loss:.4f}. Choose another --run-dir to train again"
         )
     return 0
+
+
+def _accept_all_characters() -> None:
+    """Lets output that is not UTF-8 show other characters escaped, where it would raise."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _close_output(message: str) -> None:
+    """Prints the last line, and drops what a full disk or a closed pipe does not take.
+
+    Python would try again when it exits, and fail with a traceback.
+    """
+    with contextlib.suppress(OSError):
+        if message:
+            print(message, file=sys.stderr, flush=True)
+    try:
+        sys.stdout.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
 
 
 def _take_optimizer(arguments: Sequence[str]) -> tuple[str | None, list[str]]:

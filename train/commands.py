@@ -13,19 +13,22 @@ from flax import nnx
 from jax import P
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import PRNGKeyArray
+from safetensors import SafetensorError
 
 from models.qwen3 import Qwen3, Qwen3Config, save
 from train import run_directory
 from train.average import first_average, like
-from train.checkpoints import Best, Which, load_model
+from train.checkpoint_folder import Best
+from train.checkpoints import Which, load_model
 from train.compare import compare
 from train.data.subwords import Subwords
 from train.data.tokenizer_files import tokenizer_files
 from train.data.tokenizers import Bytes, Tokenizer, load_tokenizer
 from train.detection.predict import predict as predict_images
-from train.errors import BadInput, one_line, require
+from train.errors import BadInput, MachineError, one_line, require
+from train.files import writing
 from train.mesh import Rules, check_batch_size, make_mesh, tree_shardings
-from train.options import PROGRAM, parse_options
+from train.options import PROGRAM, parse_options, path_of
 from train.task import Tree
 from train.tasks.detection import Detection
 from train.tasks.language_model import LanguageModel, Sample, sample_text
@@ -172,14 +175,16 @@ def predict(arguments: Sequence[str]) -> None:
         init, [(".*", P())], make_mesh("data=1", devices=jax.local_devices()[:1]), averaged=True
     )
     _, *model = _load(directory, layout, which=options.checkpoint, best=("fitness", "max"))
-    predict_images(
-        config.finder(nnx.merge(graph, *model), options.head),
-        Path(words[0]),
-        options.output or directory / "predict",
-        names=names,
-        side=config.data.size,
-        confidence=options.confidence,
-    )
+    output = options.output or directory / "predict"
+    with writing(output):
+        predict_images(
+            config.finder(nnx.merge(graph, *model), options.head),
+            path_of(words[0]),
+            output,
+            names=names,
+            side=config.data.size,
+            confidence=options.confidence,
+        )
 
 
 def export(arguments: Sequence[str]) -> None:
@@ -199,19 +204,23 @@ def export(arguments: Sequence[str]) -> None:
     )
     if options is None:
         return
-    folder = Path(words[0])
+    folder = path_of(words[0])
     require(not folder.exists(), f"{folder} exists; name a folder that does not, or remove it")
     graph, init = config.architecture()
     layout = _layout(init, [(".*", P())], make_mesh("data=1", devices=jax.local_devices()[:1]))
     step, *model = _load(directory, layout, which=options.checkpoint, best=("loss", "min"))
     tokenizer = _tokenizer(config)
-    save(
-        cast(Qwen3, nnx.merge(graph, *model)),
-        folder,
-        dtype=options.dtype,
-        end_of_text=tokenizer.end_of_text,
-        files=tokenizer_files(tokenizer) if isinstance(tokenizer, Subwords) else {},
-    )
+    try:
+        with writing(folder):
+            save(
+                cast(Qwen3, nnx.merge(graph, *model)),
+                folder,
+                dtype=options.dtype,
+                end_of_text=tokenizer.end_of_text,
+                files=tokenizer_files(tokenizer) if isinstance(tokenizer, Subwords) else {},
+            )
+    except SafetensorError as error:  # a full disk
+        raise MachineError(f"cannot write {folder}: {error}") from error
     print(f"wrote step {step} to {folder}")
 
 
@@ -229,7 +238,7 @@ def _run_directory(command: str, arguments: Sequence[str]) -> tuple[Path, Sequen
     """The run directory, which is the first argument, and the arguments after it."""
     given = bool(arguments) and not arguments[0].startswith("-")
     require(given, f"name a run directory first: {PROGRAM} {command} RUN_DIR [options]")
-    return Path(arguments[0]), arguments[1:]
+    return path_of(arguments[0]), arguments[1:]
 
 
 def _tokenizer(config: LanguageModel) -> Tokenizer:

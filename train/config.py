@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     from train.task import Task
 
-# Fields that may change between two calls on one run directory: they do not affect the results.
+# Fields that may change between two calls on one run directory: they do not affect the results. Of
+# data the checksum decides, wherever they are.
 MAY_CHANGE = frozenset(
     {
         "run_dir",
@@ -33,6 +34,7 @@ MAY_CHANGE = frozenset(
         "data.cache",
     }
 )
+MAY_MOVE = frozenset({"data.path", "data.validation", "data.tokenizer"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,26 +238,39 @@ def _subclasses(kind: type) -> list[type]:
     return [found for below in kind.__subclasses__() for found in (below, *_subclasses(below))]
 
 
-def differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
+def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """Lists where two configurations in JSON form differ, as `steps is 300 there and 400 here`.
 
-    A different type (another optimizer) stands for all fields below it. Fields in `MAY_CHANGE` are
-    ignored.
+    Fields in `MAY_CHANGE` are ignored.
 
     Example:
         >>> differences({"steps": 300, "mesh": "data=1"}, {"steps": 400, "mesh": "data=2"})
         ['steps is 300 there and 400 here']
     """
+    found = changes(before, now)
+    return [f"{name} is {old} there and {new} here" for name, (old, new) in found.items()]
+
+
+def changes(
+    before: dict[str, Any], now: dict[str, Any], prefix: str = ""
+) -> dict[str, tuple[str, str]]:
+    """Old and new value of every field that differs, as text; fields in `MAY_CHANGE` are ignored.
+
+    A different type (another optimizer) stands for all fields below it.
+
+    Example:
+        >>> changes({"steps": 300, "data": {"path": "a"}}, {"steps": 300, "data": {"path": "b"}})
+        {'data.path': ('"a"', '"b"')}
+    """
     if before.get("type") != now.get("type"):
-        where = prefix.rstrip(".") or "the task"
-        return [f"{where} is {before.get('type')} there and {now.get('type')} here"]
-    found = []
+        return {prefix.rstrip(".") or "the task": (str(before.get("type")), str(now.get("type")))}
+    found: dict[str, tuple[str, str]] = {}
     for name in [*now, *(name for name in before if name not in now)]:
         old, new = before.get(name), now.get(name)
         if old == new or prefix + name in MAY_CHANGE:
             continue
         if isinstance(old, dict) and isinstance(new, dict):
-            found += differences(old, new, f"{prefix}{name}.")
+            found |= changes(old, new, f"{prefix}{name}.")
         else:
-            found.append(f"{prefix}{name} is {json.dumps(old)} there and {json.dumps(new)} here")
+            found[prefix + name] = json.dumps(old), json.dumps(new)
     return found

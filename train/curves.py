@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from train.files import replacing
 from train.metrics import read_metrics
 
 OFF_SCALE = 3.0  # times the largest training loss; before training, BatchNorm may give any loss
@@ -46,7 +47,8 @@ def draw_curves(
     for one, name in every:
         one.set(xlabel="optimizer step", ylabel=name)
         one.grid(alpha=0.3)
-    figure.savefig(picture_path, dpi=150)
+    with replacing(picture_path) as temporary:
+        figure.savefig(temporary, dpi=150, format="png")
 
 
 def _line(records: list[dict[str, Any]], name: str) -> tuple[list[int], list[float]]:

@@ -9,7 +9,14 @@ class BadInput(Exception):
 
 
 class TrainingStopped(Exception):
-    """Training cannot continue (the loss is NaN, the disk is full): one line, exit code 1."""
+    """Training cannot continue (its loss is not finite): one line, exit code 1."""
+
+
+class MachineError(Exception):
+    """The machine failed (a full disk, a lost folder): one line, exit code 1.
+
+    Nothing that was saved is lost: the same command continues once the machine is repaired.
+    """
 
 
 class Interrupted(KeyboardInterrupt):

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from train.files import write_atomically
+from train.files import replacing, write_atomically, writing
+from train.integrity import read_json
 
 _COLUMNS = 600  # of the picture; longer runs have several steps per column
 
@@ -36,25 +37,31 @@ class GateLog:
         row = np.packbits(np.concatenate([np.ravel(x) for x in decisions.values()]))
         if self._file is None:
             write_atomically(_names_path(self._path), json.dumps(_names(decisions)))
-            self._file = self._path.open("ab")
-            self._file.truncate(self._step * row.size)
-        self._file.write(row.tobytes())
+            with writing(self._path):
+                self._file = self._path.open("ab")
+                self._file.truncate(self._step * row.size)
+        with writing(self._path):
+            self._file.write(row.tobytes())
 
     def sync(self) -> None:
         """Returns when all rows are on disk."""
         if self._file is not None:
-            self._file.flush()
-            os.fsync(self._file.fileno())
+            with writing(self._path):
+                self._file.flush()
+                os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Closes the file."""
         if self._file is not None:
-            self._file.close()
+            with writing(self._path):
+                self._file.close()
 
 
 def read_gates(path: Path) -> tuple[list[str], np.ndarray]:
     """Names of the matrices, and bool `[steps, matrices]`: where the gate was open."""
-    names = json.loads(_names_path(path).read_text())
+    names = [str(name) for name in read_json(_names_path(path), list)]
+    if not names:
+        raise ValueError(f"{_names_path(path)} names no matrix")
     width = -(-len(names) // 8)
     rows = np.frombuffer(path.read_bytes(), np.uint8)
     rows = rows[: rows.size // width * width].reshape(-1, width)
@@ -89,7 +96,8 @@ def draw_gates(path: Path, picture_path: Path, *, title: str) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_yticks(range(len(names)), names, fontsize=6)
     figure.colorbar(image, ax=axes, label="share of steps with an open gate")
-    figure.savefig(picture_path, dpi=150)
+    with replacing(picture_path) as temporary:
+        figure.savefig(temporary, dpi=150, format="png")
 
 
 def _binned(is_open: np.ndarray, columns: int) -> np.ndarray:

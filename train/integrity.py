@@ -3,6 +3,7 @@
 import json
 import zlib
 from pathlib import Path
+from typing import Any
 
 from train.files import write_atomically
 
@@ -18,22 +19,56 @@ def seal(folder: Path) -> None:
 def damage(folder: Path) -> str | None:
     """Describes the first damage to a sealed folder, or returns None if all checksums match."""
     try:
-        expected = json.loads((folder / INTEGRITY).read_text())
+        expected = read_json(folder / INTEGRITY, dict)
     except FileNotFoundError:
         return f"{INTEGRITY} is missing: the process ended while it was written"
-    except ValueError:
-        return f"{INTEGRITY} is unreadable"
-    found = _checksums(folder)
+    except (OSError, ValueError) as error:
+        return f"{INTEGRITY} is unreadable: {error}"
+    try:
+        found = _checksums(folder)
+    except OSError as error:
+        return f"a file is unreadable: {error}"
     for name in sorted(expected.keys() | found.keys()):
         if name not in found:
             return f"{name} is missing"
         if name not in expected:
             return f"{name} does not belong to it"
-        if found[name][0] != expected[name][0]:
-            return f"{name} has {found[name][0]} bytes instead of {expected[name][0]}"
         if found[name] != expected[name]:
+            size = (
+                expected[name][0] if isinstance(expected[name], list) and expected[name] else None
+            )
+            if found[name][0] != size:
+                return f"{name} has {found[name][0]} bytes instead of {size}"
             return f"the checksum of {name} is wrong"
     return None
+
+
+def checksum(content: bytes) -> list[int]:
+    """Size and CRC-32 of a content, as in a manifest.
+
+    Example:
+        >>> checksum(b"abc")
+        [3, 891568578]
+    """
+    return [len(content), zlib.crc32(content)]
+
+
+def read_json(path: Path, kind: type) -> Any:
+    """The value in a JSON file.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is not JSON, or its value is not of the type `kind`.
+    """
+    if path.exists() and not path.is_file():  # a named pipe would be waited for
+        raise ValueError(f"{path.name} is not a file")
+    try:
+        value = json.loads(path.read_bytes())
+    except RecursionError as error:
+        raise ValueError(f"{path.name} is nested too deeply") from error
+    if not isinstance(value, kind):
+        raise ValueError(f"{path.name} holds {json.dumps(value)[:40]}, not a JSON {kind.__name__}")
+    return value
 
 
 def _checksums(folder: Path) -> dict[str, list[int]]:
@@ -44,8 +79,8 @@ def _checksums(folder: Path) -> dict[str, list[int]]:
 
 def _crc32(path: Path) -> int:
     """CRC-32 of the content of a file."""
-    checksum = 0
+    crc32 = 0
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
-            checksum = zlib.crc32(chunk, checksum)
-    return checksum
+            crc32 = zlib.crc32(chunk, crc32)
+    return crc32

@@ -1,6 +1,7 @@
 """The training loop: mesh, data, model, optimizer, state, restore, step, evaluate, save."""
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,16 @@ import jax
 from absl import flags
 
 from train import distributed, run_directory
+from train.checkpoint_folder import Evaluations, best_evaluation
 from train.checkpoints import Checkpoints
 from train.config import Config
 from train.curves import draw_curves
-from train.errors import Interrupted
+from train.errors import Interrupted, one_line
+from train.files import writing
 from train.gates import draw_gates
 from train.interruption import Interruption
 from train.mesh import automatic, batch_sharding, check_batch_size, make_mesh
-from train.metrics import read_metrics
+from train.metrics import validations
 from train.optimizers import make_optimizer
 from train.progress import Reporter
 from train.record import Record
@@ -40,8 +43,8 @@ def run(config: Config, *, quiet: bool = False) -> Result:
 
     Raises:
         BadInput: the configuration cannot be run here; nothing was written.
-        TrainingStopped: losses or gradients stayed infinite or NaN, or the machine failed; what was
-            saved remains.
+        TrainingStopped: losses or gradients stayed infinite or NaN; what was saved remains.
+        MachineError: a full disk, a lost folder; the same call continues once that is repaired.
     """
     distributed.join(config.processes)
     mesh = make_mesh(config.mesh, explicit=config.mesh_axes == "explicit")
@@ -54,7 +57,7 @@ def run(config: Config, *, quiet: bool = False) -> Result:
         shardings=parameter_shardings(task, mesh),
         split=task.split,
     )
-    finished = _open_directory(config, task)
+    finished = _finished(config, task)
     if finished is not None:
         return finished
     state = make_state(task, optimizer, mesh, config.seed)
@@ -68,7 +71,7 @@ def run(config: Config, *, quiet: bool = False) -> Result:
     )
     quiet = quiet or not distributed.leads()
     reporter = Reporter(config.steps, unit=task.unit, loss_unit=task.loss_unit, quiet=quiet)
-    with _claimed(config, task) as directory, reporter:
+    with _claimed(config, task, reporter) as directory, reporter:
         folder = run_directory.files(config.directory).checkpoints
         saved = Checkpoints(
             folder, keep=config.keep_checkpoints, best=task.best, warn=reporter.warn
@@ -82,22 +85,22 @@ def run(config: Config, *, quiet: bool = False) -> Result:
             ):
                 batches = (split_batch(batch, batch_sharding(mesh)) for batch in made)
                 state = _fit(config, task, step, state, batches, record, checkpoints)
-        return _finish(config, task, state, reporter, directory)
+        return _finish(config, task, state, saved.evaluations, reporter, directory)
 
 
-def _open_directory(config: Config, task: Task) -> Result | None:
-    """Creates the run directory if it is missing; returns the result of a finished run."""
+def _finished(config: Config, task: Task) -> Result | None:
+    """The result of the run if it has finished; raises unless the run directory may be used."""
     known = distributed.together(lambda: run_directory.check_same_run(config, task.data))
-    finished = run_directory.read_result(config.directory) if known else None
-    distributed.require_shared(f"run_dir={config.directory}", known + (finished is not None))
-    if not known:
-        distributed.first_alone(lambda: run_directory.create(config, task.data))
+    found = None if known is None else run_directory.read_result(config.directory)
+    finished = None if found is None or found.steps < config.steps else found
+    seen = (known is not None) + (finished is not None)
+    distributed.require_shared(f"run_dir={config.directory}", seen)
     return finished
 
 
 @contextlib.contextmanager
-def _claimed(config: Config, task: Task) -> Iterator[Path]:
-    """Locks the run directory and records this start in it.
+def _claimed(config: Config, task: Task, reporter: Reporter) -> Iterator[Path]:
+    """Locks the run directory, describes the run in it and records this start.
 
     Yields the folder to write to: the run directory on process 0, a temporary one elsewhere.
     """
@@ -105,6 +108,12 @@ def _claimed(config: Config, task: Task) -> Iterator[Path]:
 
         def claim() -> None:
             held.enter_context(run_directory.locked(config.directory))
+            # Once more: another process may have started its run before this one had the lock.
+            changed = run_directory.check_same_run(config, task.data)
+            if changed is None or changed:
+                run_directory.describe(config, task.data, task.files)
+            for line in changed or ():
+                reporter.line(line)
             run_directory.record_environment(config.directory)
             run_directory.write_texts(config.directory, task.files)
 
@@ -122,6 +131,10 @@ def _restore(config: Config, checkpoints: Checkpoints, state: State, reporter: R
     if restored is None:
         return state
     reporter.line(f"resuming after step {int(restored.step)}")
+    if 0 not in checkpoints.evaluations:  # a checkpoint of an earlier release has but its own
+        logged = validations(run_directory.files(config.directory).metrics)
+        before = {step: found for step, found in logged.items() if step <= int(restored.step)}
+        checkpoints.evaluations = before | checkpoints.evaluations
     return restored
 
 
@@ -151,22 +164,22 @@ def _fit(
     """Steps, evaluates and saves until the configured length, or until a signal."""
     done = int(state.step)
     if done == 0:
-        record.validation(0, task.evaluate(*evaluated(state)))
+        checkpoints.evaluations[0] = task.evaluate(*evaluated(state))
+        record.validation(0, checkpoints.evaluations[0])
     with Interruption() as interruption:
         while done < config.steps:
             state, values = step(state, next(batches))
             done += 1
             record.train(done, values)
-            metrics = None
             if done == config.steps or done % config.evaluate_every == 0:
                 record.flush()
-                metrics = task.evaluate(*evaluated(state))
-                record.validation(done, metrics)
+                checkpoints.evaluations[done] = task.evaluate(*evaluated(state))
+                record.validation(done, checkpoints.evaluations[done])
             received, stuck = interruption.requested(done), record.stuck
             if received or stuck or _checkpoint_due(config, done):
                 record.flush()
                 record.sync()
-                checkpoints.save(done, state, metrics)
+                checkpoints.save(done, state)
             if stuck:
                 checkpoints.wait()
                 raise record.stopped(done)
@@ -187,34 +200,26 @@ def _checkpoint_due(config: Config, done: int) -> bool:
 
 
 def _finish(
-    config: Config, task: Task, state: State, reporter: Reporter, directory: Path
+    config: Config,
+    task: Task,
+    state: State,
+    evaluations: Evaluations,
+    reporter: Reporter,
+    directory: Path,
 ) -> Result:
     """Writes the samples, draws the curves and, last, writes the result."""
-    files = run_directory.files(config.directory)
-    title = f"{config.preset}, {type(config.optimizer).__name__}, seed {config.seed}"
-    reporter.line(task.finish(*evaluated(state), directory))
-
-    def draw() -> None:
-        draw_curves(
-            files.metrics,
-            files.curve,
-            title=title,
-            loss_unit=task.loss_unit,
-            best=task.best[0],
-        )
-        if files.gates.exists():
-            draw_gates(files.gates, files.gates_picture, title=title)
-
-    distributed.first_alone(draw)
-    lines = read_metrics(files.metrics)
-    evaluations = {line["step"]: line for line in lines if line["split"] == "validation"}
+    with writing(directory):
+        reporter.line(task.finish(*evaluated(state), directory))
+    distributed.first_alone(lambda: _draw(config, task, reporter))
+    if config.steps not in evaluations:  # only after a checkpoint of an earlier release
+        evaluations[config.steps] = task.evaluate(*evaluated(state))
     name, direction = task.best
-    choose = min if direction == "min" else max
-    best = choose(evaluations, key=lambda step: evaluations[step][name])
+    best = best_evaluation(evaluations, name, direction)
+    assert best is not None
     result = Result(
         run_dir=config.directory,
         steps=config.steps,
-        initial_validation_loss=evaluations[0]["loss"],
+        initial_validation_loss=evaluations[min(evaluations)]["loss"],
         validation_loss=evaluations[config.steps]["loss"],
         best_metric=name,
         best_value=evaluations[best][name],
@@ -228,3 +233,23 @@ def _finish(
         f"at step {best})"
     )
     return result
+
+
+def _draw(config: Config, task: Task, reporter: Reporter) -> None:
+    """Draws the curves and the gates; a damaged log costs its picture, not the result."""
+    files = run_directory.files(config.directory)
+    title = f"{config.preset}, {type(config.optimizer).__name__}, seed {config.seed}"
+    curve = functools.partial(
+        draw_curves,
+        files.metrics,
+        files.curve,
+        title=title,
+        loss_unit=task.loss_unit,
+        best=task.best[0],
+    )
+    gates = functools.partial(draw_gates, files.gates, files.gates_picture, title=title)
+    for draw in (curve, gates) if files.gates.exists() else (curve,):
+        try:
+            draw()
+        except (OSError, ValueError, IndexError) as error:
+            reporter.warn(f"{draw.args[1]} was not drawn: {one_line(error)}")

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import io
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import tyro
@@ -50,7 +51,30 @@ def parse_options(
         raise BadInput(f"{_message(box.getvalue())}; {program} --help lists all") from None
     if unknown:
         raise BadInput(f"{_unknown_option(unknown[0], default)}; {program} --help lists all")
-    return config
+    return _with_home(config)
+
+
+def path_of(word: str) -> Path:
+    """A path from the command line, with `~` expanded.
+
+    Raises:
+        BadInput: `~NAME` of a user who does not exist.
+    """
+    try:
+        return Path(word).expanduser()
+    except RuntimeError as error:
+        raise BadInput(f"{word}: there is no such user; write the folder in full") from error
+
+
+def _with_home(value: Any, name: str = "") -> Any:
+    """Options with `~` expanded in every path; a tokenizer is a path or a name."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        changed = {k: new for k, x in fields.items() if (new := _with_home(x, k)) != x}
+        return dataclasses.replace(value, **changed) if changed else value
+    if isinstance(value, Path):
+        return path_of(str(value))
+    return str(path_of(value)) if name == "tokenizer" and isinstance(value, str) else value
 
 
 def _unknown_option(token: str, default: Any) -> str:

@@ -1,6 +1,7 @@
 """The folder of a run: its configuration, whether it can be resumed, and its result."""
 
 import contextlib
+import errno
 import importlib.metadata
 import json
 import platform
@@ -15,9 +16,10 @@ import jax
 
 from models.qwen3 import RotaryScaling
 from train import tasks
-from train.config import Config, differences, from_json, to_json
-from train.errors import BadInput, require
-from train.files import write_atomically
+from train.config import MAY_MOVE, Config, changes, from_json, to_json
+from train.errors import BadInput, MachineError, require
+from train.files import write_atomically, writing
+from train.integrity import checksum, read_json
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -69,7 +71,7 @@ def files(directory: Path) -> Files:
     )
 
 
-def check_same_run(config: Config, data: dict[str, Any]) -> bool:
+def check_same_run(config: Config, data: dict[str, Any]) -> list[str] | None:
     """Returns whether the configured directory already holds this run; writes nothing.
 
     Args:
@@ -77,7 +79,8 @@ def check_same_run(config: Config, data: dict[str, Any]) -> bool:
         data: what distinguishes its data from other data.
 
     Returns:
-        True: it holds a run of this configuration, to be resumed. False: it is missing or empty.
+        None: it is missing or empty. Otherwise it holds this run, to be resumed, and the list has
+        a line for every change since: more steps, or data in another place.
 
     Raises:
         BadInput: it holds a run of another configuration or other data (the message lists the
@@ -91,12 +94,18 @@ def check_same_run(config: Config, data: dict[str, Any]) -> bool:
             f"{directory} exists and is not a run directory (no config.json); choose another "
             "--run-dir",
         )
-        return False
+        return None
     stored = _stored(path)
-    found = differences(stored["config"], to_json(config))
+    found = changes(stored["config"], to_json(config))
+    steps = stored["config"].get("steps")
+    longer = isinstance(steps, int) and steps < config.steps
+    accepted = MAY_MOVE | {"steps"} if longer else MAY_MOVE
+    refused = [
+        f"{k} is {old} there and {new} here" for k, (old, new) in found.items() if k not in accepted
+    ]
     require(
-        not found,
-        f"{directory} holds a run of another configuration: {'; '.join(found)}. Repeat the old "
+        not refused,
+        f"{directory} holds a run of another configuration: {'; '.join(refused)}. Repeat the old "
         "options to resume it, or choose another --run-dir",
     )
     require(
@@ -104,7 +113,16 @@ def check_same_run(config: Config, data: dict[str, Any]) -> bool:
         f"the data changed since {directory} was started: {json.dumps(stored['data'])} there, "
         f"{json.dumps(data)} here. Restore the old data to resume it, or choose another --run-dir",
     )
-    return True
+    moved = {k: text for k, text in found.items() if k in MAY_MOVE}
+    said = [
+        f"{k} was {old} and is {new}, with the same checksum" for k, (old, new) in moved.items()
+    ]
+    if longer:
+        said.append(
+            f"steps was {steps} and is {config.steps}: from here on the learning rate follows the "
+            f"schedule of {config.steps} steps"
+        )
+    return said
 
 
 def read_config(directory: Path) -> Config:
@@ -119,10 +137,20 @@ def read_config(directory: Path) -> Config:
         f"{directory} is not a run directory (no config.json); create one with python -m train "
         f"PRESET --run-dir {directory}",
     )
-    stored = _stored(path)["config"]
+    stored = _stored(path)
     tasks.load_all()
+    for name, expected in stored["files"].items():
+        try:
+            intact = checksum((directory / name).read_bytes()) == expected
+        except OSError as error:
+            raise BadInput(f"{directory / name} cannot be read: {error}") from error
+        require(
+            intact,
+            f"{directory / name} is damaged: its checksum is not that of {path.name}; the training "
+            "command writes it again",
+        )
     try:
-        return from_json(Config, stored).reopened(directory)
+        return from_json(Config, stored["config"]).reopened(directory)
     except BadInput as error:
         raise BadInput(
             f"{path} was written by another version of this program: {error}; "
@@ -130,26 +158,37 @@ def read_config(directory: Path) -> Config:
         ) from error
 
 
-def create(config: Config, data: dict[str, Any]) -> None:
-    """Creates the configured directory and writes config.json."""
-    try:
-        config.directory.mkdir(parents=True, exist_ok=True)
-        record = {"config": to_json(config), "data": data}
-        write_atomically(files(config.directory).config, json.dumps(record, indent=2) + "\n")
-    except OSError as error:
-        raise BadInput(f"cannot write to --run-dir {config.directory}: {error}") from error
+def describe(config: Config, data: dict[str, Any], texts: Mapping[str, str]) -> None:
+    """Writes config.json, with the checksums of the run's data and of the texts beside it."""
+    sealed = {name: checksum(text.encode()) for name, text in texts.items()}
+    record = {"config": to_json(config), "data": data, "files": sealed}
+    write_atomically(files(config.directory).config, json.dumps(record, indent=2) + "\n")
 
 
 @contextlib.contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """Locks the directory against a second process; the lock of a killed process is released."""
+    """Creates the directory if it is missing, and locks it against a second process.
+
+    The lock of a killed process is released.
+
+    Raises:
+        BadInput: the directory cannot be created, or another process has the lock.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            raise MachineError(f"cannot create {directory}: {error.strerror}") from error
+        raise BadInput(f"cannot write to --run-dir {directory}: {error}") from error
     try:
         import fcntl
     except ImportError:  # Windows
         yield
         return
-    with (directory / ".lock").open("w") as file:
-        _lock(fcntl, file, directory)
+    with contextlib.ExitStack() as stack:
+        with writing(directory / ".lock"):
+            file = stack.enter_context((directory / ".lock").open("w", encoding="utf-8"))
+            _lock(fcntl, file, directory)
         yield
 
 
@@ -165,15 +204,17 @@ def record_environment(directory: Path) -> None:
         "devices": f"{len(devices)} x {devices[0].device_kind}",
         "git_revision": _git("describe", "--always", "--abbrev=40", "--dirty"),
     }
-    with files(directory).environment.open("a") as file:
+    path = files(directory).environment
+    with writing(path), path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(record) + "\n")
 
 
 def write_texts(directory: Path, texts: Mapping[str, str]) -> None:
-    """Writes missing files by name; a resumed run keeps those that it has."""
+    """Writes files by name, also in place of damaged ones."""
     for name, text in texts.items():
-        if not (directory / name).exists():
-            write_atomically(directory / name, text)
+        path = directory / name
+        if not path.is_file() or path.read_bytes() != text.encode():
+            write_atomically(path, text)
 
 
 def write_result(result: Result) -> None:
@@ -183,22 +224,26 @@ def write_result(result: Result) -> None:
 
 
 def read_result(directory: Path) -> Result | None:
-    """The result of a run, or None if it has not finished."""
-    path = files(directory).result
-    if not path.exists():
+    """The result of a run, or None if it has not finished or its file is damaged."""
+    try:
+        stored = read_json(files(directory).result, dict)
+        kinds = {"steps": int, "best_step": int, "best_metric": str}
+        values = {name: kinds.get(name, float)(x) for name, x in stored.items()}
+        return Result(run_dir=directory, trained=False, **values)
+    except (OSError, ValueError, TypeError):  # the run goes on from its last checkpoint
         return None
-    return Result(run_dir=directory, trained=False, **json.loads(path.read_text()))
 
 
 def _stored(path: Path) -> dict[str, Any]:
     """Reads config.json."""
     try:
-        stored = json.loads(path.read_text())
+        stored = read_json(path, dict)
         fields = {_RENAMED.get(name, name): value for name, value in stored["config"].items()}
         model = fields.get("model")
         if isinstance(model, dict):
             fields["model"] = {**_ADDED.get(str(model.get("type")), {}), **model}
-        return {"config": fields, "data": stored["data"]}
+        sealed = dict(stored.get("files", {}))  # earlier releases sealed none
+        return {"config": fields, "data": stored["data"], "files": sealed}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadInput(
             f"{path} is unreadable ({error!r}), so the run cannot be used; choose another run "

@@ -33,7 +33,7 @@ def main(coordinator: str, index: int, directory: Path) -> None:
             state, done = advance(state), done + 1
             received = interruption.requested(done)
             if received or done % 20 == 0:
-                saved.save(done, state, None)
+                saved.save(done, state)
             if received:
                 print(done, received.name)
                 break

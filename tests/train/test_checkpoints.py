@@ -14,8 +14,9 @@ from jax.sharding import NamedSharding
 from orbax.checkpoint import v1 as ocp
 
 from train import checkpoints
-from train.checkpoints import Checkpoints, best_step
-from train.errors import BadInput, TrainingStopped
+from train.checkpoint_folder import best_step
+from train.checkpoints import Checkpoints
+from train.errors import BadInput, MachineError
 from train.integrity import INTEGRITY, seal
 from train.mesh import make_mesh
 from train.step import State
@@ -44,9 +45,9 @@ def steps_kept(directory: Path) -> list[str]:
     return sorted((p.name for p in directory.iterdir()), key=lambda name: int(name.split(".")[0]))
 
 
-def save(saved: Checkpoints, *steps: int, **metrics: float) -> None:
+def save(saved: Checkpoints, *steps: int) -> None:
     for step in steps:
-        saved.save(step, state(step), metrics or None)
+        saved.save(step, state(step))
     saved.close()
 
 
@@ -58,7 +59,8 @@ def assert_same(found: State | None, expected: State) -> None:
 def test_the_best_checkpoint_is_kept_beside_the_newest(best: Any, winner: int, tmp_path: Path):
     saved = opened(tmp_path, best=best)
     for step, loss in ((2, 3.0), (4, 1.0), (6, 2.0), (8, 2.5), (10, 2.4)):
-        saved.save(step, state(step), {"loss": loss, "accuracy": 1 / step})
+        saved.evaluations[step] = {"loss": loss, "accuracy": 1 / step}
+        saved.save(step, state(step))
     saved.close()
     assert steps_kept(tmp_path) == [str(winner), "8", "10"]
     assert best_step(tmp_path, best) == winner
@@ -69,8 +71,9 @@ def test_the_best_checkpoint_is_kept_beside_the_newest(best: Any, winner: int, t
 
 def test_a_checkpoint_without_an_evaluation_is_kept_as_the_newest_alone(tmp_path: Path):
     saved = opened(tmp_path, keep=1)
-    saved.save(1, state(1), None)
-    saved.save(2, state(2), {"loss": 1.0})
+    saved.save(1, state(1))
+    saved.evaluations[2] = {"loss": 1.0}
+    saved.save(2, state(2))
     save(saved, 3, 4)
     assert steps_kept(tmp_path) == ["2", "4"]
 
@@ -91,7 +94,7 @@ def test_the_buffers_may_be_reused_while_a_checkpoint_is_written(tmp_path: Path)
     overwrite = jax.jit(lambda s: jax.tree.map(lambda x: x + 1, s), donate_argnums=0)
     expected = state(1, size=1_000_000)
     saved, now = opened(tmp_path), jax.tree.map(jnp.copy, expected)
-    saved.save(1, now, None)
+    saved.save(1, now)
     for _ in range(3):
         now = overwrite(now)
     assert_same(saved.restore(now), expected)
@@ -108,7 +111,7 @@ def test_a_kill_while_a_checkpoint_is_finished_leaves_one_to_go_on_from(
 
     with monkeypatch.context() as patch:
         saved = opened(tmp_path, keep=1)
-        saved.save(1, state(1), None)
+        saved.save(1, state(1))
         saved.wait()
         if stage == "written":
             patch.setattr(checkpoints, "seal", kill)
@@ -116,7 +119,7 @@ def test_a_kill_while_a_checkpoint_is_finished_leaves_one_to_go_on_from(
             patch.setattr(Path, "rename", kill)
         else:
             patch.setattr(shutil, "rmtree", kill)
-        saved.save(2, state(2), None)
+        saved.save(2, state(2))
         with pytest.raises(SystemExit):
             saved.close()
     left = {"written": "2.unsealed", "sealed": "2.unsealed", "renamed": "1.removed"}[stage]
@@ -135,9 +138,9 @@ def test_a_checkpoint_that_cannot_be_written_is_one_line(
 
     monkeypatch.setattr(checkpoints, "seal", full)
     saved = opened(tmp_path)
-    saved.save(1, state(1), None)
-    with pytest.raises(TrainingStopped, match=r"checkpoint of step 1 .*No space left on device"):
-        saved.save(2, state(2), None)
+    saved.save(1, state(1))
+    with pytest.raises(MachineError, match=r"checkpoint of step 1 .*No space left on device"):
+        saved.save(2, state(2))
     saved.close()
     assert opened(tmp_path).restore(state(0)) is None
 
@@ -149,10 +152,10 @@ def test_a_checkpoint_that_cannot_be_begun_is_one_line(
         raise ValueError(f"not\n{sorted(parts)}")
 
     saved = opened(tmp_path)
-    saved.save(1, state(1), None)
+    saved.save(1, state(1))
     monkeypatch.setattr(checkpoints.ocp, "save_checkpointables_async", refuse)
-    with pytest.raises(TrainingStopped, match=r"checkpoint of step 2 .*\(not \['model'"):
-        saved.save(2, state(2), None)
+    with pytest.raises(MachineError, match=r"checkpoint of step 2 .*\(not \['model'"):
+        saved.save(2, state(2))
     assert_same(saved.restore(state(0)), state(1))
     saved.close()
 
@@ -183,7 +186,7 @@ def test_a_state_moves_to_fewer_and_to_more_devices(tmp_path: Path):
             assert_same(restored, before)
             assert restored.params["w"].sharding == layout
             assert restored.step.sharding == everywhere
-        saved.save(step, laid_out, None)
+        saved.save(step, laid_out)
         saved.close()
         before = laid_out
 

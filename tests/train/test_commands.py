@@ -11,7 +11,7 @@ import optax
 import pytest
 
 from train import cli, presets, run_directory
-from train.checkpoints import best_step
+from train.checkpoint_folder import best_step
 from train.config import Config, from_json, to_json
 from train.data.text import TextData
 from train.errors import BadInput
@@ -167,7 +167,7 @@ def test_sample_writes_again_what_the_run_wrote_without_its_data(
 def test_a_damaged_best_checkpoint_is_passed_over_and_left_where_it_is(
     moved: Path, capsys: pytest.CaptureFixture[str]
 ):
-    (moved / "checkpoints" / "2" / "evaluation.json").write_text("{}")
+    (moved / "checkpoints" / "2" / "evaluations.json").write_text("{}")
     before = sorted(moved.rglob("*"))
     assert cli.main(["sample", str(moved), "--length", "1", "--checkpoint", "newest"]) == 0
     error = capsys.readouterr().err

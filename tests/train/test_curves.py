@@ -24,7 +24,12 @@ def drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def draw(records: list[dict[str, Any]], best: str) -> list[Any]:
         figures: list[Any] = []
-        monkeypatch.setattr(Figure, "savefig", lambda self, *_, **__: figures.append(self))
+
+        def save(self: Figure, path: Path, **_: Any) -> None:
+            figures.append(self)
+            path.touch()
+
+        monkeypatch.setattr(Figure, "savefig", save)
         path = tmp_path / "metrics.jsonl"
         path.write_text("".join(f"{json.dumps(record)}\n" for record in records))
         draw_curves(path, tmp_path / "loss.png", title="a run", loss_unit="nats", best=best)

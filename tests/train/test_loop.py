@@ -241,7 +241,7 @@ def test_without_an_intact_checkpoint_the_run_starts_over(
     ("fields", "message"),
     [
         ({"seed": 1}, "seed is 0 there and 1 here"),
-        ({"steps": 8}, "steps is 6 there and 8 here"),
+        ({"steps": 5}, "steps is 6 there and 5 here"),
         ({"optimizer": OPTIMIZERS["muon"]()}, "optimizer is AdamW there and Muon here"),
         ({"optimizer": OPTIMIZERS["adamw"]()}, "optimizer.learning_rate is 0.01 there and 0.003"),
     ],

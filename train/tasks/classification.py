@@ -19,6 +19,7 @@ from models.classifier import ResNet, ResNetConfig, matrix_dimension_numbers, sm
 from train.config import Config
 from train.data.labelled import ImageData, LabelledImages, read_images, training_batches
 from train.errors import require
+from train.files import replacing
 from train.fonts import label_of
 from train.mesh import batch_sharding
 from train.task import Task, Tree, split_batch
@@ -182,4 +183,5 @@ def _draw(shown: LabelledImages, predicted: np.ndarray, path: Path) -> None:
         text = taken + ("" if right else f"\nis {true}")
         colour = "black" if right else "tab:red"
         axes.set_title(text, fontsize=8, color=colour, parse_math=False)  # a name may have a $
-    figure.savefig(path, dpi=120)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=120, format="png")

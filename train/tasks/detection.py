@@ -134,7 +134,7 @@ class Detection(Config):
         """
         path = directory / NAMES_FILE
         require(path.exists(), f"{path} is missing; the same training command writes it again")
-        return path.read_text().splitlines()
+        return path.read_text(encoding="utf-8").splitlines()
 
     def finder(self, model: YOLO26, head: Literal["one_to_one", "one_to_many"]) -> Find:
         """A function from a network input to the detections of a trained model."""

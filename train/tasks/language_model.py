@@ -32,6 +32,7 @@ from train.data.tokens import Counts
 from train.data.windows import evaluation_windows, training_batches
 from train.distributed import own_rows
 from train.errors import BadInput, require
+from train.files import write_atomically
 from train.mesh import batch_sharding
 from train.task import Task, Tree, split_batch
 
@@ -177,7 +178,7 @@ class LanguageModel(Config):
         def finish(params: Tree, model_state: Tree, directory: Path) -> str:
             model = nnx.merge(graph, params, model_state)
             text = sample_text(model, data.tokenizer, self.sample, seed=self.seed)
-            (directory / "sample.txt").write_text(text + "\n")
+            write_atomically(directory / "sample.txt", text + "\n")
             return text
 
         unit = "byte" if self.data.tokenizer == "bytes" else "token"
