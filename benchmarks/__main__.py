@@ -84,10 +84,10 @@ def _measure(arguments: argparse.Namespace) -> None:
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", 8)
         from benchmarks.disturbed import call
-        from benchmarks.faults import rows
+        from benchmarks.faults import KILLED, rows
 
         if arguments.train:
-            sys.exit(call(arguments.train)[0])
+            sys.exit(call(arguments.train, steps=KILLED)[0])
         found = rows(arguments.scale)
     elif arguments.command == "time":
         from benchmarks.time import rows

@@ -66,9 +66,11 @@ def wrong(code: int, error: str) -> str:
     return "" if len(lines) == (code != 0) else f"{len(lines)} lines: {error[:200]}"
 
 
-def repaired(whole: Path, directory: Path, *, log: bool = True, exact: bool = True) -> str:
+def repaired(
+    whole: Path, directory: Path, *, log: bool = True, exact: bool = True, **fields: Any
+) -> str:
     """Repeats the command after a fault; says what differs from the undisturbed run."""
-    code, error = call(directory)
+    code, error = call(directory, **fields)
     if problem := wrong(code, error) or (f"exit code {code}: {error}" if code else ""):
         return f"then {problem}"
     results = [json.loads((d / "result.json").read_text("utf-8")) for d in (whole, directory)]

@@ -10,7 +10,6 @@ import functools
 import io
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -50,6 +49,7 @@ FAILING = (
     "open",
 )  # functions of `os`, and the built-in open
 ERRORS = (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EIO)
+KILLED = 300  # steps of a run that is killed
 MESHES = ("data=8", "data=4", "data=2,tensor=2", "data=1", "fsdp=2", "data=2")
 
 
@@ -219,17 +219,20 @@ def stopped_before_batch(count: int) -> Iterator[None]:
 
 def kills(whole: Path, scale: int) -> Iterator[Outcome]:
     """SIGKILL at random moments of a process that trains."""
-    directory, draw = whole.with_name("killed"), np.random.default_rng(0)
+    long, directory = whole.with_name("long"), whole.with_name("killed")
+    call(long, steps=KILLED)
+    draw = np.random.default_rng(0)
     words = [sys.executable, "-m", "benchmarks", "faults", "--train", str(directory)]
-    for kill in range(2 * scale):
+    for kill in range(3 * scale):
         with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
-            seen, deadline = len(numbers(directory)), time.monotonic() + 300
-            while len(numbers(directory)) == seen and time.monotonic() < deadline:
-                if process.poll() is not None:
-                    break
+            seen, deadline = numbers(directory), time.monotonic() + 300
+            while process.poll() is None and numbers(directory) == seen:
+                assert time.monotonic() < deadline, "the run does not start"
                 time.sleep(0.001)
-            time.sleep(draw.uniform(0, 0.2))
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-        yield Outcome(f"kill {kill}", 0, "")
-    yield Outcome("after the kills", 0, repaired(whole, directory))
+            time.sleep(draw.uniform(0, 0.3))
+            ended = process.poll() is not None
+            process.kill()
+        # A run that is killed often may have finished before.
+        early = ended and not (directory / "result.json").exists()
+        yield Outcome(f"kill {kill}", 0, "the run ended before it was killed" if early else "")
+    yield Outcome("after the kills", 0, repaired(long, directory, steps=KILLED))
