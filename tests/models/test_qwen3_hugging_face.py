@@ -15,14 +15,10 @@ from safetensors.numpy import load_file, save_file
 
 import models.weights.writing
 from models.qwen3 import (
-    RotaryScaling,
-    config_from_hugging_face,
     config_to_hugging_face,
     load,
-    qwen3_0_6b,
     save,
 )
-from tests.models.make_qwen3_golden import COMMON
 from tests.models.qwen3_cases import (
     GOLDEN,
     NAMES,
@@ -30,40 +26,9 @@ from tests.models.qwen3_cases import (
     forward,
     golden,
     random_params,
-    relative_error,
 )
 
-# What is published as config.json of Qwen/Qwen3-0.6B.
-PUBLISHED = {
-    "architectures": ["Qwen3ForCausalLM"],
-    "attention_bias": False,
-    "attention_dropout": 0.0,
-    "bos_token_id": 151643,
-    "eos_token_id": 151645,
-    "head_dim": 128,
-    "hidden_act": "silu",
-    "hidden_size": 1024,
-    "initializer_range": 0.02,
-    "intermediate_size": 3072,
-    "max_position_embeddings": 40960,
-    "max_window_layers": 28,
-    "model_type": "qwen3",
-    "num_attention_heads": 16,
-    "num_hidden_layers": 28,
-    "num_key_value_heads": 8,
-    "rms_norm_eps": 1e-06,
-    "rope_scaling": None,
-    "rope_theta": 1000000,
-    "sliding_window": None,
-    "tie_word_embeddings": True,
-    "torch_dtype": "bfloat16",
-    "transformers_version": "4.51.0",
-    "use_cache": True,
-    "use_sliding_window": False,
-    "vocab_size": 151936,
-}
 UNTIED, TIED = "untied_ratio2", "tied_ratio4"
-OF = "original_max_position_embeddings"
 
 
 def tensors(name):
@@ -283,105 +248,6 @@ def test_the_end_of_a_text_is_written_for_transformers(tmp_path):
     assert not special.keys() & json.loads((tmp_path / "plain" / "config.json").read_text()).keys()
 
 
-def test_the_published_configuration_is_the_constructor_of_that_size():
-    assert config_from_hugging_face(PUBLISHED) == qwen3_0_6b()
-    newer = PUBLISHED | {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}
-    del newer["rope_theta"], newer["rope_scaling"]
-    assert config_from_hugging_face(newer) == qwen3_0_6b()
-    ours = config_to_hugging_face(qwen3_0_6b())
-    differing = {name for name, value in PUBLISHED.items() if ours.get(name) != value}
-    without_effect = {"torch_dtype", "transformers_version", "use_cache", "max_window_layers"}
-    assert differing == without_effect | {"bos_token_id", "eos_token_id"}
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"hidden_size": None}, "hidden_size=None is not a size"),
-        (
-            {"model_type": "llama", "hidden_act": "gelu"},
-            "asks for model_type='llama', hidden_act='gelu', which this Qwen3 does not do",
-        ),
-        ({"rope_scaling": {"rope_type": "llama3", "factor": 4.0}}, "rope_type='llama3'"),
-        ({"rope_scaling": {"type": "dynamic", "factor": 4.0}}, "rope_type='dynamic'"),
-        ({"rope_parameters": {"rope_type": "yarn", "x": 1}}, "x=1 of the rotation"),
-        ({"rope_scaling": {"rope_type": "linear", "factor": 0.5}}, "factor=0.5 is out of range"),
-        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor=0.5"),
-        ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor=0.5"),
-        ({"layer_types": ["full_attention", "sliding_attention"]}, "a sliding window"),
-        ({"use_sliding_window": True, "sliding_window": 9, "max_window_layers": 9}, "a sliding"),
-        ({"use_sliding_window": True, "max_window_layers": 27, "sliding_window": 9}, "a sliding"),
-        ({"quantization_config": {"bits": 4}}, "quantization_config={'bits': 4}"),
-        ({"num_key_value_heads": 5}, "not a multiple of num_key_value_heads=5"),
-    ],
-)
-def test_a_configuration_that_means_something_else_is_refused(change, message):
-    with pytest.raises(ValueError, match=re.escape(message)) as error:
-        config_from_hugging_face(PUBLISHED | change)
-    assert len(str(error.value)) < 250  # what is around it in training names the folder
-
-
-def test_a_configuration_without_a_kind_of_model_is_refused():
-    with pytest.raises(ValueError, match=r"config.json has no model_type"):
-        config_from_hugging_face({})
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"rope_scaling": {"rope_type": "default"}},
-        {"rope_scaling": {"type": "default", "factor": 1.0}},
-        {"partial_rotary_factor": 1.0, "rope_parameters": {"partial_rotary_factor": 1}},
-        {"use_sliding_window": True, "sliding_window": 4096, "max_window_layers": 28},
-        {"use_sliding_window": True, "sliding_window": None, "max_window_layers": 0},
-        {"use_sliding_window": True, "layer_types": ["full_attention"] * 28},
-        {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e6}}},
-    ],
-)
-def test_another_way_to_write_the_same_architecture_is_read(change):
-    assert config_from_hugging_face(PUBLISHED | change) == qwen3_0_6b()
-
-
-def test_values_that_are_left_out_have_the_defaults_of_transformers():
-    short = {"model_type": "qwen3", "num_attention_heads": 16, "num_key_value_heads": None}
-    config = config_from_hugging_face(short)
-    assert config == qwen3_0_6b().__class__(
-        vocab_size=151936,
-        hidden_size=4096,
-        intermediate_size=22016,
-        num_hidden_layers=32,
-        num_attention_heads=16,
-        num_key_value_heads=16,
-        head_dim=128,
-        rope_theta=10000.0,
-        tie_word_embeddings=False,
-    )
-
-
-YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
-
-
-@pytest.mark.parametrize(
-    ("rotation", "expected"),
-    [
-        (YARN, RotaryScaling(**YARN)),
-        ({"type": "yarn", "factor": 4.0}, RotaryScaling(**YARN | {OF: 40960})),
-        ({"type": "yarn", OF: 10240}, RotaryScaling(**YARN | {OF: 10240})),
-        (YARN | {"beta_fast": None, "beta_slow": 2}, RotaryScaling(**YARN, beta_slow=2.0)),
-        (YARN | {"truncate": False}, RotaryScaling(**YARN, truncate=False)),
-        (
-            YARN | {"mscale": 1.0, "mscale_all_dim": 1.0},
-            RotaryScaling(**YARN, attention_factor=1.0),
-        ),
-        ({"rope_type": "linear", "factor": 8}, RotaryScaling(rope_type="linear", factor=8.0)),
-    ],
-)
-def test_scaled_rotations_are_read_and_written(rotation, expected):
-    config = config_from_hugging_face(PUBLISHED | {"rope_scaling": rotation})
-    assert config.rope_scaling == expected
-    assert config_from_hugging_face(config_to_hugging_face(config)) == config
-
-
 def test_names_without_the_prefix_and_idle_tensors_are_read(tmp_path):
     arrays = tensors(TIED)
     for name, changed in (
@@ -411,68 +277,3 @@ def test_biases_are_read_and_written(tmp_path):
     again = load(tmp_path / "out")
     assert again.config == config
     jax.tree.map(np.testing.assert_array_equal, params(again), params(model))
-
-
-@pytest.mark.parity
-@pytest.mark.parametrize("shard_bytes", [10**9, 2000])
-@pytest.mark.parametrize("name", NAMES)
-def test_transformers_reads_and_writes_the_same_model(tmp_path, name, shard_bytes):
-    torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
-    case = golden(name)
-    ours = build(case["config"], case["params"])
-    save(ours, tmp_path / "ours", shard_bytes=shard_bytes)
-    theirs, loading = transformers.Qwen3ForCausalLM.from_pretrained(
-        tmp_path / "ours", dtype="auto", output_loading_info=True
-    )
-    assert not any(loading.values()), loading
-    with torch.no_grad():
-        logits = theirs.eval()(torch.tensor(np.asarray(case["tokens"]))).logits.numpy()
-    assert relative_error(logits, case["logits"]) < 1e-5
-    theirs.save_pretrained(tmp_path / "theirs", max_shard_size=shard_bytes)
-    again = load(tmp_path / "theirs")
-    assert again.config == case["config"]
-    jax.tree.map(np.testing.assert_array_equal, params(again), params(ours))
-    assert relative_error(forward(again, case["tokens"]), logits) < 1e-5
-
-
-SCALED = {
-    "yarn": {"rope_type": "yarn", "factor": 4.0, OF: 8, "beta_fast": 2.0, "beta_slow": 0.25},
-    "yarn, ends not rounded": {"rope_type": "yarn", "factor": 2.0, OF: 16, "truncate": False},
-    "yarn, scales": {
-        "rope_type": "yarn",
-        "factor": 4.0,
-        OF: 8,
-        "mscale": 0.7,
-        "mscale_all_dim": 0.4,
-    },
-    "linear": {"rope_type": "linear", "factor": 3.0},
-}
-
-
-@pytest.mark.parity
-@pytest.mark.parametrize("rotation", SCALED.values(), ids=SCALED)
-def test_transformers_computes_the_same_with_scaled_rotation_and_biases(tmp_path, rotation):
-    torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
-    torch.manual_seed(0)
-    sizes = COMMON | {"num_hidden_layers": 2, "num_key_value_heads": 2, "head_dim": 8}
-    theirs = transformers.Qwen3ForCausalLM(
-        transformers.Qwen3Config(
-            **sizes, attention_bias=True, rope_parameters={**rotation, "rope_theta": 100.0}
-        )
-    ).eval()
-    with torch.no_grad():
-        for parameter in theirs.parameters():
-            parameter.uniform_(-0.5, 1.0)
-    theirs.save_pretrained(tmp_path / "theirs")
-    ours = load(tmp_path / "theirs")
-    assert ours.config.attention_bias
-    tokens = np.random.default_rng(0).integers(sizes["vocab_size"], size=(2, 24))
-    with torch.no_grad():
-        logits = theirs(torch.tensor(tokens)).logits.numpy()
-    assert relative_error(forward(ours, jnp.asarray(tokens)), logits) < 1e-5
-    save(ours, tmp_path / "ours")
-    again = transformers.Qwen3ForCausalLM.from_pretrained(tmp_path / "ours", dtype="auto").eval()
-    with torch.no_grad():
-        assert relative_error(again(torch.tensor(tokens)).logits.numpy(), logits) < 1e-5
