@@ -15,6 +15,7 @@ from jax.sharding import PartitionSpec as P
 from optax.contrib import MuonDimensionNumbers
 
 from mimuon_jax.engine import batching, plan
+from mimuon_jax.engine.assembly import from_block, to_block
 from mimuon_jax.engine.axes import from_matrices, to_matrices
 from mimuon_jax.engine.batching import map_matrices
 from mimuon_jax.engine.sharding import of_leaves
@@ -131,6 +132,14 @@ def test_every_layout_gives_the_unsharded_result_and_keeps_its_sharding(devices,
         return map_matrices(cubic, xs, NUMBERS, equivariant=True, shardings=shardings(mesh))
 
     assert_same(run(placed), expected, placed)
+
+
+def test_a_block_of_rows_holds_the_first_columns_and_below_them_the_next():
+    x = jnp.arange(12).reshape(1, 2, 6)
+    block = to_block(x, (7, 2))
+    rows = [[0, 1], [6, 7], [2, 3], [8, 9], [4, 5], [10, 11], [0, 0]]
+    np.testing.assert_array_equal(block, [rows])
+    np.testing.assert_array_equal(from_block(block, (2, 6), 2), x)
 
 
 def test_shards_that_travel_in_rows_give_the_same(expected, monkeypatch):
