@@ -10,8 +10,8 @@ def matrix_dimension_numbers(params: Any) -> Any:
     """Which axes of each parameter make a matrix: a tree like `params`, in optax's terms.
 
     The kernels of the layers are `[layer, reduction, output]`; embeddings, norms, biases and
-    output head are no matrices (None). Where a kernel holds several matrices side by side, the
-    model says so beside (`models.gpt2.fused_matrices`).
+    the output head are auxiliary (None). If a kernel holds several matrices side by side, the model
+    describes them separately (`models.gpt2.fused_matrices`).
 
     Args:
         params: parameters of a decoder, as `nnx.state(model, nnx.Param)`, as `nnx.to_pure_dict` of
