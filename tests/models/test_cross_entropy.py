@@ -24,7 +24,7 @@ P = PartitionSpec
 
 @pytest.fixture(scope="module")
 def inputs():
-    """Hidden states, head, targets and weights, some of them 0 with a target that is not a token."""
+    """Hidden states, head, targets and weights, some 0 with a target that is not a token."""
     random = np.random.default_rng(0)
     weights = random.random((BATCH, TIME)) * (random.random((BATCH, TIME)) < 0.7)
     targets = random.integers(VOCABULARY, size=(BATCH, TIME))
