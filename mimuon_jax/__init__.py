@@ -13,6 +13,7 @@ matrix is; `describe` prints its decision. The functions on arrays ``[..., m, n]
 from mimuon_jax import diagnostics
 from mimuon_jax.linalg.coefficients import DION, JORDAN, POLAR_EXPRESS, Schedule, polar_express
 from mimuon_jax.linalg.coupled_newton import coupled_newton
+from mimuon_jax.linalg.equivariance import equivariant
 from mimuon_jax.linalg.measures import frobenius, gap, rms, spectral_norm
 from mimuon_jax.linalg.newton_schulz import fast_newton_schulz, gram_newton_schulz, newton_schulz
 from mimuon_jax.linalg.powers import polar, power
@@ -23,6 +24,7 @@ from mimuon_jax.optimizers.sgdm import sgdm
 from mimuon_jax.optimizers.shampoo import shampoo
 from mimuon_jax.optimizers.spectral import spectral_adam, spectral_sgd
 from mimuon_jax.transforms.describe import describe
+from mimuon_jax.transforms.fused import split_fused
 from mimuon_jax.transforms.gains import scale_by_gain
 from mimuon_jax.transforms.gates import threshold_gate
 from mimuon_jax.transforms.given import by_path
@@ -30,8 +32,9 @@ from mimuon_jax.transforms.module_types import roles_of
 from mimuon_jax.transforms.momentum import ema, heavy_ball
 from mimuon_jax.transforms.orthogonalize import orthogonalize
 from mimuon_jax.transforms.partition import partition
+from mimuon_jax.transforms.preconditioner import scale_by_shampoo
 from mimuon_jax.transforms.spectral_power import spectral_power
-from mimuon_jax.transforms.variance_reduction import mvr1, mvr2
+from mimuon_jax.transforms.variance_reduction import mvr1, mvr2, with_previous_gradient
 
 __all__ = [
     "DION",
@@ -43,6 +46,7 @@ __all__ = [
     "describe",
     "diagnostics",
     "ema",
+    "equivariant",
     "fast_newton_schulz",
     "frobenius",
     "gap",
@@ -64,11 +68,14 @@ __all__ = [
     "rms",
     "roles_of",
     "scale_by_gain",
+    "scale_by_shampoo",
     "sgdm",
     "shampoo",
     "spectral_adam",
     "spectral_norm",
     "spectral_power",
     "spectral_sgd",
+    "split_fused",
     "threshold_gate",
+    "with_previous_gradient",
 ]

@@ -4,7 +4,7 @@ Pure functions of trees, usable under jit; nothing here is printed. What is meas
 comes as ``{path: [*batch]}``, one number a matrix, float32, with paths as in `describe`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ import optax
 from mimuon_jax.engine.axes import batch_shape, to_matrices
 from mimuon_jax.linalg.measures import frobenius, rms, spectral_norm
 from mimuon_jax.linalg.products import product
-from mimuon_jax.transforms.gates import ThresholdGateState
+from mimuon_jax.transforms.gates import PerMatrix, ThresholdGateState
 from mimuon_jax.transforms.roles import roles
 from mimuon_jax.types import Array, Float, Matrices, Tree
 
@@ -239,7 +239,7 @@ def singular_value_quantiles(
     return _of_matrices(spectrum, tree, matrices)
 
 
-def _of_gates(state: optax.OptState, field: Callable[[ThresholdGateState], Tree]) -> Values:
+def _of_gates(state: optax.OptState, field: Callable[[ThresholdGateState], PerMatrix]) -> Values:
     """One field of all gates, by path; of several gates over one matrix the outermost."""
     found = gates(state)
     if not found:
@@ -249,9 +249,8 @@ def _of_gates(state: optax.OptState, field: Callable[[ThresholdGateState], Tree]
         )
     values: Values = {}
     for gate in reversed(found):
-        tree = field(gate)
-        paths = [role.path for role in roles(tree, lambda params: None)]
-        values |= dict(zip(paths, map(jnp.asarray, jax.tree.leaves(tree)), strict=True))
+        per_matrix = field(gate)
+        values |= per_matrix if isinstance(per_matrix, Mapping) else {}
     return values
 
 

@@ -22,6 +22,7 @@ REQUIRED = {
     "threshold": 0.5,
     "transformation": mimuon_jax.orthogonalize("jordan"),
     "auxiliary": optax.sgd(0.1),
+    "split": None,
 }
 # Arguments that differ from their default, wherever they exist: a gate that is open for one matrix
 # of the tree and shut for the other, and the method that compiles fastest.

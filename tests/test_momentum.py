@@ -91,7 +91,7 @@ def test_dtypes_of_state_and_result(factory):
         tx = factory(0.9, accumulator_dtype=accumulator)
         estimate, state = tx.update(gradients[0], tx.init(gradients[0]))
         assert estimate.dtype == jnp.bfloat16
-        assert state.momentum.dtype == expected
+        assert state.mu.dtype == expected
 
 
 def test_a_float32_accumulator_keeps_what_bfloat16_loses():

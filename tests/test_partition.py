@@ -2,11 +2,12 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 from optax.contrib import MuonDimensionNumbers as Numbers
 
-from mimuon_jax import partition
+from mimuon_jax import diagnostics, mvr1, orthogonalize, partition, scale_by_shampoo, threshold_gate
 from tests.contract import assert_close
 
 PARAMS = {"embed": jnp.ones((9, 4)), "up": jnp.ones((4, 8)), "bias": jnp.ones(8), "absent": None}
@@ -56,3 +57,48 @@ def test_errors_come_at_init():
         tx.init(PARAMS)
     with pytest.raises(ValueError, match="parameter 'experts' of shape"):
         partition(optax.identity(), optax.identity()).init({"experts": jnp.ones((2, 3, 4))})
+
+
+def test_its_dimension_numbers_reach_the_pieces_inside():
+    params = {"w": jnp.asarray(np.random.default_rng(0).standard_normal((2, 3, 6)), jnp.float32)}
+    numbers = {"w": Numbers(2, 1)}  # [batch, output, reduction]: the default rule would refuse it
+
+    def pieces(**matrices):
+        gate = threshold_gate(
+            orthogonalize("svd", gain="spectral", **matrices), threshold=1.0, **matrices
+        )
+        return optax.chain(mvr1(0.9, clip=0.5, **matrices), gate, scale_by_shampoo(**matrices))
+
+    given_once = partition(pieces(), optax.identity(), matrices=numbers)
+    repeated = partition(pieces(matrices=numbers), optax.identity(), matrices=numbers)
+    one, two = given_once.init(params), repeated.init(params)
+    assert jax.tree.structure(one) == jax.tree.structure(two)
+    for _ in range(2):
+        mine, one = given_once.update(params, one, params)
+        yours, two = repeated.update(params, two, params)
+        jax.tree.map(np.testing.assert_array_equal, mine, yours)
+
+
+def test_a_function_decides_once_for_all_pieces():
+    calls = []
+
+    def matrices(params):
+        calls.append(params)
+        return {"up": Numbers(1, 2) if params["embed"].shape == (9, 4) else Numbers(0, 2)}
+
+    params = {"embed": jnp.ones((9, 4)), "up": jnp.ones((3, 4, 8))}
+    gated = threshold_gate(orthogonalize("svd"), threshold=1.0)
+    tx = partition(gated, optax.identity(), matrices=matrices)
+    state = tx.init(params)
+    calls.clear()
+    _, state = tx.update(params, state, params)
+    (gate,) = diagnostics.gates(state)
+    assert gate.open["up"].shape == (3,)
+    assert not calls
+
+
+def test_a_piece_outside_decides_by_itself():
+    params = {"w": jnp.ones((2, 3, 6))}
+    partition(orthogonalize(), optax.identity(), matrices={"w": Numbers(2, 1)}).init(params)
+    with pytest.raises(ValueError, match="parameter 'w'"):
+        orthogonalize().init(params)

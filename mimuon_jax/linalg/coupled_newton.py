@@ -8,6 +8,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from mimuon_jax.linalg.coefficients import polar_express
+from mimuon_jax.linalg.equivariance import equivariant
 from mimuon_jax.linalg.products import compute_dtype, product
 from mimuon_jax.linalg.scaling import check_matrices, is_wide, unit_maximum
 from mimuon_jax.linalg.symmetric import symmetric_product
@@ -28,6 +29,7 @@ _LEAST_DAMPING = {
 _UNDAMPED_STEPS, _DAMPED = 8, 1e-6
 
 
+@equivariant
 def coupled_newton(
     x: Float[Array, "*batch m n"],
     p: Number,

@@ -10,17 +10,21 @@ so a gate that opens on the gap also opens on each bound. A measure whose value 
 neither overflows nor underflows.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from mimuon_jax.linalg.equivariance import along, equivariant
 from mimuon_jax.linalg.scaling import check_matrices, is_wide, nonzero, unit_maximum
 from mimuon_jax.types import Measure
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 
 
+@equivariant
 def gap(x: Float[Array, "*batch m n"]) -> Float[Array, "*batch"]:
     """The smallest gap between two non-zero singular values, by the SVD.
 
@@ -52,6 +56,14 @@ def gap(x: Float[Array, "*batch m n"]) -> Float[Array, "*batch"]:
     return jnp.min(differences, axis=-1, initial=jnp.inf) * scale[..., 0, 0]
 
 
+def frobenius_along(x: Float[Array, "..."], axes: tuple[int, ...]) -> Float[Array, "*batch"]:
+    """The Frobenius norm over the given axes, wherever they are and however they are sharded."""
+    y, scale = unit_maximum(x, axes)
+    return jnp.sqrt(jnp.sum(jnp.square(y), axis=axes)) * jnp.squeeze(scale, axes)
+
+
+@equivariant
+@along(lambda x, reduction, output: frobenius_along(x, reduction + output))
 def frobenius(x: Float[Array, "*batch m n"]) -> Float[Array, "*batch"]:
     """The Frobenius norm: the square root of the sum of all squared entries.
 
@@ -77,12 +89,16 @@ def frobenius(x: Float[Array, "*batch m n"]) -> Float[Array, "*batch"]:
     return frobenius_along(x, (-2, -1))
 
 
-def frobenius_along(x: Float[Array, "..."], axes: tuple[int, ...]) -> Float[Array, "*batch"]:
-    """The Frobenius norm over the given axes, wherever they are and however they are sharded."""
-    y, scale = unit_maximum(x, axes)
-    return jnp.sqrt(jnp.sum(jnp.square(y), axis=axes)) * jnp.squeeze(scale, axes)
+def rms_along(
+    x: Float[Array, "..."], reduction: tuple[int, ...], output: tuple[int, ...]
+) -> Float[Array, "*batch"]:
+    """`rms` of matrices ``[reduction, output]``, wherever the axes are and however sharded."""
+    m, n = (math.prod(x.shape[axis] for axis in axes) for axes in (reduction, output))
+    return frobenius_along(x, reduction + output) / max(1.0, min(m, n) ** 0.5)
 
 
+@equivariant
+@along(rms_along)
 def rms(x: Float[Array, "*batch m n"]) -> Float[Array, "*batch"]:
     """The root mean square of the ``k = min(m, n)`` singular values, zeros included.
 
@@ -106,9 +122,10 @@ def rms(x: Float[Array, "*batch m n"]) -> Float[Array, "*batch"]:
       2.0
     """
     check_matrices(x, "rms")
-    return frobenius(x) / max(1.0, min(x.shape[-2:]) ** 0.5)
+    return rms_along(x, (-2,), (-1,))
 
 
+@equivariant
 def spectral_norm(x: Float[Array, "*batch m n"], *, iterations: int = 20) -> Float[Array, "*batch"]:
     """The largest singular value ``s_1``, by power iteration; apart from rounding, never above it.
 

@@ -8,6 +8,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from mimuon_jax.linalg.coefficients import POLAR_EXPRESS, Schedule
+from mimuon_jax.linalg.equivariance import equivariant
 from mimuon_jax.linalg.gram import (
     LONGEST,
     checked_restarts,
@@ -30,6 +31,7 @@ _GRAM_FROM = 1.5
 _GRAM_DEFAULTS = {"cuda": jnp.dtype(jnp.float16), "rocm": jnp.dtype(jnp.float16)}
 
 
+@equivariant
 def newton_schulz(
     x: Float[Array, "*batch m n"],
     *,
@@ -82,6 +84,7 @@ def newton_schulz(
     return run(iteration, x, dtype)
 
 
+@equivariant
 def gram_newton_schulz(
     x: Float[Array, "*batch m n"],
     *,
@@ -140,6 +143,7 @@ def gram_newton_schulz(
     return run(iteration, x, dtype, allowed)
 
 
+@equivariant
 def fast_newton_schulz(
     x: Float[Array, "*batch m n"],
     *,

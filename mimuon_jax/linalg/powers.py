@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mimuon_jax.linalg.coupled_newton import coupled_newton
+from mimuon_jax.linalg.equivariance import equivariant
 from mimuon_jax.linalg.products import product
 from mimuon_jax.linalg.scaling import check_matrices, nonzero, unit_maximum
 from mimuon_jax.types import Number
@@ -16,6 +17,7 @@ from mimuon_jax.types import Number
 PowerMethod = Callable[[Float[Array, "*batch m n"], Number], Float[Array, "*batch m n"]]
 
 
+@equivariant
 def polar(x: Float[Array, "*batch m n"]) -> Float[Array, "*batch m n"]:
     """The orthogonal factor ``U V^T`` of ``M = U S V^T``, by the SVD.
 
@@ -43,6 +45,7 @@ def polar(x: Float[Array, "*batch m n"]) -> Float[Array, "*batch m n"]:
     return _svd_power(x, 0.0)
 
 
+@equivariant
 def power(
     x: Float[Array, "*batch m n"], p: Number, *, method: str | PowerMethod = "svd"
 ) -> Float[Array, "*batch m n"]:
@@ -92,6 +95,7 @@ def power(
     return METHODS[method](x, p)
 
 
+@equivariant
 def _svd_power(x: Float[Array, "*batch m n"], p: Number) -> Float[Array, "*batch m n"]:
     """``U S^p V^T`` over the non-zero singular values, in float32."""
     if isinstance(p, float) and p == 1:

@@ -3,6 +3,7 @@
 import optax
 
 from mimuon_jax.optimizers.recipe import adam_rate, as_auxiliary, as_momentum, decayed
+from mimuon_jax.transforms.fused import Split, split_fused
 from mimuon_jax.transforms.gates import threshold_gate
 from mimuon_jax.transforms.orthogonalize import orthogonalize
 from mimuon_jax.transforms.partition import partition
@@ -29,6 +30,7 @@ def muon(
     auxiliary_learning_rate: LearningRate | None = None,
     matrices: Matrices = None,
     shardings: Shardings = None,
+    split: Split | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Muon: orthogonalized momentum for matrices, AdamW for the rest.
 
@@ -47,6 +49,7 @@ def muon(
       auxiliary_learning_rate: None: ``0.015 learning_rate``, schedule included (3e-4 at 0.02).
       matrices: see `partition`.
       shardings: of the parameters, see `orthogonalize`; None: learned from the arrays.
+      split: fused matrices (one ``qkv`` kernel) whose parts are matrices, see `split_fused`.
 
     Returns:
       The optimizer.
@@ -68,7 +71,7 @@ def muon(
     """
     steps = optax.chain(
         as_momentum(momentum, nesterov),
-        orthogonalize(orthogonalizer, gain=gain, matrices=matrices, shardings=shardings),
+        orthogonalize(orthogonalizer, gain=gain, split=split, shardings=shardings),
         decayed(weight_decay),
         optax.scale_by_learning_rate(learning_rate),
     )
@@ -90,6 +93,7 @@ def mimuon(
     auxiliary_learning_rate: LearningRate | None = None,
     matrices: Matrices = None,
     shardings: Shardings = None,
+    split: Split | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """MiMuon: Muon where the gradient estimate allows it, else momentum SGD, matrix by matrix.
 
@@ -115,6 +119,7 @@ def mimuon(
       auxiliary_learning_rate: None: ``0.015 learning_rate``, schedule included (3e-4 at 0.02).
       matrices: see `partition`.
       shardings: of the parameters, see `orthogonalize`; None: learned from the arrays.
+      split: fused matrices (one ``qkv`` kernel) whose parts are matrices, see `split_fused`.
 
     Returns:
       The optimizer; decisions and measures are in its state, see `mimuon_jax.diagnostics`.
@@ -134,15 +139,15 @@ def mimuon(
       >>> updates["up"].tolist(), updates["down"].tolist()
       ([[-0.5, -0.0], [-0.0, -0.5]], [[-0.25, -0.0], [-0.0, -0.25]])
     """
+    gated = threshold_gate(
+        orthogonalize(orthogonalizer, gain=gain, shardings=shardings),
+        threshold=threshold,
+        measure=measure,
+        shardings=shardings,
+    )
     steps = optax.chain(
         as_momentum(momentum, nesterov),
-        threshold_gate(
-            orthogonalize(orthogonalizer, gain=gain, matrices=matrices, shardings=shardings),
-            threshold=threshold,
-            measure=measure,
-            matrices=matrices,
-            shardings=shardings,
-        ),
+        split_fused(gated, split),
         decayed(weight_decay),
         optax.scale_by_learning_rate(learning_rate),
     )

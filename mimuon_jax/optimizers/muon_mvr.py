@@ -3,6 +3,7 @@
 import optax
 
 from mimuon_jax.optimizers.recipe import adam_rate, as_auxiliary, decayed
+from mimuon_jax.transforms.fused import Split
 from mimuon_jax.transforms.orthogonalize import orthogonalize
 from mimuon_jax.transforms.partition import partition
 from mimuon_jax.transforms.variance_reduction import mvr1, mvr2
@@ -22,6 +23,7 @@ def muon_mvr1(
     auxiliary_learning_rate: LearningRate | None = None,
     matrices: Matrices = None,
     shardings: Shardings = None,
+    split: Split | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Muon-MVR1: Muon on an estimate corrected by the gradient of the step before.
 
@@ -41,6 +43,7 @@ def muon_mvr1(
       auxiliary_learning_rate: None: ``0.015 learning_rate``, schedule included (3e-4 at 0.02).
       matrices: see `partition`.
       shardings: of the parameters, see `orthogonalize`; None: learned from the arrays.
+      split: fused matrices (one ``qkv`` kernel) whose parts are matrices, see `split_fused`.
 
     Returns:
       The optimizer.
@@ -59,8 +62,8 @@ def muon_mvr1(
       [[-0.5, -0.0], [-0.0, -0.5]]
     """
     steps = optax.chain(
-        mvr1(momentum, gamma, clip=clip, matrices=matrices),
-        orthogonalize(orthogonalizer, gain=gain, matrices=matrices, shardings=shardings),
+        mvr1(momentum, gamma, clip=clip),
+        orthogonalize(orthogonalizer, gain=gain, split=split, shardings=shardings),
         decayed(weight_decay),
         optax.scale_by_learning_rate(learning_rate),
     )
@@ -81,6 +84,7 @@ def muon_mvr2(
     auxiliary_learning_rate: LearningRate | None = None,
     matrices: Matrices = None,
     shardings: Shardings = None,
+    split: Split | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Muon-MVR2: Muon on an estimate corrected by this batch's gradient at the previous point.
 
@@ -102,6 +106,7 @@ def muon_mvr2(
       auxiliary_learning_rate: None: ``0.015 learning_rate``, schedule included (3e-4 at 0.02).
       matrices: see `partition`.
       shardings: of the parameters, see `orthogonalize`; None: learned from the arrays.
+      split: fused matrices (one ``qkv`` kernel) whose parts are matrices, see `split_fused`.
 
     Returns:
       The optimizer. Its ``update`` needs ``params`` and ``grad_fn``, a function of all parameters
@@ -125,8 +130,8 @@ def muon_mvr2(
       [[-0.5, -0.0], [-0.0, -0.5]]
     """
     steps = optax.chain(
-        mvr2(momentum, gamma, clip=clip, matrices=matrices),
-        orthogonalize(orthogonalizer, gain=gain, matrices=matrices, shardings=shardings),
+        mvr2(momentum, gamma, clip=clip),
+        orthogonalize(orthogonalizer, gain=gain, split=split, shardings=shardings),
         decayed(weight_decay),
         optax.scale_by_learning_rate(learning_rate),
     )

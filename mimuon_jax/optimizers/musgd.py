@@ -6,6 +6,7 @@ import jax
 import optax
 
 from mimuon_jax.optimizers.recipe import as_auxiliary, as_momentum, check_weight, decayed
+from mimuon_jax.transforms.fused import Split
 from mimuon_jax.transforms.orthogonalize import orthogonalize
 from mimuon_jax.transforms.partition import partition
 from mimuon_jax.types import (
@@ -41,6 +42,7 @@ def musgd(
     auxiliary_learning_rate: LearningRate | None = None,
     matrices: Matrices = None,
     shardings: Shardings = None,
+    split: Split | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """MuSGD: ``W <- W - eta w_muon gain Orth(M_t) - eta w_sgd N_t``.
 
@@ -66,6 +68,7 @@ def musgd(
       auxiliary_learning_rate: of the SGD part of these parameters; None: ``learning_rate``.
       matrices: see `partition`.
       shardings: of the parameters, see `orthogonalize`; None: learned from the arrays.
+      split: fused matrices (one ``qkv`` kernel) whose parts are matrices, see `split_fused`.
 
     Returns:
       The optimizer.
@@ -91,7 +94,7 @@ def musgd(
     )
     muon = optax.chain(
         as_momentum(momentum, nesterov),
-        orthogonalize(orthogonalizer, gain=gain, matrices=matrices, shardings=shardings),
+        orthogonalize(orthogonalizer, gain=gain, split=split, shardings=shardings),
         optax.scale(muon_weight),
     )
     # A part of weight 0 is left out, not added as 0 times it: exact, and inf stays where it is.

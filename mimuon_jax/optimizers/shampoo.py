@@ -3,6 +3,7 @@
 import optax
 
 from mimuon_jax.optimizers.recipe import adam_rate, as_auxiliary, decayed
+from mimuon_jax.transforms.fused import Split, split_fused
 from mimuon_jax.transforms.partition import partition
 from mimuon_jax.transforms.preconditioner import scale_by_shampoo
 from mimuon_jax.types import LearningRate, Matrices, Number
@@ -19,6 +20,7 @@ def shampoo(
     auxiliary: optax.GradientTransformation | None = None,
     auxiliary_learning_rate: LearningRate | None = None,
     matrices: Matrices = None,
+    split: Split | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Shampoo for matrices, AdamW for the rest.
 
@@ -43,6 +45,7 @@ def shampoo(
         without decay at ``auxiliary_learning_rate``.
       auxiliary_learning_rate: None: ``0.015 learning_rate``, schedule included.
       matrices: see `partition`.
+      split: fused matrices (one ``qkv`` kernel) whose parts are matrices, see `split_fused`.
 
     Returns:
       The optimizer.
@@ -60,14 +63,11 @@ def shampoo(
       >>> tx.update(params, tx.init(params))[0]["kernel"].round(3).tolist()
       [[-0.5, -0.0], [-0.0, -0.5]]
     """
+    preconditioner = scale_by_shampoo(
+        max_dim=max_dim, update_every=update_every, damping=damping, grafting=grafting
+    )
     steps = optax.chain(
-        scale_by_shampoo(
-            max_dim=max_dim,
-            update_every=update_every,
-            damping=damping,
-            grafting=grafting,
-            matrices=matrices,
-        ),
+        split_fused(preconditioner, split),
         decayed(weight_decay),
         optax.scale_by_learning_rate(learning_rate),
     )

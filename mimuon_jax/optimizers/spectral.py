@@ -6,8 +6,8 @@ import optax
 
 from mimuon_jax.linalg.powers import PowerMethod
 from mimuon_jax.optimizers.recipe import as_auxiliary, as_momentum, decayed
+from mimuon_jax.transforms.fused import Split
 from mimuon_jax.transforms.partition import partition
-from mimuon_jax.transforms.per_matrix import Split
 from mimuon_jax.transforms.spectral_power import checked_exponent, spectral_power
 from mimuon_jax.types import Gain, LearningRate, Matrices, Number, Shardings
 
@@ -47,7 +47,7 @@ def spectral_sgd(
       auxiliary_learning_rate: None: ``learning_rate``.
       matrices: see `partition`.
       shardings: of the parameters, see `orthogonalize`; None: learned from the arrays.
-      split: fused matrices, see `orthogonalize`.
+      split: fused matrices (one ``qkv`` kernel) whose parts are matrices, see `split_fused`.
 
     Returns:
       The optimizer.
@@ -72,7 +72,6 @@ def spectral_sgd(
             method=method,
             gain=_gain(p, gain),
             split=split,
-            matrices=matrices,
             shardings=shardings,
         ),
         learning_rate,
@@ -119,7 +118,7 @@ def spectral_adam(
       auxiliary_learning_rate: None: ``learning_rate``. The paper's vectors: 3e-4.
       matrices: see `partition`.
       shardings: of the parameters, see `orthogonalize`; None: learned from the arrays.
-      split: fused matrices, see `orthogonalize`.
+      split: fused matrices (one ``qkv`` kernel) whose parts are matrices, see `split_fused`.
 
     Returns:
       The optimizer.
@@ -144,7 +143,6 @@ def spectral_adam(
             method=method,
             gain=_gain(p, gain),
             split=split,
-            matrices=matrices,
             shardings=shardings,
         ),
         learning_rate,

@@ -1,19 +1,20 @@
 """The threshold gate: one transformation for a matrix whose estimate allows it, else another."""
 
-import functools
 import math
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.core import Tracer
+from jax.typing import DTypeLike
 
-from mimuon_jax.engine.axes import axes_of, batch_shape, matrix_shape
+from mimuon_jax.engine.axes import axes_of, batch_shape
 from mimuon_jax.engine.batching import map_matrices
-from mimuon_jax.engine.sharding import Sharding, of_leaves
-from mimuon_jax.linalg.measures import MEASURES, frobenius, frobenius_along, gap, rms, spectral_norm
+from mimuon_jax.engine.sharding import of_leaves
+from mimuon_jax.linalg.equivariance import along_of, is_equivariant
+from mimuon_jax.linalg.measures import MEASURES
 from mimuon_jax.transforms.roles import roles
 from mimuon_jax.types import (
     Array,
@@ -28,16 +29,18 @@ from mimuon_jax.types import (
     Tree,
 )
 
+#: One array ``[*batch]`` per matrix parameter, by its path as in `describe`. Not a tree like the
+#: parameters: frameworks take such trees for parameters, with their sharding and metadata, and
+#: these arrays have another rank. Without any matrix it is a scalar 0 and not an empty dict: a
+#: state that `optax.tree_map_params` initializes with a tree without leaves must have a leaf here.
+PerMatrix: TypeAlias = Mapping[str, Array] | Array
+
 
 class ThresholdGateState(NamedTuple):
-    """What the gate last saw and did, and the states of its two sides.
+    """What the gate last measured and decided, and the states of its two sides."""
 
-    ``open`` and ``measured`` are trees like the parameters, with ``optax.MaskedNode`` where a leaf
-    is no matrix.
-    """
-
-    open: Tree  # bool [*batch] a matrix leaf; all False before the first update
-    measured: Tree  # float32 [*batch] a matrix leaf, in the unit of the updates; 0 before the first
+    open: PerMatrix  # bool [*batch]; all False before the first update
+    measured: PerMatrix  # float32 [*batch], in the unit of the updates; 0 before the first
     rate: Array  # shape (), float32 in [0, 1]: share of the matrices that were open
     inner: optax.OptState
     otherwise: optax.OptState
@@ -54,25 +57,26 @@ def threshold_gate(
 ) -> optax.GradientTransformationExtraArgs:
     """Applies ``transformation`` to the matrices whose measure reaches the threshold.
 
-    ``open = measure(M) >= threshold`` a matrix and a step; open matrices get ``transformation``'s
-    update, shut ones ``otherwise``'s. Both sides keep their state up to date at every step. Leaves
-    that are no matrices go through ``transformation``.
+    ``open = measure(M) >= threshold``, per matrix and per step; open matrices get the update of
+    ``transformation``, closed ones that of ``otherwise``. Both sides update their state at every
+    step. Auxiliary leaves go through ``transformation``.
 
     Args:
       transformation: for open matrices, usually `orthogonalize`.
       threshold: ``tau >= 0``, in the unit of the updates: with `heavy_ball` it is larger by
-        ``1 / (1 - mu)`` than with `ema`. 0 opens every matrix, ``inf`` shuts every one.
+        ``1 / (1 - mu)`` than with `ema`. 0 opens the gate of every matrix, ``inf`` closes it.
       measure: ``"rms"`` (``||M||_F / sqrt(min(m, n))``), ``"gap"`` (smallest gap between non-zero
         singular values, exact, by SVD; ``inf`` if there are fewer than two), ``"spectral"``,
-        ``"frobenius"``, or a function ``[..., m, n] -> [...]``. A measure that is NaN shuts.
-      otherwise: for shut matrices; None: ``optax.identity()``.
+        ``"frobenius"``, or a function ``[..., m, n] -> [...]``
+        (see `equivariant`). A measure that is NaN closes the gate.
+      otherwise: for closed matrices; None: ``optax.identity()``.
       matrices: as in `partition`.
       shardings: as in `orthogonalize`; for measures that need whole matrices (not ``"rms"`` and
         ``"frobenius"``, which add up where the entries are).
 
     Returns:
       A transformation with a `ThresholdGateState`. Both sides are told which matrices they are
-      needed for (extra argument ``active``), so that a batch nobody needs is not computed.
+      needed for (extra argument ``active``): a batch without any such matrix is skipped.
 
     Raises:
       ValueError: an unknown measure, a threshold below 0 or NaN; at ``init`` as `partition`.
@@ -95,35 +99,59 @@ def threshold_gate(
         raise ValueError(
             f"threshold={threshold} must be >= 0: 0 opens the gate for every matrix, inf for none"
         )
-    filled = functools.partial(_filled, _as_measure(measure))
+    measured_by = _as_measure(measure)
     inner = optax.with_extra_args_support(transformation)
     outer = optax.with_extra_args_support(optax.identity() if otherwise is None else otherwise)
 
     def init(params: Tree) -> ThresholdGateState:
-        shut = _each_matrix(params, matrices, lambda x, n: jnp.zeros(batch_shape(x.shape, n), bool))
-        zero = jax.tree.map(lambda x: x.astype(jnp.float32), shut)
+        shapes = {
+            role.path: batch_shape(role.shape, role.numbers)
+            for role in roles(params, matrices)
+            if role.numbers is not None
+        }
+        closed = {path: jnp.zeros(shape, bool) for path, shape in shapes.items()}
+        zero = {path: jnp.zeros(shape, jnp.float32) for path, shape in shapes.items()}
         rate = jnp.zeros((), jnp.float32)
-        return ThresholdGateState(shut, zero, rate, inner.init(params), outer.init(params))
+        states = inner.init(params), outer.init(params)
+        return ThresholdGateState(_kept(closed, bool), _kept(zero, jnp.float32), rate, *states)
 
     def update(
-        updates: Tree, state: State, params: Tree = None, *, active: Tree = None, **extra: object
+        updates: Tree,
+        state: State,
+        params: Tree = None,
+        *,
+        active: Mapping[str, Array] | None = None,
+        **extra: object,
     ) -> tuple[Tree, ThresholdGateState]:
         updates = jax.tree.map(jnp.asarray, updates)
-        mine = {i: r.numbers for i, r in enumerate(roles(updates, matrices)) if r.numbers}
-        chosen = jax.tree.leaves(_each_matrix(updates, matrices, lambda x, n: x))
-        placed = of_leaves(shardings, updates, mine)
-        values = iter(_measured(filled, chosen, list(mine.values()), placed))
-        measured = _each_matrix(updates, matrices, lambda x, n: next(values))
-        # The measure of a matrix with less than two singular values is inf: tau = inf shuts it too.
+        measured = _measured(measured_by, updates, matrices, shardings)
+        # The measure of a matrix with less than two singular values is inf: tau = inf closes it too
         limit = jnp.asarray(threshold, jnp.float32)
-        is_open = jax.tree.map(lambda x: (x >= limit) & (limit < math.inf), measured)
-        mine, rest = is_open, jax.tree.map(jnp.logical_not, is_open)
-        if active is not None:  # a gate within a gate
-            mine, rest = (jax.tree.map(jnp.logical_and, active, x) for x in (mine, rest))
-        ours, inner_state = inner.update(updates, state.inner, params, **extra, active=mine)
-        theirs, outer_state = outer.update(updates, state.otherwise, params, **extra, active=rest)
-        new_state = ThresholdGateState(is_open, measured, _rate(is_open), inner_state, outer_state)
-        return _select(is_open, ours, theirs, matrices), new_state
+        is_open = {path: (x >= limit) & (limit < math.inf) for path, x in measured.items()}
+        # A gate within a gate is asked for some matrices only.
+        needed = {path: (active or {}).get(path, True) for path in is_open}
+        ours, inner_state = inner.update(
+            updates,
+            state.inner,
+            params,
+            **extra,
+            active={path: x & needed[path] for path, x in is_open.items()},
+        )
+        theirs, outer_state = outer.update(
+            updates,
+            state.otherwise,
+            params,
+            **extra,
+            active={path: ~x & needed[path] for path, x in is_open.items()},
+        )
+        new_state = ThresholdGateState(
+            _kept(is_open, bool),
+            _kept(measured, jnp.float32),
+            _rate(is_open),
+            inner_state,
+            outer_state,
+        )
+        return _selected(is_open, ours, theirs, matrices), new_state
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -140,69 +168,68 @@ def _as_measure(measure: str | Measure) -> Measure:
     )
 
 
-def _each_matrix(
-    tree: Tree, matrices: Matrices, function: Callable[[Array, MuonDimensionNumbers], Array]
-) -> Tree:
-    """``function(leaf, numbers)`` at every matrix, ``optax.MaskedNode`` at every other leaf."""
-    leaves, treedef = jax.tree.flatten(tree)
-    return treedef.unflatten(
-        optax.MaskedNode() if role.numbers is None else function(leaf, role.numbers)
-        for leaf, role in zip(leaves, roles(tree, matrices), strict=True)
-    )
-
-
-def _filled(measure: Measure, x: Float[Array, "k m n"]) -> Float[Array, "k m n"]:
-    """Every matrix filled with its measure, so that it travels as the matrix does."""
-    return jnp.broadcast_to(measure(x)[:, None, None], x.shape)
+def _kept(values: dict[str, Array], dtype: DTypeLike) -> PerMatrix:
+    """What the state holds of one array per matrix parameter."""
+    return values or jnp.zeros((), dtype)
 
 
 def _measured(
-    filled: functools.partial,
-    arrays: Sequence[Array],
-    numbers: Sequence[MuonDimensionNumbers],
-    shardings: Sequence[Sharding] | None,
-) -> list[Float[Array, "*batch"]]:
-    """The measure of every matrix, float32, on whatever mesh the arrays lie."""
-    (measure,) = filled.args
-    axes = [sum(axes_of(x.ndim, n)[1:], ()) for x, n in zip(arrays, numbers, strict=True)]
-    if measure in (frobenius, rms):  # sums: computed where the entries are, nothing but sums moves
-        norms = list(map(frobenius_along, arrays, axes))
-        if measure is frobenius:
-            return norms
-        sides = [min(matrix_shape(x.shape, n)) for x, n in zip(arrays, numbers, strict=True)]
-        return [norm / k**0.5 for norm, k in zip(norms, sides, strict=True)]
-    wide = [x.astype(jnp.float32) for x in arrays]
-    ours = measure in (gap, spectral_norm)
-    results = map_matrices(filled, wide, numbers, shardings=shardings, equivariant=ours)
-    return [jnp.max(y, axis=own) for y, own in zip(results, axes, strict=True)]
+    measure: Measure, tree: Tree, matrices: Matrices, shardings: Shardings
+) -> dict[str, Float[Array, "*batch"]]:
+    """The measure of every matrix, float32, on whatever mesh the arrays are."""
+    leaves = jax.tree.leaves(tree)
+    chosen = {i: r for i, r in enumerate(roles(tree, matrices)) if r.numbers is not None}
+    arrays = [jnp.asarray(leaves[i]) for i in chosen]
+    numbers = [role.numbers for role in chosen.values() if role.numbers is not None]
+    axes = [axes_of(x.ndim, n)[1:] for x, n in zip(arrays, numbers, strict=True)]
+    in_place = along_of(measure)
+    if in_place is not None:
+        values = [in_place(x, *own) for x, own in zip(arrays, axes, strict=True)]
+    else:
+        filled = map_matrices(
+            _Filled(measure),
+            [x.astype(jnp.float32) for x in arrays],
+            numbers,
+            shardings=of_leaves(shardings, tree, chosen),
+            equivariant=is_equivariant(measure),
+        )
+        values = [jnp.max(y, axis=sum(own, ())) for y, own in zip(filled, axes, strict=True)]
+    return {role.path: value for role, value in zip(chosen.values(), values, strict=True)}
 
 
-def _rate(is_open: Tree) -> Float[Array, ""]:
-    """Share of open matrices; 0 if there is no matrix."""
-    leaves = jax.tree.leaves(is_open)
-    count = sum(leaf.size for leaf in leaves)
-    return sum((leaf.sum(dtype=jnp.float32) for leaf in leaves), jnp.zeros(())) / max(count, 1)
+class _Filled(NamedTuple):
+    """Fills every matrix with its measure, so that the value travels as the matrix does."""
+
+    measure: Measure
+
+    def __call__(self, x: Float[Array, "k m n"]) -> Float[Array, "k m n"]:
+        return jnp.broadcast_to(self.measure(x)[:, None, None], x.shape)
 
 
-def _select(is_open: Tree, ours: Tree, theirs: Tree, matrices: Matrices) -> Tree:
-    """Ours where open, theirs where shut; ours at leaves that are no matrices."""
-    decisions = iter(jax.tree.leaves(is_open))
+def _rate(is_open: Mapping[str, Array]) -> Float[Array, ""]:
+    """Share of open matrices; 0 if there are none."""
+    count = sum(x.size for x in is_open.values())
+    total = sum((x.sum(dtype=jnp.float32) for x in is_open.values()), jnp.zeros(()))
+    return total / max(count, 1)
+
+
+def _selected(is_open: Mapping[str, Array], ours: Tree, theirs: Tree, matrices: Matrices) -> Tree:
+    """Ours where open, theirs where closed; ours at auxiliary leaves."""
     leaves, treedef = jax.tree.flatten(ours)
-    selected = [
-        our if role.numbers is None else _where(next(decisions), our, their, role.numbers)
+    return treedef.unflatten(
+        our if role.numbers is None else _where(is_open[role.path], our, their, role.numbers)
         for our, their, role in zip(
             leaves, jax.tree.leaves(theirs), roles(ours, matrices), strict=True
         )
-    ]
-    return treedef.unflatten(selected)
+    )
 
 
 def _where(
     is_open: Bool[Array, "*batch"],
-    ours: Float[Array, "..."],
-    theirs: Float[Array, "..."],
+    ours: Array,
+    theirs: Array,
     numbers: MuonDimensionNumbers,
-) -> Float[Array, "..."]:
-    """`jnp.where` with one decision a matrix, wherever its batch axes are."""
+) -> Array:
+    """`jnp.where` with one decision per matrix, wherever its batch axes are."""
     _, reduction, output = axes_of(ours.ndim, numbers)
     return jnp.where(jnp.expand_dims(is_open, reduction + output), ours, theirs)

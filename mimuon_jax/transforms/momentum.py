@@ -4,9 +4,7 @@ The two differ by a factor: heavy ball sums gradients, so it is ``1 / (1 - mu)``
 the EMA of the same decay. Orthogonalization does not see the factor; thresholds and SGD do.
 """
 
-import functools
-from collections.abc import Mapping
-from typing import Literal, NamedTuple, cast
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,22 +15,26 @@ from jax.typing import DTypeLike
 from mimuon_jax.types import Array, Number, State, Tree
 
 
+class Momentum(optax.GradientTransformationExtraArgs):
+    """A gradient estimate whose ``update`` takes ``nesterov``: pass on the look-ahead or not."""
+
+
 class HeavyBallState(NamedTuple):
     """Memory of `heavy_ball`."""
 
-    momentum: Tree  # M_t, shaped like the parameters
+    mu: Tree  # M_t, shaped like the parameters
 
 
 class EmaState(NamedTuple):
     """Memory of `ema`."""
 
-    step: Array  # shape (), int32: updates so far
-    momentum: Tree  # M_t before bias correction, shaped like the parameters
+    count: Array  # pyright: ignore[reportIncompatibleMethodOverride]  # shape (), int32: updates
+    mu: Tree  # M_t before bias correction, shaped like the parameters
 
 
 def heavy_ball(
     decay: Number, *, nesterov: bool = False, accumulator_dtype: DTypeLike | None = None
-) -> optax.GradientTransformation:
+) -> Momentum:
     """Sums gradients with exponential forgetting.
 
     ``M_t = decay * M_{t-1} + G_t`` from ``M_0 = G_0``; passes on ``M_t``, or with Nesterov
@@ -71,14 +73,19 @@ def heavy_ball(
         return HeavyBallState(_zeros_like(params, accumulator_dtype))
 
     def update(
-        updates: Tree, state: State, params: Tree = None, *, nesterov: bool
+        updates: Tree,
+        state: State,
+        params: Tree = None,
+        *,
+        nesterov: bool = nesterov,
+        **extra: object,
     ) -> tuple[Tree, HeavyBallState]:
-        del params
-        new = jax.tree.map(lambda m, g: mix(decay, m, 1.0, g, m), state.momentum, updates)
+        del params, extra
+        new = jax.tree.map(lambda m, g: mix(decay, m, 1.0, g, m), state.mu, updates)
         look = (lambda m, g: mix(decay, m, 1.0, g, g)) if nesterov else _cast_like
         return jax.tree.map(look, new, updates), HeavyBallState(new)
 
-    return optax.GradientTransformation(init, functools.partial(update, nesterov=nesterov))
+    return Momentum(init, update)
 
 
 def ema(
@@ -88,7 +95,7 @@ def ema(
     nesterov: bool = False,
     start: Literal["zero", "gradient"] = "zero",
     accumulator_dtype: DTypeLike | None = None,
-) -> optax.GradientTransformation:
+) -> Momentum:
     """Averages gradients exponentially.
 
     ``M_t = decay * M_{t-1} + (1 - decay) * G_t``; passes on ``M_t``, or with Nesterov
@@ -135,13 +142,18 @@ def ema(
         return EmaState(jnp.zeros((), jnp.int32), _zeros_like(params, accumulator_dtype))
 
     def update(
-        updates: Tree, state: State, params: Tree = None, *, nesterov: bool
+        updates: Tree,
+        state: State,
+        params: Tree = None,
+        *,
+        nesterov: bool = nesterov,
+        **extra: object,
     ) -> tuple[Tree, EmaState]:
-        del params
-        keep = jnp.where(state.step == 0, 0.0, decay) if start == "gradient" else decay
-        new = jax.tree.map(lambda m, g: mix(keep, m, 1 - keep, g, m), state.momentum, updates)
-        step = jnp.asarray(optax.safe_increment(state.step))
-        now, ahead = (_unbias(decay, step + i) if debias else 1.0 for i in (0, 1))
+        del params, extra
+        keep = jnp.where(state.count == 0, 0.0, decay) if start == "gradient" else decay
+        new = jax.tree.map(lambda m, g: mix(keep, m, 1 - keep, g, m), state.mu, updates)
+        count = jnp.asarray(optax.safe_increment(state.count))
+        now, ahead = (_unbias(decay, count + i) if debias else 1.0 for i in (0, 1))
         if nesterov:
             a, b = decay * ahead, (1 - decay) * now
             passed_on = jax.tree.map(lambda m, g: mix(a, m, b, g, g), new, updates)
@@ -149,22 +161,22 @@ def ema(
             passed_on = jax.tree.map(lambda m, g: _scale(now, m, g), new, updates)
         else:
             passed_on = jax.tree.map(_cast_like, new, updates)
-        return passed_on, EmaState(step, new)
+        return passed_on, EmaState(count, new)
 
-    return optax.GradientTransformation(init, functools.partial(update, nesterov=nesterov))
+    return Momentum(init, update)
 
 
-def with_nesterov(momentum: optax.GradientTransformation) -> optax.GradientTransformation:
+def with_nesterov(momentum: optax.GradientTransformation) -> Momentum:
     """The same gradient estimate with the look-ahead passed on.
 
     Args:
-      momentum: a transformation made by `heavy_ball` or `ema`.
+      momentum: made by `heavy_ball` or `ema`, or another `Momentum`.
 
     Returns:
-      It with ``nesterov=True``; its state is the same.
+      The same estimate with ``nesterov=True``; its state is the same.
 
     Raises:
-      ValueError: any other transformation, whose look-ahead is not known.
+      ValueError: any other transformation, whose look-ahead is unknown.
 
     Example:
       >>> import jax.numpy as jnp
@@ -173,14 +185,18 @@ def with_nesterov(momentum: optax.GradientTransformation) -> optax.GradientTrans
       >>> tx.update(jnp.ones(1), tx.init(jnp.zeros(1)))[0].tolist()
       [1.5]
     """
-    keywords = getattr(momentum.update, "keywords", None)
-    if not isinstance(keywords, Mapping) or "nesterov" not in keywords:
+    if not isinstance(momentum, Momentum):
         raise ValueError(
             "nesterov=True needs a momentum whose look-ahead is known: a number, heavy_ball(...) "
             f"or ema(...), got {momentum}; use nesterov=False with any other transformation"
         )
-    update = functools.partial(cast(functools.partial, momentum.update), nesterov=True)
-    return momentum._replace(update=update)
+
+    def update(
+        updates: Tree, state: State, params: Tree = None, **extra: object
+    ) -> tuple[Tree, State]:
+        return momentum.update(updates, state, params, **extra | {"nesterov": True})
+
+    return Momentum(momentum.init, update)
 
 
 def check_decay(decay: Number) -> None:

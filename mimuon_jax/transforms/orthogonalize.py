@@ -7,7 +7,8 @@ import optax
 from mimuon_jax.linalg.coefficients import DION, JORDAN
 from mimuon_jax.linalg.newton_schulz import fast_newton_schulz, gram_newton_schulz, newton_schulz
 from mimuon_jax.linalg.powers import polar
-from mimuon_jax.transforms.per_matrix import Split, per_matrix
+from mimuon_jax.transforms.fused import Split
+from mimuon_jax.transforms.per_matrix import per_matrix
 from mimuon_jax.types import Gain, Matrices, Orthogonalizer, Shardings
 
 #: The orthogonalizers that have a name.
@@ -36,6 +37,7 @@ def as_orthogonalizer(orthogonalizer: str | Orthogonalizer) -> Orthogonalizer:
 def orthogonalize(
     orthogonalizer: str | Orthogonalizer = "newton_schulz",
     *,
+    equivariant: bool | None = None,
     gain: str | Gain | None = None,
     split: Split | None = None,
     matrices: Matrices = None,
@@ -52,14 +54,13 @@ def orthogonalize(
         (the cheaper of the two by shape, symmetric products halved; compiles longer), ``"jordan"``
         (5 steps, singular values end between 0.5 and 1.2), ``"dion"`` (likewise), ``"svd"``, or
         a function ``[..., m, n] -> [..., m, n]``, such as
-        ``functools.partial(newton_schulz, schedule=...)``. Nothing is assumed of a function of your
-        own: it gets ``[reduction, output]``, matrices of equal shape together.
+        ``functools.partial(newton_schulz, schedule=...)``. A function that is not declared
+        `equivariant` gets every matrix as ``[reduction, output]``, those of equal shape together.
+      equivariant: whether the function commutes with transposition and zero padding, so that
+        matrices of different shapes share batches; None: as declared, see `equivariant`.
       gain: factor by shape, see `scale_by_gain`: ``"width"``, ``"rms"``, ``"spectral"``,
         ``"unflattened"``, a function ``(reduction, output) -> float``, or None for 1.
-      split: fused matrices, ``{pattern: sizes}``: a parameter whose path the regular expression
-        finds is cut along its output axis into matrices of these sizes, each with its own gain; the
-        first pattern that finds it counts. ``{"qkv": (512, 128, 128)}``; ``{"qkv": [64] * 12}``
-        takes every head alone (heads with an axis of their own are batch axes in ``matrices``).
+      split: fused matrices that are orthogonalized part by part, see `split_fused`; None: none.
       matrices: as in `partition`.
       shardings: how the parameters lie on the mesh, a ``NamedSharding`` or ``PartitionSpec`` each
         (None: not cut), as a tree, a prefix tree or a function ``params -> tree``. None: learned
@@ -67,8 +68,9 @@ def orthogonalize(
         ``jax.export``; a wrong one costs time, never correctness.
 
     Returns:
-      A transformation without state. Its ``update`` takes ``active``, a tree with a bool array
-      ``[*batch]`` for every matrix: what is not active need not be computed (`threshold_gate`).
+      A transformation without state. Its ``update`` takes ``active``, ``{path: bool [*batch]}``
+      with paths as in `describe`: matrices that are not active need not be computed
+      (`threshold_gate`).
 
     Raises:
       ValueError: an unknown name; at ``init`` as `partition`.
@@ -86,6 +88,7 @@ def orthogonalize(
     """
     return per_matrix(
         as_orthogonalizer(orthogonalizer),
+        equivariant=equivariant,
         gain=gain,
         split=split,
         matrices=matrices,

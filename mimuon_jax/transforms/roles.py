@@ -17,13 +17,13 @@ from mimuon_jax.transforms.given import (
     is_absent,
     is_entry,
     is_function,
-    is_masked,
     named_leaves,
     unused_entries,
 )
 from mimuon_jax.transforms.module_types import equinox_roles
 from mimuon_jax.transforms.naming import by_name, vector_of
 from mimuon_jax.transforms.proposals import undecided_message
+from mimuon_jax.transforms.scope import passed_on
 from mimuon_jax.types import Matrices, Tree
 
 UNDECIDED = "undecided"
@@ -37,8 +37,7 @@ def roles(params: Tree, matrices: Matrices = None) -> list[Role]:
         ``optax.MaskedNode``) are not leaves and are left out.
       matrices: dimension numbers (tree, prefix tree or ``params -> tree``, with ``None`` for
         auxiliary and ``"default"`` for the default rule). What has no entry follows the default
-        rule; None: all of it. A function is called once per tree structure and shapes, and not
-        again for a masked part of a tree.
+        rule; None: all of it. A function is called once per tree structure and shapes.
 
     Returns:
       One `Role` per array.
@@ -65,15 +64,14 @@ def roles_or_undecided(params: Tree, matrices: Matrices = None) -> list[Role]:
     leaves, treedef = jax.tree.flatten(params)
     if not leaves:  # optax.tree_map_params initializes with a tree without leaves
         return []
+    matrices = passed_on(matrices)
     key = treedef, tuple(_shape(leaf) for leaf in leaves), _identity(matrices)
     try:
         known = _DECIDED.pop(key, None)
     except TypeError:  # a structure or an entry that cannot be hashed
         return _decide(params, matrices)
     if known is None:
-        decided = _of_whole_tree(params, matrices)
-        decided = _decide(params, matrices) if decided is None else decided
-        known = _Decision(decided, matrices, is_whole=not is_masked(params))
+        known = _Decision(_decide(params, matrices), matrices)
         while len(_DECIDED) >= _REMEMBERED:
             _DECIDED.pop(next(iter(_DECIDED)), None)
     _DECIDED[key] = known  # the last one used is dropped last
@@ -95,7 +93,6 @@ class _Decision(NamedTuple):
 
     roles: list[Role]
     matrices: Matrices  # held, so that the id of a function stays its own
-    is_whole: bool  # whether no leaf is masked
 
 
 # Decided once per tree structure, shapes and `matrices`: the pieces of a chain cannot disagree.
@@ -110,19 +107,6 @@ def _identity(matrices: Matrices) -> Hashable:
         return id(matrices)
     entries, treedef = jax.tree.flatten(matrices, is_leaf=is_entry)
     return treedef, tuple(entries)
-
-
-def _of_whole_tree(params: Tree, matrices: Matrices) -> list[Role] | None:
-    """What a function decided for the whole tree of which ``params`` is the unmasked part."""
-    if not is_function(matrices) or not is_masked(params):
-        return None
-    leaves = [("/".join(names), shape) for names, shape in _arrays(params)]
-    for decision in reversed(list(_DECIDED.values())):
-        if decision.matrices is matrices and decision.is_whole:
-            whole = {(role.path, role.shape): role for role in decision.roles}
-            if all(leaf in whole for leaf in leaves):
-                return [whole[leaf] for leaf in leaves]
-    return None
 
 
 def _arrays(params: Tree) -> list[tuple[Names, tuple[int, ...]]]:

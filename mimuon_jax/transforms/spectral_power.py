@@ -5,8 +5,9 @@ import functools
 import optax
 
 from mimuon_jax.linalg.powers import METHODS, PowerMethod, power
+from mimuon_jax.transforms.fused import Split
 from mimuon_jax.transforms.orthogonalize import as_orthogonalizer
-from mimuon_jax.transforms.per_matrix import Split, per_matrix
+from mimuon_jax.transforms.per_matrix import per_matrix
 from mimuon_jax.types import Gain, Matrices, Shardings
 
 

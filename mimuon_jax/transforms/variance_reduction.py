@@ -5,7 +5,9 @@ is a gradient at the previous point: that of the previous batch (MVR1) or of thi
 are EMAs: a constant gradient keeps its length.
 """
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import NamedTuple
 
 import jax
@@ -23,17 +25,23 @@ from mimuon_jax.types import Array, Matrices, MuonDimensionNumbers, Number, Stat
 class Mvr1State(NamedTuple):
     """Memory of `mvr1`."""
 
-    step: Array  # shape (), int32: updates so far
-    momentum: Tree  # M_t, shaped like the parameters
-    gradient: Tree  # G_t
+    count: Array  # pyright: ignore[reportIncompatibleMethodOverride]  # shape (), int32: updates
+    mu: Tree  # M_t, shaped like the parameters
+    gradient: Tree  # G_t, likewise
 
 
 class Mvr2State(NamedTuple):
-    """Memory of `mvr2`."""
+    """Memory of `mvr2`, within a `PreviousGradientState`."""
 
-    step: Array  # shape (), int32: updates so far
-    momentum: Tree  # M_t, shaped like the parameters
-    params: Tree  # W_t, at which the last gradient was taken
+    count: Array  # pyright: ignore[reportIncompatibleMethodOverride]  # shape (), int32: updates
+    mu: Tree  # M_t, shaped like the parameters
+
+
+class PreviousGradientState(NamedTuple):
+    """Memory of `with_previous_gradient`."""
+
+    params: Tree  # W_t, at which the last gradient was taken; () if nested or without `mvr2`
+    inner: optax.OptState
 
 
 def mvr1(
@@ -82,10 +90,10 @@ def mvr1(
 
     def update(updates: Tree, state: State, params: Tree = None) -> tuple[Tree, Mvr1State]:
         del params
-        new = estimate(state.step, state.momentum, updates, state.gradient)
+        new = estimate(state.count, state.mu, updates, state.gradient)
         kept = jax.tree.map(lambda g, like: jnp.asarray(g, like.dtype), updates, state.gradient)
-        step = jnp.asarray(optax.safe_increment(state.step))
-        return _cast_like(new, updates), Mvr1State(step, new, kept)
+        count = jnp.asarray(optax.safe_increment(state.count))
+        return _cast_like(new, updates), Mvr1State(count, new, kept)
 
     return optax.GradientTransformation(init, update)
 
@@ -110,10 +118,8 @@ def mvr2(
       matrices: as in `partition`; read only for ``clip``.
 
     Returns:
-      A transformation whose ``update`` takes ``grad_fn``, a function of the parameters that returns
-      the gradient of the same batch (under gradient accumulation: of the same batches), and which
-      needs ``params``. Its state holds two trees like the parameters. Under `partition` ``grad_fn``
-      is a function of all parameters, and is called once.
+      A transformation whose ``update`` takes ``grad_fn``, see `with_previous_gradient`. Its state
+      holds two trees like the parameters.
 
     Raises:
       ValueError: a number out of range; at ``update`` without ``grad_fn`` or ``params``.
@@ -134,9 +140,68 @@ def mvr2(
     estimate = _estimator(decay, gamma, clip, matrices)
 
     def init(params: Tree) -> Mvr2State:
-        # A copy: parameters and state may be donated together.
-        zeros = jax.tree.map(jnp.zeros_like, params)
-        return Mvr2State(jnp.zeros((), jnp.int32), zeros, jax.tree.map(jnp.copy, params))
+        return Mvr2State(jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, params))
+
+    def update(
+        updates: Tree,
+        state: State,
+        params: Tree = None,
+        *,
+        previous_gradient: Tree = None,
+        **extra: object,
+    ) -> tuple[Tree, Mvr2State]:
+        del extra
+        if previous_gradient is None or params is None:
+            raise ValueError(
+                "mvr2 takes a second gradient of the same batch at the previous parameters: call "
+                "update(updates, state, params, grad_fn=lambda params: gradient of this batch), or "
+                "use mvr1, which needs none"
+            )
+        new = estimate(state.count, state.mu, updates, previous_gradient)
+        count = jnp.asarray(optax.safe_increment(state.count))
+        return _cast_like(new, updates), Mvr2State(count, new)
+
+    return with_previous_gradient(optax.GradientTransformationExtraArgs(init, update))
+
+
+def with_previous_gradient(
+    transformation: optax.GradientTransformation,
+) -> optax.GradientTransformationExtraArgs:
+    """Takes this batch's gradient at the previous parameters, once, for every `mvr2` inside.
+
+    `mvr2` and `partition` do this themselves. Within ``optax.masked`` or ``optax.multi_transform``
+    an `mvr2` sees only a part of the parameters, and most gradients need all of them: wrap the
+    outermost transformation. Of several that are nested, only the outermost keeps the parameters.
+
+    Args:
+      transformation: gets the extra argument ``previous_gradient``, a tree like the parameters.
+
+    Returns:
+      A transformation whose ``update`` takes ``grad_fn``, a function of the parameters that returns
+      the gradient of the same batch (under gradient accumulation: of the same batches), and needs
+      ``params``. Its state holds a copy of the parameters. Without an `mvr2` inside it holds
+      nothing, and extra arguments pass through.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, optax
+      >>> from mimuon_jax import mvr2, with_previous_gradient
+      >>> sides = {"a": mvr2(0.5), "b": optax.scale(-0.1)}
+      >>> labels = {"kernel": "a", "bias": "b"}
+      >>> tx = with_previous_gradient(
+      ...     optax.partition(sides, labels, mask_compatible_extra_args=True)
+      ... )
+      >>> w = {"kernel": jnp.ones(2), "bias": jnp.ones(2)}
+      >>> grad_fn = jax.grad(lambda w: (w["kernel"] * w["bias"]).sum())
+      >>> updates, state = tx.update(grad_fn(w), tx.init(w), w, grad_fn=grad_fn)
+      >>> updates["kernel"].tolist()
+      [1.0, 1.0]
+    """
+    inner = optax.with_extra_args_support(transformation)
+
+    def init(params: Tree) -> PreviousGradientState:
+        with _nested() as outermost:
+            state = inner.init(params)
+        return PreviousGradientState(_kept(params, state) if outermost else (), state)
 
     def update(
         updates: Tree,
@@ -145,26 +210,49 @@ def mvr2(
         *,
         grad_fn: Callable[[Tree], Tree] | None = None,
         **extra: object,
-    ) -> tuple[Tree, Mvr2State]:
-        del extra
-        if grad_fn is None or params is None:
-            raise ValueError(
-                "mvr2 takes a second gradient of the same batch at the previous parameters: call "
-                "update(updates, state, params, grad_fn=lambda params: gradient of this batch), or "
-                "use mvr1, which needs none"
-            )
-        previous = grad_fn(state.params)
-        new = estimate(state.step, state.momentum, updates, previous)
-        step = jnp.asarray(optax.safe_increment(state.step))
-        return _cast_like(new, updates), Mvr2State(step, new, jax.tree.map(jnp.copy, params))
+    ) -> tuple[Tree, PreviousGradientState]:
+        with _nested() as outermost:
+            if outermost and grad_fn is not None and _holds_mvr2(state.inner):
+                extra["previous_gradient"] = grad_fn(state.params)
+            elif grad_fn is not None:
+                extra["grad_fn"] = grad_fn
+            updates, inner_state = inner.update(updates, state.inner, params, **extra)
+        kept = _kept(params, inner_state) if outermost else ()
+        return updates, PreviousGradientState(kept, inner_state)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+# Whether a `with_previous_gradient` is running: only the outermost keeps the parameters.
+_running: ContextVar[bool] = ContextVar("with_previous_gradient", default=False)
+
+
+@contextlib.contextmanager
+def _nested() -> Iterator[bool]:
+    """Yields whether this is the outermost `with_previous_gradient`."""
+    token = _running.set(True)
+    try:
+        yield token.old_value is not True
+    finally:
+        _running.reset(token)
+
+
+def _holds_mvr2(state: State) -> bool:
+    """Whether there is an `mvr2` within a state."""
+    is_memory = lambda x: isinstance(x, Mvr2State)  # noqa: E731
+    return any(map(is_memory, jax.tree.leaves(state, is_leaf=is_memory)))
+
+
+def _kept(params: Tree, state: State) -> Tree:
+    """A copy of the parameters if an `mvr2` needs them, else nothing."""
+    # A copy: parameters and state may be donated together.
+    return jax.tree.map(jnp.copy, params) if _holds_mvr2(state) else ()
 
 
 def _estimator(
     decay: Number, gamma: Number, clip: float | None, matrices: Matrices
 ) -> Callable[[Array, Tree, Tree, Tree], Tree]:
-    """``(step, M_{t-1}, G_t, P_t) -> M_t``."""
+    """``(count, M_{t-1}, G_t, P_t) -> M_t``."""
     check_decay(decay)
     if not isinstance(gamma, Tracer) and not 0 <= float(gamma) <= 1:
         raise ValueError(
@@ -173,18 +261,18 @@ def _estimator(
     if clip is not None and not clip > 0:
         raise ValueError(f"clip={clip} must be > 0, or None for no bound")
 
-    def estimate(step: Array, momentum: Tree, gradient: Tree, previous: Tree) -> Tree:
-        keep = jnp.where(step == 0, 0.0, decay)
+    def estimate(count: Array, momentum: Tree, gradient: Tree, previous: Tree) -> Tree:
+        keep = jnp.where(count == 0, 0.0, decay)
         if not isinstance(gamma, Tracer) and gamma == 0:  # not `+ 0 * x`: exact, and inf stays inf
             corrected = gradient
         else:
-            weight = jnp.where(step == 0, 0.0, gamma * decay / (1 - decay))
+            weight = jnp.where(count == 0, 0.0, gamma * decay / (1 - decay))
             corrected = jax.tree.map(
                 lambda g, p: mix(1 + weight, g, -weight, p, g), gradient, previous
             )
         if clip is not None:
             bounded = _clipped(corrected, clip, matrices)
-            corrected = jax.tree.map(lambda c, b: jnp.where(step == 0, c, b), corrected, bounded)
+            corrected = jax.tree.map(lambda c, b: jnp.where(count == 0, c, b), corrected, bounded)
         return jax.tree.map(lambda m, c: mix(keep, m, 1 - keep, c, m), momentum, corrected)
 
     return estimate

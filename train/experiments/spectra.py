@@ -109,4 +109,4 @@ def _matrices(tree: Any, matrices: Matrices) -> list[tuple[Array, Any]]:
 def _momentum(state: State) -> Any:
     """The momentum of the matrices."""
     is_momentum = lambda x: isinstance(x, HeavyBallState)  # noqa: E731
-    return next(filter(is_momentum, jax.tree.leaves(state, is_leaf=is_momentum))).momentum
+    return next(filter(is_momentum, jax.tree.leaves(state, is_leaf=is_momentum))).mu

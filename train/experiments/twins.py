@@ -185,4 +185,4 @@ def _smallest_gap(state: optax.OptState) -> Float[Array, ""]:
     """The smallest gap between two singular values of any matrix's momentum."""
     is_momentum = lambda x: isinstance(x, HeavyBallState)  # noqa: E731
     found = filter(is_momentum, jax.tree.leaves(state, is_leaf=is_momentum))
-    return jnp.stack([gap(x) for own in found for x in jax.tree.leaves(own.momentum)]).min()
+    return jnp.stack([gap(x) for own in found for x in jax.tree.leaves(own.mu)]).min()
