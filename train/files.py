@@ -1,11 +1,17 @@
 """Writing files: a kill leaves the old content or the new, and a full disk gives one line."""
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from train.errors import MachineError
+
+
+def machine_failed(error: OSError) -> bool:
+    """Whether a folder may be used, but the machine failed: a full disk, a quota, a bad sector."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import io
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -51,7 +52,7 @@ def parse_options(
         raise BadInput(f"{_message(box.getvalue())}; {program} --help lists all") from None
     if unknown:
         raise BadInput(f"{_unknown_option(unknown[0], default)}; {program} --help lists all")
-    return _with_home(config)
+    return _resolved(config)
 
 
 def path_of(word: str) -> Path:
@@ -66,15 +67,28 @@ def path_of(word: str) -> Path:
         raise BadInput(f"{word}: there is no such user; write the folder in full") from error
 
 
-def _with_home(value: Any, name: str = "") -> Any:
-    """Options with `~` expanded in every path; a tokenizer is a path or a name."""
+def _resolved(value: Any, name: str = "") -> Any:
+    """Options with `~` expanded in every path, and texts read as UTF-8.
+
+    A tokenizer is a path or a name. A path stays as the system decoded it.
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-        changed = {k: new for k, x in fields.items() if (new := _with_home(x, k)) != x}
+        changed = {k: new for k, x in fields.items() if (new := _resolved(x, k)) != x}
         return dataclasses.replace(value, **changed) if changed else value
     if isinstance(value, Path):
         return path_of(str(value))
-    return str(path_of(value)) if name == "tokenizer" and isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    return str(path_of(value)) if name == "tokenizer" else _text(value)
+
+
+def _text(word: str) -> str:
+    """A text from the command line as UTF-8, also where the locale has another encoding."""
+    try:
+        return os.fsencode(word).decode(errors="replace")
+    except UnicodeEncodeError:  # not from the command line
+        return word
 
 
 def _unknown_option(token: str, default: Any) -> str:

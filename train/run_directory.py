@@ -1,7 +1,6 @@
 """The folder of a run: its configuration, whether it can be resumed, and its result."""
 
 import contextlib
-import errno
 import importlib.metadata
 import json
 import platform
@@ -18,7 +17,7 @@ from models.qwen3 import RotaryScaling
 from train import tasks
 from train.config import MAY_MOVE, Config, changes, from_json, to_json
 from train.errors import BadInput, MachineError, require
-from train.files import write_atomically, writing
+from train.files import machine_failed, write_atomically, writing
 from train.integrity import checksum, read_json
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
@@ -177,7 +176,7 @@ def locked(directory: Path) -> Iterator[None]:
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+        if machine_failed(error):
             raise MachineError(f"cannot create {directory}: {error.strerror}") from error
         raise BadInput(f"cannot write to --run-dir {directory}: {error}") from error
     try:

@@ -20,7 +20,9 @@ from train import checkpoints, cli, distributed, loop, run_directory
 from train.checkpoint_folder import read_evaluations, steps
 from train.checkpoints import load_model
 from train.config import to_json
+from train.data.cache import cached, note
 from train.errors import BadInput, MachineError
+from train.experiments import runs
 from train.loop import run
 from train.tasks.language_model import LanguageModel
 
@@ -229,6 +231,37 @@ def test_a_home_directory_is_expanded(tmp_path: Path, monkeypatch: pytest.Monkey
     assert config.data.cache == tmp_path / "c"
     assert config.sample.prompt == "~/x"
     assert cli.main(["evaluate", "~nobody/run"]) == 2
+
+
+def test_lines_of_progress_go_if_it_fails(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    def make(folder: Path) -> None:
+        note("learning a vocabulary")
+        (folder / "file").touch()
+        if folder.parent.name == "full":
+            raise FULL
+
+    with pytest.raises(MachineError, match="No space left on device"):
+        cached(tmp_path / "full", "vocabulary", make)
+    assert capsys.readouterr().err == ""
+    cached(tmp_path / "free", "vocabulary", make)
+    assert capsys.readouterr().err == "learning a vocabulary\n"
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    cached(tmp_path / "terminal", "vocabulary", make)
+    assert capsys.readouterr().err == "\r\x1b[2Klearning a vocabulary\r\x1b[2K"
+
+
+def test_a_full_disk_is_no_result_of_a_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def full(*_: Any, **__: Any) -> None:
+        raise MachineError("the disk is full")
+
+    planned = runs.Run("muon", "", 0, disturbed.configuration(tmp_path / "run"))
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "run", full)
+        with pytest.raises(MachineError):
+            runs.train(planned, print)
+    assert runs.train(planned, print).stopped is None
 
 
 def test_an_output_that_takes_nothing_is_one_line(whole: Path, tmp_path: Path, repository: Path):

@@ -86,7 +86,7 @@ def train(planned: Run, say: Callable[[str], None]) -> Outcome:
         except TrainingStopped as error:
             write_atomically(reason, f"{error}\n")
             say(f"{directory}: stopped")
-    stopped = reason.read_text().strip() if reason.exists() else None
+    stopped = reason.read_text(encoding="utf-8").strip() if reason.exists() else None
     lines = read_metrics(run_directory.files(directory).metrics)
     split = {s: [line for line in lines if line["split"] == s] for s in ("train", "validation")}
     return Outcome(planned, split["train"], split["validation"], stopped)
@@ -99,7 +99,7 @@ def step_memory(planned: Run) -> float:
     """
     path = planned.directory / "memory.json"
     if path.exists():
-        return json.loads(path.read_text())["step_mebibytes"]
+        return json.loads(path.read_text(encoding="utf-8"))["step_mebibytes"]
     parts = build(planned.config)
     step: Any = parts.step
     usage = step.lower(parts.state, parts.batch(0)).compile().memory_analysis()
@@ -145,7 +145,12 @@ def build(config: Config) -> Parts:
 def conditions(directories: list[Path], seeds: Sequence[int]) -> list[tuple[str, str]]:
     """Revision, machine, versions and seeds of all runs in some folders."""
     paths = [run_directory.files(directory).environment for directory in directories]
-    lines = [line for path in paths if path.exists() for line in path.read_text().splitlines()]
+    lines = [
+        line
+        for path in paths
+        if path.exists()
+        for line in path.read_text(encoding="utf-8").splitlines()
+    ]
     found = [json.loads(line) for line in lines]
 
     def values(name: str) -> str:

@@ -247,7 +247,7 @@ def _check_same(settings: Stability, seeds: Sequence[int], directory: Path) -> N
     """Refuses a directory with results of other settings."""
     path, now = directory / "settings.json", {"seeds": list(seeds), **to_json(settings)}
     if path.exists():
-        found = differences(json.loads(path.read_text()), now)
+        found = differences(json.loads(path.read_text(encoding="utf-8")), now)
         require(not found, f"{directory} holds results of other settings: {'; '.join(found)}")
     directory.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps(now, indent=2) + "\n")
