@@ -104,16 +104,9 @@ def threshold_gate(
     outer = optax.with_extra_args_support(optax.identity() if otherwise is None else otherwise)
 
     def init(params: Tree) -> ThresholdGateState:
-        shapes = {
-            role.path: batch_shape(role.shape, role.numbers)
-            for role in roles(params, matrices)
-            if role.numbers is not None
-        }
-        closed = {path: jnp.zeros(shape, bool) for path, shape in shapes.items()}
-        zero = {path: jnp.zeros(shape, jnp.float32) for path, shape in shapes.items()}
+        closed, zero = (_zeros(params, matrices, dtype) for dtype in (bool, jnp.float32))
         rate = jnp.zeros((), jnp.float32)
-        states = inner.init(params), outer.init(params)
-        return ThresholdGateState(_kept(closed, bool), _kept(zero, jnp.float32), rate, *states)
+        return ThresholdGateState(closed, zero, rate, inner.init(params), outer.init(params))
 
     def update(
         updates: Tree,
@@ -128,29 +121,15 @@ def threshold_gate(
         # The measure of a matrix with less than two singular values is inf: tau = inf closes it too
         limit = jnp.asarray(threshold, jnp.float32)
         is_open = {path: (x >= limit) & (limit < math.inf) for path, x in measured.items()}
-        # A gate within a gate is asked for some matrices only.
-        needed = {path: (active or {}).get(path, True) for path in is_open}
+        is_closed = {path: ~x for path, x in is_open.items()}
         ours, inner_state = inner.update(
-            updates,
-            state.inner,
-            params,
-            **extra,
-            active={path: x & needed[path] for path, x in is_open.items()},
+            updates, state.inner, params, **extra, active=_needed(is_open, active)
         )
         theirs, outer_state = outer.update(
-            updates,
-            state.otherwise,
-            params,
-            **extra,
-            active={path: ~x & needed[path] for path, x in is_open.items()},
+            updates, state.otherwise, params, **extra, active=_needed(is_closed, active)
         )
-        new_state = ThresholdGateState(
-            _kept(is_open, bool),
-            _kept(measured, jnp.float32),
-            _rate(is_open),
-            inner_state,
-            outer_state,
-        )
+        kept = _kept(is_open, bool), _kept(measured, jnp.float32), _rate(is_open)
+        new_state = ThresholdGateState(*kept, inner_state, outer_state)
         return _selected(is_open, ours, theirs, matrices), new_state
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -171,6 +150,21 @@ def _as_measure(measure: str | Measure) -> Measure:
 def _kept(values: dict[str, Array], dtype: DTypeLike) -> PerMatrix:
     """What the state holds of one array per matrix parameter."""
     return values or jnp.zeros((), dtype)
+
+
+def _zeros(params: Tree, matrices: Matrices, dtype: DTypeLike) -> PerMatrix:
+    """A zero per matrix, as the state holds them."""
+    shapes = {
+        role.path: batch_shape(role.shape, role.numbers)
+        for role in roles(params, matrices)
+        if role.numbers is not None
+    }
+    return _kept({path: jnp.zeros(shape, dtype) for path, shape in shapes.items()}, dtype)
+
+
+def _needed(flags: dict[str, Array], active: Mapping[str, Array] | None) -> dict[str, Array]:
+    """The matrices that a side computes: of a gate within a gate, only those asked for."""
+    return {path: x if active is None else x & active.get(path, True) for path, x in flags.items()}
 
 
 def _measured(
