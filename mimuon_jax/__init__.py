@@ -2,12 +2,13 @@
 
 Optimizers (`mimuon`, `muon`, `musgd`, `muon_mvr1`, `muon_mvr2`, `spectral_sgd`, `spectral_adam`,
 `shampoo`, `sgdm`) are functions ``f(learning_rate, *, ...)`` that return an
-``optax.GradientTransformation``. They are sentences made of the pieces: a gradient estimate
-(`heavy_ball`, `ema`, `mvr1`, `mvr2`), what is done with every matrix of it (`orthogonalize` or
-`spectral_power`, under a `threshold_gate`, times a gain), and `partition`, which decides what a
-matrix is; `describe` prints its decision. The functions on arrays ``[..., m, n]`` below them
-(`newton_schulz` and its faster forms, `polar`, `power`, `gap`, `frobenius`, `rms`,
-`spectral_norm`) can be used, and replaced, on their own.
+``optax.GradientTransformation``. Each is an ``optax.chain`` of building blocks: a gradient estimate
+(`heavy_ball`, `ema`, `mvr1`, `mvr2`), then a transformation of its matrices (`orthogonalize` or
+`spectral_power`, optionally behind a `threshold_gate` and with a gain; or `scale_by_shampoo`).
+`partition` decides which parameters are matrices, and `describe` prints its decision. The functions
+on arrays ``[..., m, n]`` that the building blocks apply (`newton_schulz` and its faster forms,
+`polar`, `power`, `gap`, `frobenius`, `rms`, `spectral_norm`) can also be used, or replaced, on
+their own.
 """
 
 from mimuon_jax import diagnostics

@@ -1,7 +1,7 @@
-"""What an optimizer did, read from its state, its updates and the parameters.
+"""What an optimizer did, computed from its state, its updates and the parameters.
 
-Pure functions of trees, usable under jit; nothing here is printed. What is measured of every matrix
-comes as ``{path: [*batch]}``, one number a matrix, float32, with paths as in `describe`.
+All functions here are pure and work under jit; none of them prints. Measurements of matrices are
+returned as ``{path: [*batch]}``, one float32 number per matrix, with paths as in `describe`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +17,7 @@ from mimuon_jax.transforms.gates import PerMatrix, ThresholdGateState
 from mimuon_jax.transforms.roles import roles
 from mimuon_jax.types import Array, Float, Matrices, Tree
 
-#: One array ``[*batch]`` a path.
+#: One array ``[*batch]`` per path.
 Values = dict[str, Array]
 
 
@@ -49,7 +49,7 @@ def has_gate(state: optax.OptState) -> bool:
       state: state of any optimizer.
 
     Returns:
-      True if `gate_rate` has something to say.
+      True if there is at least one gate, so that `gate_rate` and the like can be called.
 
     Example:
       >>> import jax.numpy as jnp
@@ -62,13 +62,13 @@ def has_gate(state: optax.OptState) -> bool:
 
 
 def gate_rate(state: optax.OptState) -> Float[Array, ""]:
-    """Share of the matrices whose gate was open at the last step.
+    """Fraction of the matrices whose gate was open at the last step.
 
     Args:
       state: state of an optimizer with at least one threshold gate.
 
     Returns:
-      Number in [0, 1], float32: 1 means every matrix was orthogonalized; 0 before the first step.
+      A float32 number in [0, 1]: 1 if every matrix was orthogonalized; 0 before the first step.
 
     Raises:
       ValueError: there is no gate.
@@ -88,7 +88,7 @@ def gate_rate(state: optax.OptState) -> Float[Array, ""]:
 
 
 def gate_decisions(state: optax.OptState) -> Values:
-    """Which matrices the gate was open for at the last step.
+    """For which matrices the gate was open at the last step.
 
     Args:
       state: state of an optimizer with a threshold gate.
@@ -112,7 +112,7 @@ def gate_decisions(state: optax.OptState) -> Values:
 
 
 def gate_measures(state: optax.OptState) -> Values:
-    """What the gate measured of every matrix at the last step.
+    """The measure of every matrix, as the gate computed it at the last step.
 
     Args:
       state: state of an optimizer with a threshold gate.
@@ -138,15 +138,17 @@ def gate_measures(state: optax.OptState) -> Values:
 def orthogonality_error(updates: Tree, matrices: Matrices = None) -> Values:
     """How far every matrix is from a multiple of an orthogonal one.
 
-    ``||Y Y^T / rms(Y)^2 - I||_F / sqrt(k)`` on the smaller side ``k``: the root mean square of
-    ``s_i^2 / mean(s^2) - 1``. Of no scale, so learning rates and gains do not matter.
+    ``||Y Y^T / rms(Y)^2 - I||_F / sqrt(k)``, with ``k`` the smaller side: the root mean square of
+    ``s_i^2 / mean(s^2) - 1``. It does not depend on the scale of ``Y``, so learning rates and gains
+    do not matter.
 
     Args:
       updates: tree of updates, gradients or parameters.
       matrices: as in `partition`.
 
     Returns:
-      ``{path: [*batch]}``: 0 for an orthogonal matrix, ``sqrt(k - 1)`` for rank one; 0 for zero.
+      ``{path: [*batch]}``: 0 for an orthogonal matrix, ``sqrt(k - 1)`` for a matrix of rank one,
+      and 0 for a zero matrix.
 
     Example:
       >>> import jax.numpy as jnp
@@ -173,7 +175,8 @@ def stable_rank(tree: Tree, matrices: Matrices = None) -> Values:
       matrices: as in `partition`.
 
     Returns:
-      ``{path: [*batch]}``, in [1, k]: 1 for rank one, ``k`` for an orthogonal matrix; 0 for zero.
+      ``{path: [*batch]}``, in [1, k]: 1 for a matrix of rank one, ``k`` for an orthogonal matrix,
+      and 0 for a zero matrix.
 
     Example:
       >>> import jax.numpy as jnp
@@ -213,7 +216,7 @@ def update_rms(tree: Tree) -> Values:
 def singular_value_quantiles(
     tree: Tree, quantiles: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0), matrices: Matrices = None
 ) -> Values:
-    """Quantiles of the singular values of every matrix, by the SVD.
+    """Quantiles of the singular values of every matrix, computed by SVD.
 
     Args:
       tree: tree of updates, gradients or parameters.
@@ -240,12 +243,12 @@ def singular_value_quantiles(
 
 
 def _of_gates(state: optax.OptState, field: Callable[[ThresholdGateState], PerMatrix]) -> Values:
-    """One field of all gates, by path; of several gates over one matrix the outermost."""
+    """One field of all gates, by path; if gates are nested, that of the outermost gate."""
     found = gates(state)
     if not found:
         raise ValueError(
             f"no threshold gate in a state of type {type(state).__name__}: only mimuon and chains "
-            "with threshold_gate have one (diagnostics.has_gate tells)"
+            "with threshold_gate have one (check with diagnostics.has_gate)"
         )
     values: Values = {}
     for gate in reversed(found):

@@ -112,8 +112,8 @@ def test_dimension_numbers_are_those_of_the_whole():
         ({"w": (6, 0)}, "must be positive"),
         ({"w": {"columns": (6,)}}, "names the axis 'columns'; use 'reduction' or 'output'"),
         ({"w": {"reduction": (4, 2)}}, "reduction axis, 4"),
-        ({"v": (4, 2)}, "finds no matrix, .* the matrices are w"),
-        ({"bias": (3, 2)}, "finds no matrix"),
+        ({"v": (4, 2)}, "does not match any matrix, .* the matrices are w"),
+        ({"bias": (3, 2)}, "does not match any matrix"),
     ],
 )
 @pytest.mark.usefixtures("unchecked")

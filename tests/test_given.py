@@ -103,7 +103,7 @@ def test_patterns_of_paths_are_read_in_order():
         Numbers(0, 1),
     ]
     with pytest.raises(
-        ValueError, match=r"'keys' finds no parameter.*attention/key, attention/value"
+        ValueError, match=r"'keys' does not match any parameter.*attention/key, attention/value"
     ):
         roles(params, by_path({"value": None, "keys": None, "attention": None}))
     with pytest.raises(ValueError, match="not a regular expression"):

@@ -1,4 +1,4 @@
-"""What a function of matrices declares about itself, so that shapes may share one computation."""
+"""Declarations about a function of matrices that let different shapes share one computation."""
 
 import functools
 from collections.abc import Callable
@@ -11,16 +11,17 @@ def equivariant(function: _Function) -> _Function:
     """Declares that a function commutes with transposition and with zero padding.
 
     For an orthogonalizer ``f``: ``f(M^T) = f(M)^T``, and rows or columns of zeros added to ``M``
-    are added to ``f(M)``. For a measure: its value does not change under either. Matrices of
-    different shapes, transposed and padded, then share batches, and programs are smaller. A
-    function that is not declared gets every matrix as it is, ``[reduction, output]``.
+    are added to ``f(M)``. For a measure: neither changes its value. Matrices of different shapes
+    are then transposed and padded to share batches, which makes programs smaller. A function
+    without the declaration gets every matrix as ``[reduction, output]``, neither transposed nor
+    padded.
 
     Args:
       function: ``[..., m, n] -> [..., m, n]`` or, for a measure, ``[..., m, n] -> [...]``. A
         `functools.partial` or ``jax.jit`` of a declared function needs no declaration of its own.
 
     Returns:
-      The same function. Nothing checks the declaration.
+      The same function. The declaration is not checked.
 
     Example:
       >>> from mimuon_jax import equivariant, newton_schulz, orthogonalize
@@ -34,13 +35,13 @@ def equivariant(function: _Function) -> _Function:
 
 
 def is_equivariant(function: Callable) -> bool:
-    """Whether a function, or what it is a partial or ``jax.jit`` of, is declared `equivariant`.
+    """Whether a function, or the function inside a partial or ``jax.jit``, is `equivariant`.
 
     A function among the arguments of a partial (the ``method`` of `power`) must be declared too.
     """
     if isinstance(function, functools.partial):
         given = [*function.args, *function.keywords.values()]
-        functions = [x for x in given if callable(x) and not isinstance(x, type)]  # a dtype is one
+        functions = [x for x in given if callable(x) and not isinstance(x, type)]  # not a dtype
         return all(map(is_equivariant, [function.func, *functions]))
     wrapped = getattr(function, "__wrapped__", None)
     declared = getattr(function, "equivariant", False)
@@ -48,14 +49,14 @@ def is_equivariant(function: Callable) -> bool:
 
 
 def along(computation: Callable) -> Callable[[_Function], _Function]:
-    """Declares how a measure is computed without moving the entries of its matrices.
+    """Declares how a measure is computed without moving the entries of matrices between devices.
 
     Args:
-      computation: ``(array, reduction axes, output axes) -> [*batch]``, for sharded arrays of any
-        rank, such as a sum over the entries.
+      computation: ``(array, reduction axes, output axes) -> [*batch]`` for sharded arrays of any
+        rank, for example a sum over the entries.
 
     Returns:
-      A decorator of the measure, a function ``[..., m, n] -> [...]``.
+      A decorator for the measure, a function ``[..., m, n] -> [...]``.
     """
 
     def declare(measure: _Function) -> _Function:
@@ -66,5 +67,5 @@ def along(computation: Callable) -> Callable[[_Function], _Function]:
 
 
 def along_of(measure: Callable) -> Callable | None:
-    """How a measure is computed without moving entries, if that is declared."""
+    """The computation declared with `along`, or None."""
     return getattr(measure, "along", None)

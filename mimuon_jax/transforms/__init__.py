@@ -1,6 +1,6 @@
-"""Optax transformations: the pieces that optimizers are chained from.
+"""Optax transformations: the building blocks that optimizers chain.
 
-In here: one transformation or one idea per file, and the rule that decides which parameter is a
-matrix. Not in here: learning rates and defaults of whole optimizers. Imports from
+Each file holds one transformation or one idea; the rules that decide which parameters are matrices
+are here too. Learning rates and the defaults of whole optimizers are not. May import from
 `mimuon_jax.linalg` and `mimuon_jax.engine`.
 """

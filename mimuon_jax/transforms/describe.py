@@ -1,4 +1,4 @@
-"""What is said of the roles: the table of all parameters, and the warning if few are matrices."""
+"""Reports about roles: the table of all parameters, and the warning if few are matrices."""
 
 import math
 import warnings
@@ -15,7 +15,7 @@ from mimuon_jax.types import Matrices, Tree
 
 
 def describe(params: Tree, matrices: Matrices = None) -> str:
-    """Table of what every parameter is: matrices and their axes, or auxiliary, and why.
+    """A table of the roles of all parameters: matrices with their sizes, or auxiliary, and why.
 
     Args:
       params: pytree of arrays, ``jax.ShapeDtypeStruct`` or anything with a shape.
@@ -23,12 +23,12 @@ def describe(params: Tree, matrices: Matrices = None) -> str:
 
     Returns:
       Text, one line per parameter: path, shape, ``batch x [reduction, output]`` or ``auxiliary``,
-      the reason, and the rule that decided: by ``name``, by module ``type``, or ``given`` as
-      ``matrices``. A parameter that no rule decides is ``undecided``; an optimizer would raise.
-      The last line has totals in numbers (array elements).
+      the reason, and the rule that decided: ``name``, ``type`` (of the module), or ``given`` (in
+      ``matrices``). A parameter that no rule decides is ``undecided``, and an optimizer would raise
+      an error. The last line has totals, counted in parameters and in numbers (array elements).
 
     Raises:
-      ValueError: for entries of ``matrices`` that fit no parameter.
+      ValueError: an entry of ``matrices`` does not match any parameter or does not fit it.
 
     Example:
       >>> import jax.numpy as jnp
@@ -51,9 +51,9 @@ def describe(params: Tree, matrices: Matrices = None) -> str:
 
 
 def warn_if_few_are_matrices(params: Tree, matrices: Matrices = None) -> None:
-    """Warns if no parameter is a matrix, or less than half of the numbers of rank >= 2 are.
+    """Warns if few parameters are matrices: none, or less than half of the numbers of rank >= 2.
 
-    Parameters that ``matrices`` names as auxiliary do not count.
+    Parameters that ``matrices`` declares auxiliary do not count.
 
     Args:
       params: the whole tree of parameters.
@@ -76,12 +76,12 @@ def warn_if_few_are_matrices(params: Tree, matrices: Matrices = None) -> None:
 
 
 def _is_named_auxiliary(role: Role) -> bool:
-    """Whether the caller chose that it is auxiliary."""
+    """Whether the caller declared the parameter auxiliary."""
     return role.rule == "given" and role.numbers is None
 
 
 def _totals(decided: Sequence[Role]) -> str:
-    """How many parameters and numbers are matrices."""
+    """How many of the parameters, and of their numbers, are matrices."""
     ours = [role for role in decided if role.numbers is not None]
     return (
         f"{len(ours)} of {len(decided)} parameters are matrices, "

@@ -16,11 +16,11 @@ from mimuon_jax.transforms.roles import roles
 from mimuon_jax.transforms.scope import passing_on
 from mimuon_jax.types import Array, Matrices, State, Tree
 
-#: For the parameters whose path a regular expression finds: the sizes of the parts along the output
-#: axis, or ``{"reduction": sizes, "output": sizes}``.
+#: ``{pattern: sizes}``: for the parameters whose path matches a regular expression, the sizes of
+#: the parts along the output axis, or ``{"reduction": sizes, "output": sizes}``.
 Split: TypeAlias = Mapping[str, Sequence[int] | Mapping[str, Sequence[int]]]
 
-#: Axes along which an array is split, with the sizes of the parts along each.
+#: The axes along which an array is split, each with the sizes of its parts.
 _Sizes: TypeAlias = tuple[tuple[int, tuple[int, ...]], ...]
 
 
@@ -32,25 +32,26 @@ def split_fused(
 ) -> optax.GradientTransformationExtraArgs:
     """Applies a transformation to the parts of fused matrices, each as a matrix of its own.
 
-    Every part has its own measure, gate, orthogonalization and gain. In states and diagnostics the
-    parts of ``attention/qkv/kernel`` are ``attention/qkv/kernel/0``, ``.../1`` and so on.
+    Every part has its own measure, gate, orthogonalization and gain. In states and diagnostics, the
+    parts of ``attention/qkv/kernel`` are called ``attention/qkv/kernel/0``, ``.../1`` and so on.
 
     Args:
-      transformation: sees a tree in which a fused matrix is a tuple of its parts.
-      split: ``{pattern: sizes}``: a parameter whose path the regular expression finds is split
-        along its output axis into parts of these sizes; the first pattern that finds it counts.
-        ``{"qkv": (512, 128, 128)}``; ``{"qkv": [64] * 12}`` makes every head a matrix, and so do
-        the groups of a convolution. ``{"out": {"reduction": [64] * 12}}`` splits along the
-        reduction axis, as the heads of an output projection need. (Heads with an axis of their own
-        are batch axes in ``matrices``.) None: nothing is split.
+      transformation: it sees a tree in which each fused matrix is a tuple of its parts.
+      split: ``{pattern: sizes}``: a parameter whose path matches the regular expression (anywhere
+        in the path) is split along its output axis into parts of these sizes. The first pattern
+        that matches counts. ``{"qkv": (512, 128, 128)}`` separates query, key and value;
+        ``{"qkv": [64] * 12}`` makes every head a matrix. The groups of a convolution are split in
+        the same way. ``{"out": {"reduction": [64] * 12}}`` splits along the reduction axis, as the
+        heads of an output projection require. (If heads have an axis of their own, make it a batch
+        axis with ``matrices`` instead.) None: nothing is split.
       matrices: as in `partition`.
 
     Returns:
-      A transformation with the state of the given one.
+      A transformation whose state is that of ``transformation``.
 
     Raises:
-      ValueError: at ``init``, if a pattern finds no matrix, sizes do not add up to the axis, or
-        there are several such axes; and as `partition`.
+      ValueError: at ``init``, if a pattern does not match any matrix, if sizes do not add up to the
+        axis, or if there are several such axes; and as `partition`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -68,7 +69,7 @@ def split_fused(
         decided = roles(params, matrices)
         if decided:  # optax.tree_map_params initializes with a tree without leaves
             _check_every_pattern_is_used(decided, split)
-        with passing_on(decided, params):  # which are those of the parts too
+        with passing_on(decided, params):  # the parts have the roles of the whole
             return inner.init(_split(params, decided, split))
 
     def update(
@@ -125,7 +126,7 @@ def _assembled(results: Tree, like: Tree, decided: Sequence[Role], split: Split)
 def _of_parts(
     active: Mapping[str, Array], decided: Sequence[Role], split: Split
 ) -> dict[str, Array]:
-    """What is said of a fused matrix, said of each of its parts."""
+    """The flags of ``active``, with those of a fused matrix repeated for each of its parts."""
     every = dict(active)
     for role in decided:
         if role.path in active:
@@ -135,7 +136,7 @@ def _of_parts(
 
 
 def _sizes(role: Role, split: Split) -> _Sizes:
-    """How a parameter is split: by the first pattern that finds it; empty if it stays whole."""
+    """How a parameter is split: by the first pattern that matches; empty if it stays whole."""
     pattern = _pattern_of(role, split)
     if pattern is None:
         return ()
@@ -145,13 +146,13 @@ def _sizes(role: Role, split: Split) -> _Sizes:
 
 
 def _pattern_of(role: Role, split: Split) -> str | None:
-    """The first pattern that finds a matrix's path."""
+    """The first pattern that matches the path of a matrix; None if there is none."""
     found = (pattern for pattern in split if re.search(pattern, role.path))
     return None if role.numbers is None else next(found, None)
 
 
 def _axis(role: Role, pattern: str, side: str, sizes: Sequence[int]) -> int:
-    """The one axis of a matrix that is split, with sizes that fit it."""
+    """The axis of a matrix to be split; raises if the sizes do not fit it."""
     place = f"split={{{pattern!r}: ...}} of parameter {role.path!r} of shape {role.shape}"
     if side not in ("reduction", "output"):
         raise ValueError(f"{place} names the axis {side!r}; use 'reduction' or 'output'")
@@ -172,13 +173,13 @@ def _axis(role: Role, pattern: str, side: str, sizes: Sequence[int]) -> int:
 
 
 def _check_every_pattern_is_used(decided: Sequence[Role], split: Split) -> None:
-    """Raises if a pattern finds no matrix, or sizes do not fit one."""
+    """Raises if a pattern does not match any matrix, or sizes do not fit."""
     for role in decided:
         _sizes(role, split)
     unused = split.keys() - {_pattern_of(role, split) for role in decided}
     if unused:
         paths = ", ".join(role.path for role in decided if role.numbers is not None)
         raise ValueError(
-            f"split={{{min(unused)!r}: ...}} finds no matrix, or only matrices that an earlier "
-            f"pattern finds; the matrices are {paths or 'none'}"
+            f"split={{{min(unused)!r}: ...}} does not match any matrix, or only matrices that an "
+            f"earlier pattern matches; the matrices are {paths or 'none'}"
         )

@@ -1,4 +1,4 @@
-"""Factors of an orthogonalized update, from the sizes of its matrix alone."""
+"""Gains: factors that an orthogonalized update is multiplied by, given the sizes of its matrix."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -13,14 +13,14 @@ from mimuon_jax.types import Array, Gain, Matrices, MuonDimensionNumbers, State,
 
 
 def width(reduction: int, output: int) -> float:
-    """``sqrt(max(1, output / reduction))``: one rate for all widths (Jordan's Muon).
+    """``sqrt(max(1, output / reduction))``: one learning rate for all widths (Jordan's Muon).
 
     Args:
       reduction: size of the reduction axis, ``m``.
       output: size of the output axis, ``n``.
 
     Returns:
-      The factor; 1 for a matrix that is no wider than high.
+      The factor; 1 for a matrix that is square or tall.
 
     Source:
       Jordan et al., "Muon", 2024.
@@ -34,10 +34,10 @@ def width(reduction: int, output: int) -> float:
 
 
 def rms(reduction: int, output: int) -> float:
-    """``0.2 sqrt(max(reduction, output))``: updates with the RMS of AdamW's (Moonshot).
+    """``0.2 sqrt(max(reduction, output))``: updates have the RMS of AdamW's updates (Moonshot).
 
-    An orthogonal matrix has RMS ``1 / sqrt(max(m, n))``; AdamW's updates were measured at 0.2 to
-    0.4. With this gain AdamW's learning rate and decay carry over.
+    The entries of an orthogonal matrix have RMS ``1 / sqrt(max(m, n))``; those of AdamW's updates
+    were measured at 0.2 to 0.4. With this gain, AdamW's learning rate and weight decay carry over.
 
     Args:
       reduction: size of the reduction axis, ``m``.
@@ -58,7 +58,7 @@ def rms(reduction: int, output: int) -> float:
 
 
 def spectral(reduction: int, output: int) -> float:
-    """``sqrt(output / reduction)``: a unit change of the input's RMS norm to the output's.
+    """``sqrt(output / reduction)``: the effect on an input of RMS 1 has an RMS of at most 1.
 
     Args:
       reduction: size of the reduction axis, ``m``.
@@ -78,14 +78,14 @@ def spectral(reduction: int, output: int) -> float:
     return math.sqrt(output / reduction)
 
 
-#: The gains that have a name, but for "unflattened": `width`, and 1 for convolutions.
+#: Gains by name. "unflattened" is not among them: it also depends on the dimension numbers.
 GAINS: dict[str, Gain] = {"rms": rms, "spectral": spectral, "width": width}
 
 
 def factor_of(
     gain: str | Gain | None,
 ) -> Callable[[Sequence[int], MuonDimensionNumbers], float]:
-    """``(shape, numbers) -> factor`` of a ``gain`` argument; None is the constant 1."""
+    """The function ``(shape, numbers) -> factor`` of a ``gain`` argument; None: the constant 1."""
     if gain is None:
         return lambda shape, numbers: 1.0
     if gain == "unflattened":
@@ -102,26 +102,27 @@ def factor_of(
 
 
 def is_convolution(numbers: MuonDimensionNumbers) -> bool:
-    """Whether it is a kernel ``(kh, kw, in, out)``: three reduction axes flattened into one."""
+    """Whether a parameter is a convolution kernel ``(kh, kw, in, out)``: three reduction axes."""
     return not isinstance(numbers.reduction_axis, int) and len(numbers.reduction_axis) == 3
 
 
 def scale_by_gain(
     gain: str | Gain | None = "width", *, matrices: Matrices = None
 ) -> optax.GradientTransformation:
-    """Multiplies every matrix by a factor of its sizes; other leaves pass through unchanged.
+    """Multiplies every matrix by a gain; auxiliary leaves pass through unchanged.
 
     Args:
-      gain: ``"width"``, ``"rms"``, ``"spectral"``, ``"unflattened"`` (``"width"``, but 1 for
-        convolutions: the convention of YOLO26's MuSGD, which takes the sizes of a kernel's last
-        axes before it is flattened), a function ``(reduction, output) -> float``, or None for 1.
+      gain: ``"width"``, ``"rms"``, ``"spectral"``, ``"unflattened"`` (as ``"width"``, except 1
+        for convolutions: the convention of YOLO26's MuSGD, which computes the gain from the last
+        axes of a kernel before flattening it), a function ``(reduction, output) -> float``, or None
+        for 1.
       matrices: as in `partition`.
 
     Returns:
       A transformation without state.
 
     Raises:
-      ValueError: an unknown name; at ``init`` as `partition`.
+      ValueError: the name is unknown; at ``init``, as `partition`.
 
     Source:
       See `mimuon_jax.transforms.gains`.

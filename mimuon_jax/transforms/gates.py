@@ -1,4 +1,4 @@
-"""The threshold gate: one transformation for a matrix whose estimate allows it, else another."""
+"""The threshold gate: one transformation for open matrices, another for closed ones."""
 
 import math
 from collections.abc import Mapping
@@ -29,19 +29,19 @@ from mimuon_jax.types import (
     Tree,
 )
 
-#: One array ``[*batch]`` per matrix parameter, by its path as in `describe`. Not a tree like the
-#: parameters: frameworks take such trees for parameters, with their sharding and metadata, and
-#: these arrays have another rank. Without any matrix it is a scalar 0 and not an empty dict: a
-#: state that `optax.tree_map_params` initializes with a tree without leaves must have a leaf here.
+#: One array ``[*batch]`` per matrix parameter, by its path as in `describe`. It does not have the
+#: structure of the parameters, because frameworks give such trees the sharding and metadata of the
+#: parameters, and these arrays have another rank. Without any matrix it is a scalar 0, not an empty
+#: dict: `optax.tree_map_params` calls ``init`` with a tree without leaves and expects a leaf here.
 PerMatrix: TypeAlias = Mapping[str, Array] | Array
 
 
 class ThresholdGateState(NamedTuple):
-    """What the gate last measured and decided, and the states of its two sides."""
+    """The latest measures and decisions of the gate, and the states of its two sides."""
 
     open: PerMatrix  # bool [*batch]; all False before the first update
     measured: PerMatrix  # float32 [*batch], in the unit of the updates; 0 before the first
-    rate: Array  # shape (), float32 in [0, 1]: share of the matrices that were open
+    rate: Array  # shape (), float32 in [0, 1]: fraction of open matrices
     inner: optax.OptState
     otherwise: optax.OptState
 
@@ -55,34 +55,35 @@ def threshold_gate(
     matrices: Matrices = None,
     shardings: Shardings = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Applies ``transformation`` to the matrices whose measure reaches the threshold.
+    """Applies a transformation to the matrices whose measure reaches a threshold.
 
-    ``open = measure(M) >= threshold``, per matrix and per step; open matrices get the update of
-    ``transformation``, closed ones that of ``otherwise``. Both sides update their state at every
+    ``open = measure(M) >= threshold``, per matrix and per step. Open matrices get the update of
+    ``transformation``, closed ones that of ``otherwise``. Both sides update their states at every
     step. Auxiliary leaves go through ``transformation``.
 
     Args:
       transformation: for open matrices, usually `orthogonalize`.
-      threshold: ``tau >= 0``, in the unit of the updates: with `heavy_ball` it is larger by
-        ``1 / (1 - mu)`` than with `ema`. 0 opens the gate of every matrix, ``inf`` closes it.
+      threshold: ``tau >= 0``, in the unit of the updates, which are ``1 / (1 - mu)`` times as large
+        after `heavy_ball` as after `ema`. 0 opens the gate of every matrix, ``inf`` closes it.
       measure: ``"rms"`` (``||M||_F / sqrt(min(m, n))``), ``"gap"`` (smallest gap between non-zero
         singular values, exact, by SVD; ``inf`` if there are fewer than two), ``"spectral"``,
-        ``"frobenius"``, or a function ``[..., m, n] -> [...]``
-        (see `equivariant`). A measure that is NaN closes the gate.
+        ``"frobenius"``, or a function ``[..., m, n] -> [...]`` (see `equivariant`). A measure that
+        is NaN closes the gate.
       otherwise: for closed matrices; None: ``optax.identity()``.
       matrices: as in `partition`.
-      shardings: as in `orthogonalize`; for measures that need whole matrices (not ``"rms"`` and
-        ``"frobenius"``, which add up where the entries are).
+      shardings: as in `orthogonalize`; used by measures that need whole matrices (``"rms"`` and
+        ``"frobenius"`` do not: every device adds up its own entries).
 
     Returns:
       A transformation with a `ThresholdGateState`. Both sides are told which matrices they are
-      needed for (extra argument ``active``): a batch without any such matrix is skipped.
+      needed for, by the extra argument ``active``; they may skip a batch without such a matrix.
 
     Raises:
-      ValueError: an unknown measure, a threshold below 0 or NaN; at ``init`` as `partition`.
+      ValueError: the measure is unknown, or the threshold is negative or NaN; at ``init``, as
+        `partition`.
 
     Source:
-      MiMuon, algorithm 2.
+      "MiMuon: Mixed Muon Optimizer with Improved Generalization for Large Models", algorithm 2.
 
     Example:
       >>> import jax.numpy as jnp
@@ -118,7 +119,7 @@ def threshold_gate(
     ) -> tuple[Tree, ThresholdGateState]:
         updates = jax.tree.map(jnp.asarray, updates)
         measured = _measured(measured_by, updates, matrices, shardings)
-        # The measure of a matrix with less than two singular values is inf: tau = inf closes it too
+        # The gap is inf if there are fewer than two singular values; tau = inf closes that too.
         limit = jnp.asarray(threshold, jnp.float32)
         is_open = {path: (x >= limit) & (limit < math.inf) for path, x in measured.items()}
         is_closed = {path: ~x for path, x in is_open.items()}
@@ -136,7 +137,7 @@ def threshold_gate(
 
 
 def _as_measure(measure: str | Measure) -> Measure:
-    """The function that a ``measure`` argument means."""
+    """The function that a ``measure`` argument stands for."""
     if callable(measure):
         return measure
     if measure in MEASURES:
@@ -148,12 +149,12 @@ def _as_measure(measure: str | Measure) -> Measure:
 
 
 def _kept(values: dict[str, Array], dtype: DTypeLike) -> PerMatrix:
-    """What the state holds of one array per matrix parameter."""
+    """The arrays by path as the state holds them: a scalar 0 if there are none."""
     return values or jnp.zeros((), dtype)
 
 
 def _zeros(params: Tree, matrices: Matrices, dtype: DTypeLike) -> PerMatrix:
-    """A zero per matrix, as the state holds them."""
+    """A zero per matrix, in the form in which the state holds them."""
     shapes = {
         role.path: batch_shape(role.shape, role.numbers)
         for role in roles(params, matrices)
@@ -163,14 +164,14 @@ def _zeros(params: Tree, matrices: Matrices, dtype: DTypeLike) -> PerMatrix:
 
 
 def _needed(flags: dict[str, Array], active: Mapping[str, Array] | None) -> dict[str, Array]:
-    """The matrices that a side computes: of a gate within a gate, only those asked for."""
+    """The matrices that one side computes; a gate inside another gate computes only ``active``."""
     return {path: x if active is None else x & active.get(path, True) for path, x in flags.items()}
 
 
 def _measured(
     measure: Measure, tree: Tree, matrices: Matrices, shardings: Shardings
 ) -> dict[str, Float[Array, "*batch"]]:
-    """The measure of every matrix, float32, on whatever mesh the arrays are."""
+    """The measure of every matrix, float32, by path; the arrays may be sharded."""
     leaves = jax.tree.leaves(tree)
     chosen = {i: r for i, r in enumerate(roles(tree, matrices)) if r.numbers is not None}
     arrays = [jnp.asarray(leaves[i]) for i in chosen]
@@ -192,7 +193,7 @@ def _measured(
 
 
 class _Filled(NamedTuple):
-    """Fills every matrix with its measure, so that the value travels as the matrix does."""
+    """Fills every matrix with its measure, so that the value is moved like the matrix."""
 
     measure: Measure
 
@@ -201,14 +202,14 @@ class _Filled(NamedTuple):
 
 
 def _rate(is_open: Mapping[str, Array]) -> Float[Array, ""]:
-    """Share of open matrices; 0 if there are none."""
+    """Fraction of open matrices; 0 without any matrix."""
     count = sum(x.size for x in is_open.values())
     total = sum((x.sum(dtype=jnp.float32) for x in is_open.values()), jnp.zeros(()))
     return total / max(count, 1)
 
 
 def _selected(is_open: Mapping[str, Array], ours: Tree, theirs: Tree, matrices: Matrices) -> Tree:
-    """Ours where open, theirs where closed; ours at auxiliary leaves."""
+    """``ours`` for open matrices and auxiliary leaves, ``theirs`` for closed matrices."""
     leaves, treedef = jax.tree.flatten(ours)
     return treedef.unflatten(
         our if role.numbers is None else _where(is_open[role.path], our, their, role.numbers)
@@ -224,6 +225,6 @@ def _where(
     theirs: Array,
     numbers: MuonDimensionNumbers,
 ) -> Array:
-    """`jnp.where` with one decision per matrix, wherever its batch axes are."""
+    """`jnp.where` with one decision per matrix, for batch axes in any position."""
     _, reduction, output = axes_of(ours.ndim, numbers)
     return jnp.where(jnp.expand_dims(is_open, reduction + output), ours, theirs)

@@ -1,8 +1,8 @@
-"""The dimension numbers that the caller gives as ``matrices``: their forms, and how they are read.
+"""The argument ``matrices``: the forms in which a caller gives dimension numbers.
 
-A tree or prefix tree of entries, or a function ``params -> tree``. An entry is
-``optax.contrib.MuonDimensionNumbers``, None (auxiliary), ``"default"`` (what the default rule
-says), or a `Role`, as in the trees of `roles_of`.
+It is a tree or prefix tree of entries, or a function ``params -> tree``. An entry is
+``optax.contrib.MuonDimensionNumbers``, None (auxiliary), ``"default"`` (apply the default rule), or
+a `Role`, as in the trees that `roles_of` returns.
 """
 
 import functools
@@ -19,33 +19,33 @@ Names: TypeAlias = tuple[str, ...]
 
 
 class Role(NamedTuple):
-    """What one parameter is to the optimizer."""
+    """The role of one parameter, and why it has it."""
 
     path: str  # "layers/attention/query/kernel"
     shape: tuple[int, ...]
     numbers: MuonDimensionNumbers | None  # None: auxiliary, or undecided
     why: str
-    rule: str = "name"  # what decided: "name", "type", "given"; "undecided"
+    rule: str = "name"  # which rule decided: "name", "type" or "given"; else "undecided"
 
 
 def by_path(
     patterns: Mapping[str, MuonDimensionNumbers | str | None], otherwise: Matrices = None
 ) -> Callable[[Tree], Tree]:
-    r"""Dimension numbers by patterns of paths, for the argument ``matrices``.
+    r"""Dimension numbers by regular expressions on paths, for the argument ``matrices``.
 
     Args:
-      patterns: ``{regular expression: entry}``, in order of precedence: the first that is found in
-        a path (``"layers/attention/query/kernel"``) holds. An entry is dimension numbers, None for
+      patterns: ``{regular expression: entry}``: the first expression that matches anywhere in a
+        path (``"layers/attention/query/kernel"``) decides. An entry is dimension numbers, None for
         auxiliary, or ``"default"`` for the default rule.
-      otherwise: ``matrices`` in any form for the paths that no pattern finds: None for the default
-        rule, or `roles_of`.
+      otherwise: ``matrices`` in any form, for the paths that no pattern matches: None for the
+        default rule, or the result of `roles_of`.
 
     Returns:
-      A function ``params -> tree``, to be passed as ``matrices``.
+      A function ``params -> tree`` to pass as ``matrices``.
 
     Raises:
-      ValueError: when it is used, if a pattern finds no parameter (of a tree that is not masked);
-        here, for a wrong entry or expression.
+      ValueError: an entry or a regular expression is not valid. When the function is called: a
+        pattern does not match any parameter (not checked if some parameters are masked).
 
     Example:
       >>> import jax.numpy as jnp
@@ -80,8 +80,8 @@ def by_path(
         missing = [pattern for pattern in patterns if pattern not in found]
         if missing and names and not is_masked(params):
             raise ValueError(
-                f"by_path: {missing[0]!r} finds no parameter (or only such as an earlier pattern "
-                f"finds); the parameters are {', '.join(map('/'.join, names))}"
+                f"by_path: {missing[0]!r} does not match any parameter, or only parameters that an "
+                f"earlier pattern matches; the parameters are {', '.join(map('/'.join, names))}"
             )
         return nested(entries)
 
@@ -93,7 +93,7 @@ def entries_of(params: Tree, matrices: Matrices) -> dict[Names, Any]:
     if matrices is None:
         return {}
     if is_function(matrices):
-        # A function may look parameters up by name and ask for their rank. A masked one has none.
+        # A function may look parameters up by name and read their rank, which masked ones lack.
         scalar = jax.ShapeDtypeStruct((), "float32")
         matrices = matrices(
             jax.tree.map(lambda x: scalar if _is_mask(x) else x, params, is_leaf=_is_mask)
@@ -106,11 +106,11 @@ def entries_of(params: Tree, matrices: Matrices) -> dict[Names, Any]:
 
 
 def unused_entries(params: Tree, matrices: Matrices) -> list[Names]:
-    """The entries for no parameter of ``params``; none if that is only a part of a tree.
+    """The entries that do not belong to any parameter; not checked if some are masked.
 
     Under ``optax.masked`` and ``optax.multi_transform`` the parameters of the other side are
-    masked, and numbers written for the whole tree are right. An absent parameter (None) may have
-    the entry None, and what `roles_of` found is for the whole model.
+    masked, and an entry for one of them is not an error. Neither is an entry for an absent
+    parameter (None), nor one from `roles_of`, which covers the whole model.
     """
     leaves = named_leaves(params)
     if is_masked(params) or all(is_absent(leaf) for _, leaf in leaves):
@@ -126,14 +126,14 @@ def unused_entries(params: Tree, matrices: Matrices) -> list[Names]:
 def named_leaves(
     tree: Tree, is_leaf: Callable[[Any], bool] | None = None
 ) -> list[tuple[Names, Any]]:
-    """Names and leaf of every leaf, in flattening order, absent ones (None, masked) included.
+    """``(names, leaf)`` of every leaf in flattening order, including absent ones (None, masked).
 
-    The attribute in which a box keeps its array (``value`` of nnx and linen, ``array`` of Haliax,
-    ``qvalue`` of Qwix) is not a name.
+    The attribute in which a wrapper keeps its array (``value`` of nnx and linen, ``array`` of
+    Haliax, ``qvalue`` of Qwix) is left out of the names.
     """
     entries, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_leaf or is_absent)
     paths = [path for path, _ in entries]
-    # Leaves of one parent are neighbours: a box holds one.
+    # Leaves of one parent are adjacent: a leaf is alone if neither neighbor has its parent.
     around = zip([(), *paths[:-1]], [*paths[1:], ()], strict=True) if paths else ()
     return [
         (_names(path, is_alone=path[:-1] not in (one[: len(path) - 1], two[: len(path) - 1])), leaf)
@@ -142,17 +142,17 @@ def named_leaves(
 
 
 def is_absent(x: Any) -> bool:
-    """Whether it stands for a parameter that is not there."""
+    """Whether a leaf stands for an absent parameter."""
     return x is None or _is_mask(x)
 
 
 def is_masked(tree: Tree) -> bool:
-    """Whether some leaves are masked: the other side's within `partition` and ``optax.masked``."""
+    """Whether some leaves are masked, as the other side's are in ``optax.partition``."""
     return any(map(_is_mask, jax.tree.leaves(tree, is_leaf=_is_mask)))
 
 
 def is_function(matrices: Matrices) -> bool:
-    """Whether to call it: a module of Equinox can be called too, but is a tree of entries."""
+    """Whether to call ``matrices``: an Equinox module is callable, but is a tree of entries."""
     is_one = isinstance(matrices, functools.partial) or jax.tree_util.all_leaves([matrices])
     return callable(matrices) and is_one
 
@@ -164,7 +164,7 @@ def is_entry(x: Any) -> bool:
 
 
 def nested(entries: Mapping[Names, Any]) -> Tree:
-    """Nested dictionaries of entries; one below another entry is left out."""
+    """Nested dictionaries of entries; an entry below another entry is left out."""
     tree: dict[str, Any] = {}
     for names, entry in sorted(entries.items(), key=lambda item: len(item[0])):
         if not names:
@@ -178,9 +178,9 @@ def nested(entries: Mapping[Names, Any]) -> Tree:
 
 
 def _names(path: Sequence[Any], is_alone: bool) -> Names:
-    """Key path as names; ``is_alone``: it is the only leaf of its parent."""
+    """The names of a key path; ``is_alone``: the leaf is the only one of its parent."""
     names = tuple(jax.tree_util.keystr((key,), simple=True) for key in path)
-    if len(names) > 1 and names[-1] == "qvalue":  # beside its scale
+    if len(names) > 1 and names[-1] == "qvalue":  # next to its scale
         return _names(path[:-1], is_alone=True)
     if not is_alone or len(names) < 2 or not isinstance(path[-1], jax.tree_util.GetAttrKey):
         return names
@@ -188,12 +188,12 @@ def _names(path: Sequence[Any], is_alone: bool) -> Names:
 
 
 def _is_mask(x: Any) -> bool:
-    """Whether a leaf is masked by optax."""
+    """Whether optax masked a leaf."""
     return isinstance(x, optax.MaskedNode)
 
 
 def _not_an_entry(entry: Any, place: str) -> str:
-    """The error for a wrong entry."""
+    """The error message for an invalid entry."""
     return (
         f"`matrices` holds {entry!r} at {place!r}; use "
         "optax.contrib.MuonDimensionNumbers(reduction_axis, output_axis), None for auxiliary or "

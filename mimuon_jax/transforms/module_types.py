@@ -1,8 +1,8 @@
 """The rule by module type: which axes of each parameter make a matrix, read from the layer classes.
 
-Nothing is imported from a framework here: a model brings its classes along, and they are told by
-the name and the home of the class and of its bases. Layers that are not known, a user's own
-``self.param`` among them, are left to the rule by name.
+Frameworks are not imported here. A layer is recognized by the names and packages of its class and
+base classes, and a model can only exist if its framework was imported. Unknown layers, and
+parameters that a user makes with ``self.param``, are left to the rule by name.
 """
 
 import sys
@@ -19,31 +19,33 @@ _NORMS = {"BatchNorm", "LayerNorm", "RMSNorm", "GroupNorm", "InstanceNorm", "Wei
 _FLAX = {"Linear", "Dense", "DenseParams", "LinearGeneral", "DenseGeneral", "Einsum", "LoRA"}
 _FLAX |= {"Conv", "ConvLocal", "ConvTranspose", "Embed"} | _NORMS
 _EQUINOX = {"Linear", "Conv", "ConvTranspose", "Embedding", "GRUCell", "LSTMCell"}
-_EQUINOX |= _NORMS - {"WeightNorm"}  # which has another layer below it
+_EQUINOX |= _NORMS - {"WeightNorm"}  # which wraps another layer
 
 
 def roles_of(model: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
-    """Roles of a model's parameters from the classes of its layers, for the argument ``matrices``.
+    """Roles of a model's parameters, read from its layer classes, for the argument ``matrices``.
 
-    Known are the layers of Flax nnx and linen (``Linear``, ``Dense``, ``LinearGeneral``,
-    ``DenseGeneral``, ``Einsum``, ``Conv``, ``ConvTranspose``, ``Embed``, norms, ``LoRA``, and what
-    is made of them: attention, LSTM and GRU cells) and of Equinox, whose weights are
-    ``[output, reduction]``. Depthwise and grouped convolutions are auxiliary: a grouped one is a
-    matrix per group of output channels, which axes alone cannot express. So are embeddings,
-    norms, biases, and layers whose own name says output head or embedding (``lm_head``).
+    It knows the layers of Flax nnx and linen (``Linear``, ``Dense``, ``LinearGeneral``,
+    ``DenseGeneral``, ``Einsum``, ``Conv``, ``ConvTranspose``, ``Embed``, norms, ``LoRA``, and
+    layers made of these: attention, LSTM and GRU cells) and those of Equinox, whose weights are
+    ``[output, reduction]``. Depthwise and grouped convolutions are auxiliary: a grouped one has one
+    matrix per group of output channels, which axes alone cannot express (see `split_fused`).
+    Embeddings, norms, biases, and layers that are named as an output head or embedding
+    (``lm_head``) are auxiliary too.
 
     Args:
       model: an nnx or Equinox module, or a linen module.
-      *args: of a linen module, the inputs of ``model.init`` after the random key (arrays or
-        ``jax.ShapeDtypeStruct``); it is traced, and nothing is computed.
-      **kwargs: likewise.
+      *args: for a linen module, the arguments of ``model.init`` after the random key (arrays or
+        ``jax.ShapeDtypeStruct``). The model is traced; nothing is computed.
+      **kwargs: keyword arguments of ``model.init``, likewise.
 
     Returns:
-      A tree of `Role` with the paths of the parameters. Parameters of other modules are not in it
-      and follow the default rule. To change some, use `by_path` with ``otherwise=roles_of(model)``.
+      A tree of `Role`, with the paths of the parameters. Parameters of unknown modules are not in
+      it and follow the default rule. To change some roles, use `by_path` with
+      ``otherwise=roles_of(model)``.
 
     Raises:
-      TypeError: for a model of another framework, or a linen model without inputs.
+      TypeError: the model belongs to another framework, or it is a linen model without inputs.
 
     Example:
       >>> import jax
@@ -53,17 +55,17 @@ def roles_of(model: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
       >>> roles_of(model)["query"]["kernel"].numbers
       MuonDimensionNumbers(reduction_axis=(-3,), output_axis=(-2, -1))
     """
-    homes = {base.__module__.split(".")[0]: base for base in type(model).__mro__}
-    if "flax" in homes and homes["flax"].__module__.startswith("flax.linen"):
+    packages = {base.__module__.split(".")[0]: base for base in type(model).__mro__}
+    if "flax" in packages and packages["flax"].__module__.startswith("flax.linen"):
         if not args and not kwargs:
             raise TypeError(
                 "roles_of needs the inputs of a linen model, as `model.init` does after the "
                 "random key: roles_of(model, inputs)"
             )
         return nested(_linen_roles(model, *args, **kwargs))
-    if "flax" in homes:
+    if "flax" in packages:
         return nested(_nnx_roles(model))
-    if "equinox" in homes:
+    if "equinox" in packages:
         return nested(equinox_roles(model))
     raise TypeError(
         f"roles_of knows modules of Flax (nnx, linen) and Equinox, not {type(model).__name__}; "
@@ -122,15 +124,16 @@ def _linen_roles(model: Any, *args: Any, **kwargs: Any) -> dict[Names, Role]:
     return found
 
 
-def _kinds(module: Any, home: str) -> set[str]:
+def _kinds(module: Any, package: str) -> set[str]:
     """Names of the classes of a framework that a module is an instance of."""
-    return {base.__name__ for base in type(module).__mro__ if base.__module__.split(".")[0] == home}
+    bases = type(module).__mro__
+    return {base.__name__ for base in bases if base.__module__.split(".")[0] == package}
 
 
 def _as_role(
     names: Names, shape: Sequence[int], layer: Any, verdict: Verdict | None
 ) -> dict[Names, Role]:
-    """``{names: role}`` for what is decided of an array of rank 2 or more; else empty."""
+    """``{names: role}`` of an array of rank 2 or more if there is a verdict; else empty."""
     if verdict is None or len(shape) < 2:
         return {}
     numbers, why = verdict.numbers, f"{verdict.why} of {type(layer).__name__}"
@@ -141,7 +144,7 @@ def _as_role(
 
 
 def _flax_verdict(kinds: set[str], layer: Any, own: str) -> Verdict | None:
-    """What one parameter of a layer of Flax is; axes count from the end: stacks come first."""
+    """The verdict for a parameter of a Flax layer; axes count from the end, stacks come first."""
     if kinds & (_NORMS | {"Embed"}) or own == "bias":
         return Verdict(None, own)
     if own in ("lora_a", "lora_b"):
@@ -156,7 +159,7 @@ def _flax_verdict(kinds: set[str], layer: Any, own: str) -> Verdict | None:
         return Verdict(
             MuonDimensionNumbers(tuple(range(-n - m, -n)), tuple(range(-n, 0))), "kernel"
         )
-    if not kinds & {"Conv", "ConvTranspose"}:  # of ConvLocal, every place has its own matrix
+    if not kinds & {"Conv", "ConvTranspose"}:  # ConvLocal has a matrix per position
         return Verdict(MuonDimensionNumbers(-2, -1), "kernel")
     output = -2 if getattr(layer, "transpose_kernel", False) else -1
     spatial = tuple(range(-_length(layer.kernel_size) - 2, -2))
@@ -165,7 +168,7 @@ def _flax_verdict(kinds: set[str], layer: Any, own: str) -> Verdict | None:
 
 
 def _equinox_verdict(kinds: set[str], layer: Any, own: str) -> Verdict | None:
-    """What one parameter of a layer of Equinox is: weights are ``[output, reduction]``."""
+    """The verdict for a parameter of an Equinox layer; weights are ``[output, reduction]``."""
     if kinds & (_NORMS | {"Embedding"}) or own.startswith("bias"):
         return Verdict(None, own)
     if not own.startswith("weight"):
@@ -186,7 +189,7 @@ def _grouped(numbers: MuonDimensionNumbers, groups: int, channels: int | None) -
 
 
 def _einsum_verdict(equation: str | None) -> Verdict | None:
-    """The axes of the kernel in ``"inputs,kernel->outputs"``; None if it does not tell them."""
+    """The kernel's axes by ``"inputs,kernel->outputs"``; None if the equation does not tell."""
     if equation is None or "." in equation.replace("...", ""):
         return None
     inputs, result = equation.replace(" ", "").split("->")
@@ -202,10 +205,10 @@ def _einsum_verdict(equation: str | None) -> Verdict | None:
 
 
 def _length(x: int | Sequence[int]) -> int:
-    """Number of axes that an int or a sequence of Flax means."""
+    """How many axes an int or a sequence stands for in an argument of a Flax layer."""
     return 1 if isinstance(x, int) else len(x)
 
 
 def _in_channels(layer: Any) -> int | None:
-    """Input channels of a convolution of Flax; linen learns them from its input."""
+    """Input channels of a Flax convolution; None for linen, which infers them from its input."""
     return getattr(layer, "in_features", None)

@@ -1,8 +1,8 @@
-"""The rule by name: what a parameter is, told from its own name, its owner's name and its shape.
+"""The rule by name: the role of a parameter from its own name, its parent's name and its shape.
 
-The owner is the module that holds the parameter: ``Dense_0`` of ``PreNormBlock_0/Dense_0/kernel``.
-No other ancestor counts. The rule knows the names that Flax, Haiku, Keras and plain dictionaries
-use; where a name does not decide, it says so and never guesses.
+The parent is the module that holds the parameter: ``Dense_0`` in ``PreNormBlock_0/Dense_0/kernel``.
+Other ancestors do not count. The rule knows the names that Flax, Haiku, Keras and plain
+dictionaries use. If a name does not decide, the rule reports that; it never guesses.
 """
 
 import re
@@ -32,7 +32,7 @@ _LARGER |= {"dense", "act"}
 
 
 class Verdict(NamedTuple):
-    """What a rule says of one parameter."""
+    """What a rule decides about one parameter."""
 
     numbers: MuonDimensionNumbers | None  # None: auxiliary, or not decided
     why: str
@@ -43,12 +43,13 @@ def by_name(names: Sequence[str], shape: Sequence[int]) -> Verdict:
     """The default rule for one parameter.
 
     Args:
-      names: the keys on the way to it, the outermost first; a key may hold several names, as
-        Haiku's ``"mlp/~/linear_0"``.
-      shape: of the array.
+      names: the keys on the path to the parameter, the outermost first. A key may hold several
+        names, as in Haiku's ``"mlp/~/linear_0"``.
+      shape: shape of the array.
 
     Returns:
-      Dimension numbers, or None for auxiliary, and the reason; or that the name does not decide.
+      Dimension numbers, or None for auxiliary, with the reason; ``is_decided`` is False if the name
+      does not decide.
 
     Example:
       >>> from mimuon_jax.transforms.naming import by_name
@@ -75,20 +76,20 @@ def by_name(names: Sequence[str], shape: Sequence[int]) -> Verdict:
 
 
 def owner_and_own(names: Sequence[str]) -> tuple[str, str]:
-    """The names of the owning module and of the parameter; numbers in lists are skipped."""
+    """The names of the parent module and of the parameter; indices of lists are skipped."""
     *modules, own = _parts(names)
     return modules[-1] if modules else "", own
 
 
 def _parts(names: Sequence[str]) -> list[str]:
-    """Names of modules and of the parameter, without the numbers of lists."""
+    """Names of modules and of the parameter, without indices of lists."""
     parts = [part for part in "/".join(names).split("/") if part not in ("", "~")]
-    # An array in a list has the list's name.
+    # An array in a list goes by the name of the list.
     return [part for part in parts if not part.isdigit()] or parts[-1:] or [""]
 
 
 def vector_of(names: Sequence[str]) -> str | None:
-    """What the parameter is if its name is that of a vector, stacked or not."""
+    """The kind of vector, stacked or not, that the parameter's name stands for; else None."""
     owner, own = owner_and_own(names)
     words = words_of(own)
     if re.match(r"b(\d+|[qkvo]|_\w+)?$", own) and "lora" not in owner.lower():
@@ -102,14 +103,14 @@ def vector_of(names: Sequence[str]) -> str | None:
 
 
 def embedding_or_head(names: Sequence[str]) -> str | None:
-    """What the parameter is if it maps from or to tokens, positions or classes."""
+    """The kind of parameter if it maps from or to tokens, positions or classes; else None."""
     owner, own = owner_and_own(names)
     words = words_of(own)
     if (set(words) & _POSITION and words[-1] not in _LAYER) or own == "W_E":
         return "an embedding"
     if words[-1:] and words[-1] in _TOKEN - {"token", "tokens"}:
         return "a table of vectors"
-    outside = [*_parts(names)[-2::-1], "", ""]  # of the parameter, then of its owner
+    outside = [*_parts(names)[-2::-1], "", ""]  # parent of the parameter, then of its parent
     for name, parent in zip((own, owner), outside, strict=False):
         found = _words_of_thing(name)
         if _is_embedding(found):
@@ -119,12 +120,12 @@ def embedding_or_head(names: Sequence[str]) -> str | None:
         if _is_head(name, found):
             return "an output head"
         if "_".join(found) in _OUTPUT and not set(words_of(parent)) & _BLOCK:
-            return "an output head"  # of attention or an MLP, it is not the model's output
+            return "an output head"  # in attention or an MLP it would not be the model's output
     return "a token" if words[-1:] and words[-1] in _TOKEN else None
 
 
 def is_convolution(name: str) -> bool:
-    """Whether a module or parameter of this name is a convolution itself, not made of them."""
+    """Whether the name is that of a single convolution, not of a module made of convolutions."""
     words = [word for word in _words_of_thing(name) if word != "d"]
     kinds = ("conv", "convolution", "convtranspose", "deconv")
     at_an_end = bool(words) and (words[0] in kinds or words[-1] in kinds or "transpose" in words)
@@ -132,7 +133,7 @@ def is_convolution(name: str) -> bool:
 
 
 def dimensions_of(name: str) -> int | None:
-    """Spatial dimensions that the name of a convolution tells: 2 of ``Conv2D_0``."""
+    """The number of spatial dimensions in the name of a convolution: 2 for ``Conv2D_0``."""
     found = re.search(r"conv(?:olution)?_?([123])_?d", name, re.IGNORECASE)
     return int(found[1]) if found else None
 
@@ -186,7 +187,7 @@ def _convolution(name: str, own: str, shape: Sequence[int]) -> Verdict:
         return Verdict(None, "grouped convolution")
     if own == "weight":  # PyTorch's [out, in, ...], or Flax's [..., in, out]
         return unknown
-    # Without a number of dimensions, [6, 3, in, out] may be six convolutions along one axis.
+    # If the name has no number of dimensions, [6, 3, in, out] may be six 1-D convolutions.
     plain = rank == 3 or (rank == 4 and shape[0] == shape[1])
     if not (rank == dimensions + 2 if dimensions else plain):
         return unknown

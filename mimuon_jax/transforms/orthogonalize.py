@@ -1,4 +1,4 @@
-"""Orthogonalization as a transformation, and the names of orthogonalizers."""
+"""Orthogonalization as a transformation, and orthogonalizers by name."""
 
 import functools
 
@@ -11,7 +11,7 @@ from mimuon_jax.transforms.fused import Split
 from mimuon_jax.transforms.per_matrix import per_matrix
 from mimuon_jax.types import Gain, Matrices, Orthogonalizer, Shardings
 
-#: The orthogonalizers that have a name.
+#: Orthogonalizers by name.
 ORTHOGONALIZERS: dict[str, Orthogonalizer] = {
     "newton_schulz": newton_schulz,
     "gram_newton_schulz": gram_newton_schulz,
@@ -23,7 +23,7 @@ ORTHOGONALIZERS: dict[str, Orthogonalizer] = {
 
 
 def as_orthogonalizer(orthogonalizer: str | Orthogonalizer) -> Orthogonalizer:
-    """The function that an ``orthogonalizer`` argument means."""
+    """The function that an ``orthogonalizer`` argument stands for."""
     if callable(orthogonalizer):
         return orthogonalizer
     if orthogonalizer in ORTHOGONALIZERS:
@@ -45,35 +45,38 @@ def orthogonalize(
 ) -> optax.GradientTransformationExtraArgs:
     """Replaces every matrix ``M = U S V^T`` by ``gain * U V^T``.
 
-    Matrices of equal shape, whatever leaves they come from, are one batch. Leaves that are no
-    matrices pass through unchanged: `partition` gives them a transformation of their own.
+    All matrices of one shape form one batch, whichever leaves they come from. Auxiliary leaves
+    pass through unchanged; `partition` gives them a transformation of their own.
 
     Args:
       orthogonalizer: ``"newton_schulz"`` (Polar Express, 6 steps; 0.6 % error),
         ``"gram_newton_schulz"`` (the same, cheaper for long matrices), ``"fast_newton_schulz"``
         (the cheaper of the two by shape, symmetric products halved; compiles longer), ``"jordan"``
-        (5 steps, singular values end between 0.5 and 1.2), ``"dion"`` (likewise), ``"svd"``, or
+        (5 steps; singular values end between 0.5 and 1.2), ``"dion"`` (likewise), ``"svd"``, or
         a function ``[..., m, n] -> [..., m, n]``, such as
         ``functools.partial(newton_schulz, schedule=...)``. A function that is not declared
-        `equivariant` gets every matrix as ``[reduction, output]``, those of equal shape together.
+        `equivariant` gets every matrix as ``[reduction, output]``, in batches of equal shape.
       equivariant: whether the function commutes with transposition and zero padding, so that
-        matrices of different shapes share batches; None: as declared, see `equivariant`.
-      gain: factor by shape, see `scale_by_gain`: ``"width"``, ``"rms"``, ``"spectral"``,
-        ``"unflattened"``, a function ``(reduction, output) -> float``, or None for 1.
-      split: fused matrices that are orthogonalized part by part, see `split_fused`; None: none.
+        matrices of different shapes can share batches; None: as declared, see `equivariant`.
+      gain: factor that depends on the shape, see `scale_by_gain`: ``"width"``, ``"rms"``,
+        ``"spectral"``, ``"unflattened"``, a function ``(reduction, output) -> float``, or None
+        for 1.
+      split: fused matrices to be orthogonalized part by part, see `split_fused`; None: there are
+        none.
       matrices: as in `partition`.
-      shardings: how the parameters lie on the mesh, a ``NamedSharding`` or ``PartitionSpec`` each
-        (None: not cut), as a tree, a prefix tree or a function ``params -> tree``. None: learned
-        from the arrays. Only needed for Auto mesh axes under ``jax.vmap``, ``jax.grad`` or
-        ``jax.export``; a wrong one costs time, never correctness.
+      shardings: how the parameters are sharded: a tree, a prefix tree or a function
+        ``params -> tree`` with one ``NamedSharding`` or ``PartitionSpec`` per parameter (None: not
+        sharded). None: read from the arrays, or from the compiler. Only needed for Auto mesh axes
+        on TPUs and under ``jax.vmap``, ``jax.grad`` or ``jax.export``. Wrong shardings cost time,
+        never correctness.
 
     Returns:
       A transformation without state. Its ``update`` takes ``active``, ``{path: bool [*batch]}``
-      with paths as in `describe`: matrices that are not active need not be computed
-      (`threshold_gate`).
+      with paths as in `describe`; results for matrices that are not active are unspecified (see
+      `threshold_gate`).
 
     Raises:
-      ValueError: an unknown name; at ``init`` as `partition`.
+      ValueError: a name is unknown; at ``init``, as `partition`.
 
     Source:
       Jordan et al., "Muon", 2024; Amsel et al., "The Polar Express", 2025 (arXiv 2505.16932).

@@ -1,4 +1,4 @@
-"""Matrices to one transformation, everything else to another."""
+"""One transformation for matrices, another for auxiliary parameters."""
 
 from collections.abc import Hashable
 
@@ -18,28 +18,31 @@ def partition(
     *,
     matrices: Matrices = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Sends the matrices to ``transformation`` and all other parameters to ``auxiliary``.
+    """Applies one transformation to matrices and another to auxiliary parameters.
 
     Args:
       transformation: applied to the parameters that are matrices.
-      auxiliary: applied to the rest: vectors, embeddings, output head, whatever ``matrices`` says.
-      matrices: ``optax.contrib.MuonDimensionNumbers`` as a tree, a prefix tree or a function
-        ``params -> tree``, with None for auxiliary. What has no entry follows the default rule: a
-        parameter of rank 2, or a convolution kernel of rank 3 or 4, whose path names no embedding,
-        head, norm, bias or gain. Parameters are told apart by path and shape alone.
+      auxiliary: applied to all other parameters: vectors, embeddings, the output head, and those
+        that ``matrices`` declares auxiliary.
+      matrices: which parameters are matrices, and along which axes: a tree, a prefix tree or a
+        function ``params -> tree`` of ``optax.contrib.MuonDimensionNumbers``, None for auxiliary,
+        or ``"default"``; see also `by_path` and `roles_of`. A parameter without an entry follows
+        the default rule: it is a matrix if it has rank 2, or is a convolution kernel of rank 3 or
+        4, unless it is named as an embedding, head, norm, bias or gain. In an Equinox model the
+        layer classes decide first.
 
     Returns:
       `optax.partition` of the two: each side sees the other side's leaves as ``optax.MaskedNode``.
-      Extra arguments go to both sides; trees like the parameters are masked in the same way, and
-      ``grad_fn``, a function of all parameters, is called once, for every `mvr2` inside. Pieces
-      inside that were built without ``matrices`` use the dimension numbers decided here.
+      Extra arguments go to both sides; those with the structure of the parameters are masked in the
+      same way. ``grad_fn``, a function of all parameters, is called once for all `mvr2` inside.
+      Transformations inside that were built without ``matrices`` use the roles decided here.
 
     Raises:
-      ValueError: at ``init``, if numbers do not fit a parameter, name none, or are missing where
-        the rule cannot decide (rank >= 3).
+      ValueError: at ``init``: an entry does not match any parameter or does not fit it, or a
+        parameter of rank 3 or more has no entry and the default rule does not decide.
 
     Source:
-      Jordan et al., "Muon", 2024: hidden matrices to Muon, the rest to AdamW.
+      Jordan et al., "Muon", 2024: Muon for hidden matrices, AdamW for other parameters.
 
     Example:
       >>> import jax.numpy as jnp, optax

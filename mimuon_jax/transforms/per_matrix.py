@@ -1,4 +1,4 @@
-"""A function of matrices as a transformation of trees: every matrix replaced, times a gain."""
+"""The transformation that applies a function to every matrix of a tree."""
 
 from collections.abc import Mapping
 
@@ -27,13 +27,14 @@ def per_matrix(
     """Applies a function to every matrix of a tree, and multiplies the results by a gain.
 
     The arguments are those of `orthogonalize`. Auxiliary leaves pass through unchanged. The extra
-    argument ``active``, ``{path: bool [*batch]}``, names matrices whose result is not needed.
+    argument ``active``, ``{path: bool [*batch]}``, is False for matrices whose results are not
+    needed.
     """
     factor = factor_of(gain)
     shared = is_equivariant(function) if equivariant is None else equivariant
 
     def init(params: Tree) -> optax.EmptyState:
-        roles(params, matrices)  # raises where a parameter has no role
+        roles(params, matrices)  # raises if a parameter has no role
         return optax.EmptyState()
 
     def update(

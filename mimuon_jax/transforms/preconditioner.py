@@ -18,12 +18,12 @@ from mimuon_jax.types import Array, Float, Matrices, Number, State, Tree
 
 
 class Statistics(NamedTuple):
-    """What Shampoo knows of the ``b`` matrices ``[m, n]`` of one parameter.
+    """Shampoo's statistics of the ``b`` matrices ``[m, n]`` of one parameter.
 
     A side longer than ``max_dim`` is not preconditioned and has None here.
     """
 
-    scale: Array  # [b, 1, 1], float32: largest entry of any gradient so far
+    scale: Array  # [b, 1, 1], float32: largest |entry| of all gradients so far
     left: Array | None  # [b, m, m], float32: sum of G G^T / scale^2
     right: Array | None  # [b, n, n], float32: sum of G^T G / scale^2
     left_root: Array | None  # [b, m, m], float32: L to the power -1/4 (or -1/2)
@@ -31,10 +31,10 @@ class Statistics(NamedTuple):
 
 
 class ShampooState(NamedTuple):
-    """Memory of `scale_by_shampoo`."""
+    """The state of `scale_by_shampoo`."""
 
     count: Array  # pyright: ignore[reportIncompatibleMethodOverride]  # shape (), int32: updates
-    statistics: Mapping[str, Statistics] | Array  # by path; without any matrix a scalar 0
+    statistics: Mapping[str, Statistics] | Array  # by path; a scalar 0 without any matrix
     grafting: optax.OptState
 
 
@@ -48,25 +48,27 @@ def scale_by_shampoo(
 ) -> optax.GradientTransformation:
     """Multiplies every matrix by roots of its statistics on both sides.
 
-    ``L += G G^T``, ``R += G^T G``; passes on
-    ``(L + eps max(L) I)^{-1/4} G (R + eps max(R) I)^{-1/4}``. Auxiliary leaves pass through
-    unchanged.
+    ``L += G G^T`` and ``R += G^T G``; the update is
+    ``(L + eps max(L) I)^{-1/4} G (R + eps max(R) I)^{-1/4}``, where ``max`` is the largest
+    eigenvalue. Auxiliary leaves pass through unchanged.
 
     Args:
       max_dim: longest side that is preconditioned, see `shampoo`.
-      update_every: steps from one computation of the roots to the next.
-      damping: ``eps`` in (0, 1], relative to the largest eigenvalue.
-      grafting: a transformation whose update lends every matrix its Frobenius norm; None: off.
+      update_every: number of steps between two computations of the roots; 1: at every step.
+      damping: ``eps`` > 0, relative to the largest eigenvalue.
+      grafting: a transformation; every matrix is scaled to the Frobenius norm that this
+        transformation gives it. None: off.
       matrices: as in `partition`.
 
     Returns:
       A transformation with a `ShampooState`.
 
     Raises:
-      ValueError: a number out of range; at ``init`` as `partition`.
+      ValueError: a number is out of range; at ``init``, as `partition`.
 
     Source:
-      Gupta, Koren and Singer, "Shampoo", 2018.
+      Gupta, Koren and Singer, "Shampoo: Preconditioned Stochastic Tensor Optimization", 2018
+      (arXiv 1802.09568).
 
     Example:
       >>> import jax.numpy as jnp
@@ -80,7 +82,7 @@ def scale_by_shampoo(
     _check("damping", damping, float, 1e-37)
     graft = optax.identity() if grafting is None else grafting
 
-    def init(params: Tree) -> State:  # `OptState` allows no None
+    def init(params: Tree) -> State:  # `optax.OptState` does not allow None
         def side(b: int, k: int) -> Array | None:  # new every time: a state may be donated
             return jnp.zeros((b, k, k)) if k <= max_dim else None
 
@@ -92,7 +94,7 @@ def scale_by_shampoo(
                 sides = (side(b, m), side(b, n), side(b, m), side(b, n))
                 statistics[role.path] = Statistics(jnp.zeros((b, 1, 1)), *sides)
         count = jnp.zeros((), jnp.int32)
-        # Not an empty dict: optax.tree_map_params initializes with a tree without leaves, and
+        # Not an empty dict: optax.tree_map_params calls `init` with a tree without leaves and
         # expects a leaf here.
         return ShampooState(count, statistics or jnp.zeros(()), graft.init(params))
 
@@ -122,12 +124,12 @@ def scale_by_shampoo(
     return optax.GradientTransformation(init, update)
 
 
-# Compiled on its own, so that outside jit a step compiles `lax.cond` once and not every time.
+# Under `jax.jit`, since outside jit every call of `lax.cond` would compile again.
 @functools.partial(jax.jit, static_argnames="damping")
 def _accumulated(
     g: Float[Array, "b m n"], statistics: Statistics, due: Array, damping: float
 ) -> Statistics:
-    """The statistics after one more gradient."""
+    """The statistics with one more gradient."""
     old, left, right, left_root, right_root = statistics
     scale = jnp.maximum(old, jnp.max(jnp.abs(g), axis=(1, 2), keepdims=True))
     unit = jnp.where(scale == 0, 1.0, scale)  # squares of g itself overflow above 1e19
@@ -148,13 +150,14 @@ def _accumulated(
 def _root(
     sums: Array | None, scale: Float[Array, "b 1 1"], power: float, damping: float
 ) -> Array | None:
-    """``(L + damping max(L) I)^power`` of ``L = scale^2 sums``; below zero is rounding."""
+    """``(L + damping max(L) I)^power``, ``L = scale^2 sums``; None for a side without sums."""
     if sums is None:
         return None
     values, vectors = jnp.linalg.eigh(sums)
-    values = jnp.maximum(values, 0.0)[:, None, :]
+    values = jnp.maximum(values, 0.0)[:, None, :]  # rounding may make zeros negative
     damped = values + damping * values[..., -1:]
-    # A power of the square root: scale^2 may overflow. Without any gradient so far, any root does.
+    # Powers of the square root, since scale^2 may overflow. If all gradients were zero, any root
+    # will do.
     root = scale * jnp.sqrt(jnp.where(damped == 0, 1.0, damped))
     return product(vectors * root ** (2 * power), vectors.mT)
 
@@ -162,13 +165,13 @@ def _root(
 def _preconditioned(
     g: Float[Array, "b m n"], left: Array | None, right: Array | None
 ) -> Float[Array, "b m n"]:
-    """``left g right``; a side without a root stays as it is."""
+    """``left g right``; a side without a root is left out."""
     g = g if left is None else product(left, g)
     return g if right is None else product(g, right)
 
 
 def _check(name: str, value: Number, kind: type, least: Number) -> None:
-    """Refuses what is no plain number of its kind, or too small."""
+    """Raises unless the value is a Python number of its kind and large enough."""
     if isinstance(value, Tracer) or kind(value) != value or not value >= least:
         raise ValueError(
             f"{name}={value} must be a Python {kind.__name__} >= {least}; under "

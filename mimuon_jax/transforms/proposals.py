@@ -1,6 +1,7 @@
-"""The error for parameters whose matrix axes are unknown, and what it proposes.
+"""The error for parameters whose matrix axes are unknown, and the axes that it proposes.
 
-A proposal is made only where the name and the shape leave one reading. A wrong one would run.
+Axes are proposed only if the name and the shape leave a single reading, because wrong axes would
+run without an error.
 """
 
 import re
@@ -18,7 +19,7 @@ _ANY = "MuonDimensionNumbers(reduction_axis=..., output_axis=...)"
 
 
 def undecided_message(unknown: Sequence[tuple[tuple[str, ...], tuple[int, ...]]]) -> str:
-    """The error for parameters, as names and shapes, that the rule by name cannot decide."""
+    """The error message for parameters ``(names, shape)`` that the rule by name cannot decide."""
     names, shape = unknown[0]
     others = ", ".join("/".join(more) for more, _ in unknown[1:])
     numbers = proposal(names, shape)
@@ -42,19 +43,19 @@ def undecided_message(unknown: Sequence[tuple[tuple[str, ...], tuple[int, ...]]]
 
 
 def _as_example(entry: str, numbers: MuonDimensionNumbers | None) -> str:
-    """The entry as what to write, or as the form of what to write."""
+    """The entry as an example if it has dimension numbers, else as a form to fill in."""
     return f"for example matrices={entry}" if numbers else f"in the form matrices={entry}"
 
 
 def proposal(names: Sequence[str], shape: Sequence[int]) -> MuonDimensionNumbers | None:
-    """Dimension numbers of an array of rank 3 or more, if they have one reading.
+    """Dimension numbers of an array of rank 3 or more, if there is a single reading.
 
     Args:
-      names: the keys on the way to it.
-      shape: of the array.
+      names: the keys on the path to the parameter.
+      shape: shape of the array.
 
     Returns:
-      Dimension numbers to propose, or None where several readings are possible.
+      Dimension numbers to propose, or None if several readings are possible.
 
     Example:
       >>> from mimuon_jax.transforms.proposals import proposal
@@ -71,9 +72,9 @@ def proposal(names: Sequence[str], shape: Sequence[int]) -> MuonDimensionNumbers
     if rank != 3:
         return None
     if re.fullmatch(r"(query|key|value|[qkv])(_?proj)?", owner) and shape[0] == shape[1] * shape[2]:
-        return MuonDimensionNumbers(0, (1, 2))  # [features, heads, size of a head]
+        return MuonDimensionNumbers(0, (1, 2))  # [features, heads, head size]
     if re.fullmatch(r"(out|o)(_?proj)?", owner) and shape[0] * shape[1] == shape[2]:
-        return MuonDimensionNumbers((0, 1), 2)  # [heads, size of a head, features]
+        return MuonDimensionNumbers((0, 1), 2)  # [heads, head size, features]
     is_dense = words_of(owner) in (["dense"], ["linear"]) and own in ("kernel", "w")
     if is_dense or "experts" in (owner, own):
         return MuonDimensionNumbers(1, 2)  # [layers or experts, reduction, output]
@@ -81,7 +82,7 @@ def proposal(names: Sequence[str], shape: Sequence[int]) -> MuonDimensionNumbers
 
 
 def _stacked_convolution(owner: str, rank: int) -> MuonDimensionNumbers | None:
-    """Axes of stacked convolutions whose name tells their spatial dimensions."""
+    """Axes of stacked convolutions whose name states the number of spatial dimensions."""
     dimensions = dimensions_of(owner)
     if dimensions is None or rank < dimensions + 2 or "transpose" in owner.lower():
         return None

@@ -1,7 +1,7 @@
-"""Which parameter is a matrix, and along which axes.
+"""Which parameters are matrices, and along which axes.
 
-A parameter of any rank is a batch of matrices ``[reduction, output]``: the axes that
-``optax.contrib.MuonDimensionNumbers`` names are merged into these two, all others are batch axes
+A parameter of any rank can be a batch of matrices ``[reduction, output]``: the axes given by
+``optax.contrib.MuonDimensionNumbers`` are merged into these two, all others are batch axes
 (scanned layers, experts, heads). ``None`` instead of dimension numbers means auxiliary.
 """
 
@@ -30,21 +30,21 @@ UNDECIDED = "undecided"
 
 
 def roles(params: Tree, matrices: Matrices = None) -> list[Role]:
-    """Decides for every array of ``params``, in flattening order, whether it is a matrix.
+    """The role of every array of ``params``, in flattening order: matrix or auxiliary.
 
     Args:
-      params: pytree of arrays (or of anything with a shape). Absent leaves (``None``,
-        ``optax.MaskedNode``) are not leaves and are left out.
+      params: pytree of arrays (or of anything with a shape). Absent parameters (``None``,
+        ``optax.MaskedNode``) are left out.
       matrices: dimension numbers (tree, prefix tree or ``params -> tree``, with ``None`` for
-        auxiliary and ``"default"`` for the default rule). What has no entry follows the default
-        rule; None: all of it. A function is called once per tree structure and shapes.
+        auxiliary and ``"default"`` for the default rule). Parameters without an entry follow the
+        default rule; None: all of them. A function is called once per tree structure and shapes.
 
     Returns:
       One `Role` per array.
 
     Raises:
-      ValueError: an array that its numbers do not fit, or that has none and that the default
-        rule cannot place; the message names its path and shape.
+      ValueError: dimension numbers do not fit an array, or an array has none and the default rule
+        cannot decide; the message states its path and shape.
 
     Example:
       >>> import jax.numpy as jnp
@@ -60,7 +60,7 @@ def roles(params: Tree, matrices: Matrices = None) -> list[Role]:
 
 
 def roles_or_undecided(params: Tree, matrices: Matrices = None) -> list[Role]:
-    """`roles`, with ``rule="undecided"`` where those would raise for want of numbers."""
+    """As `roles`, but with ``rule="undecided"`` for arrays that the default rule cannot decide."""
     leaves, treedef = jax.tree.flatten(params)
     if not leaves:  # optax.tree_map_params initializes with a tree without leaves
         return []
@@ -74,12 +74,12 @@ def roles_or_undecided(params: Tree, matrices: Matrices = None) -> list[Role]:
         known = _Decision(_decide(params, matrices), matrices)
         while len(_DECIDED) >= _REMEMBERED:
             _DECIDED.pop(next(iter(_DECIDED)), None)
-    _DECIDED[key] = known  # the last one used is dropped last
+    _DECIDED[key] = known  # moved to the end: the most recently used
     return list(known.roles)
 
 
 def check_every_entry_is_used(params: Tree, matrices: Matrices) -> None:
-    """Raises if ``matrices`` has an entry for a parameter that ``params`` does not hold."""
+    """Raises if ``matrices`` has an entry that does not match any parameter."""
     unused = unused_entries(params, matrices)
     if unused:
         raise ValueError(
@@ -89,20 +89,20 @@ def check_every_entry_is_used(params: Tree, matrices: Matrices) -> None:
 
 
 class _Decision(NamedTuple):
-    """The roles of one tree, and what they were decided by."""
+    """The roles of one tree, and the ``matrices`` argument that they were decided with."""
 
     roles: list[Role]
-    matrices: Matrices  # held, so that the id of a function stays its own
+    matrices: Matrices  # kept alive, so that its id is not reused
 
 
-# Decided once per tree structure, shapes and `matrices`: the pieces of a chain cannot disagree.
-# What was not used for longest is dropped first.
+# Roles are decided once per tree structure, shapes and `matrices`, so that the transformations of a
+# chain cannot disagree. The least recently used entry is dropped first.
 _DECIDED: dict[Hashable, _Decision] = {}
 _REMEMBERED = 128
 
 
 def _identity(matrices: Matrices) -> Hashable:
-    """A key that tells one ``matrices`` from another: a function by itself, a tree by content."""
+    """A key for ``matrices``: functions are compared by identity, trees by content."""
     if is_function(matrices):
         return id(matrices)
     entries, treedef = jax.tree.flatten(matrices, is_leaf=is_entry)
@@ -128,7 +128,7 @@ def _shape(leaf: Any) -> tuple[int, ...]:
 
 
 def _decide(params: Tree, matrices: Matrices) -> list[Role]:
-    """`roles_or_undecided`, without memory."""
+    """`roles_or_undecided` without the cache."""
     given = entries_of(params, matrices)
     typed = equinox_roles(params)
     return [_role(names, shape, given, typed) for names, shape in _arrays(params)]
@@ -150,12 +150,12 @@ def _role(
     if entry is None:
         return default._replace(numbers=None, why="given as auxiliary", rule="given")
     if prefix != names and (len(shape) < 2 or vector_of(names)):
-        return default  # numbers for a module: for its kernel, not for its bias
+        return default  # an entry for a module is for its kernel, not its bias
     return _fitting(default._replace(numbers=entry, why="given as matrix", rule="given"))
 
 
 def _fitting(role: Role) -> Role:
-    """The role, if its numbers fit its shape."""
+    """The role; raises if its dimension numbers do not fit its shape."""
     if role.numbers is None:
         return role
     rank = len(role.shape)

@@ -1,9 +1,10 @@
-"""Roles that a transformation passes on to the pieces inside it.
+"""Roles that a transformation passes on to the transformations inside it.
 
-`partition` and `split_fused` decide what is a matrix; the pieces that they apply must not decide
-otherwise. ``init`` and ``update`` of a piece take no such argument, hence a context variable: it is
-set while a piece runs (under ``jax.jit``: while it is traced) and read by
-`mimuon_jax.transforms.roles.roles` where the piece was built without ``matrices`` of its own.
+`partition` and `split_fused` decide which parameters are matrices, and the transformations that
+they apply must agree. Their ``init`` and ``update`` do not take roles as an argument, so the roles
+are passed in a context variable. It is set while an inner transformation runs (under ``jax.jit``:
+while it is traced). `mimuon_jax.transforms.roles.roles` reads it for transformations that were
+built without ``matrices``.
 """
 
 import contextlib
@@ -20,7 +21,7 @@ _passed_on: ContextVar[Matrices] = ContextVar("roles", default=None)
 
 @contextlib.contextmanager
 def passing_on(decided: Sequence[Role], tree: Tree) -> Iterator[None]:
-    """Gives the roles of a tree's leaves to all pieces that run within."""
+    """Passes the roles of a tree's leaves on to all transformations that run in this context."""
     token = _passed_on.set(jax.tree.structure(tree).unflatten(decided))
     try:
         yield
@@ -29,5 +30,5 @@ def passing_on(decided: Sequence[Role], tree: Tree) -> Iterator[None]:
 
 
 def passed_on(matrices: Matrices) -> Matrices:
-    """A piece's own dimension numbers if it has any, else those passed on to it."""
+    """A transformation's own ``matrices`` if it has any, else the roles passed on to it."""
     return _passed_on.get() if matrices is None else matrices

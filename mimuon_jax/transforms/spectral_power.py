@@ -1,4 +1,4 @@
-"""Spectral powers as a transformation: between momentum (``p = 1``) and Muon (``p = 0``)."""
+"""Spectral powers as a transformation, from momentum (``p = 1``) to Muon (``p = 0``)."""
 
 import functools
 
@@ -22,15 +22,16 @@ def spectral_power(
 ) -> optax.GradientTransformationExtraArgs:
     """Replaces every matrix ``M = U S V^T`` by ``gain * U S^p V^T``.
 
-    Leaves that are no matrices pass through unchanged.
+    Auxiliary leaves pass through unchanged.
 
     Args:
       p: exponent in [0, 1], a Python number: 1 changes nothing, 0 orthogonalizes.
-      method: how. For ``p = 0`` the name of an orthogonalizer (see `orthogonalize`), otherwise
-        ``"svd"`` (any ``p``) or ``"coupled_newton"`` (1/2 and 1/4, products alone; see `power` for
-        its errors), or a function ``(x, p) -> U S^p V^T``. None: ``"newton_schulz"`` for 0,
-        ``"coupled_newton"`` for 1/2 and 1/4, ``"svd"`` for the rest.
-      gain: factor by shape, as in `orthogonalize`; None for 1.
+      method: how to compute it. For ``p = 0``: the name of an orthogonalizer (see
+        `orthogonalize`). Otherwise: ``"svd"`` (any ``p``), ``"coupled_newton"`` (``p`` of 1/2 and
+        1/4, matrix products only; `power` states its errors), or a function
+        ``(x, p) -> U S^p V^T``. None: ``"newton_schulz"`` for 0, ``"coupled_newton"`` for 1/2 and
+        1/4, ``"svd"`` for other exponents.
+      gain: factor that depends on the shape, as in `orthogonalize`; None for 1.
       split: fused matrices, as in `orthogonalize`.
       matrices: as in `partition`.
       shardings: as in `orthogonalize`.
@@ -39,11 +40,11 @@ def spectral_power(
       A transformation without state.
 
     Raises:
-      ValueError: ``p`` outside [0, 1] or traced, or an unknown or unfit name; at ``init`` as
-        `partition`.
+      ValueError: ``p`` is traced or outside [0, 1], or a name is unknown or does not support
+        ``p``; at ``init``, as `partition`.
 
     Source:
-      "Delving into Muon and Beyond", the family p in {1, 1/2, 1/4, 0}.
+      "Delving into Muon and Beyond": the exponents 1, 1/2, 1/4 and 0.
 
     Example:
       >>> import jax.numpy as jnp
