@@ -108,8 +108,7 @@ def _at_owners(
     blocks = []
     for batch, own in zip(exchange.batches, runs, strict=True):
         block = block_shape((layouts[run.array].shards for run in own), exchange.width)
-        local = [matrices[run.array][run.start : run.stop] for run in own]
-        x = concatenate([to_block(shards, block) for shards in local])
+        x = _packed(own, matrices, block)
         x = pad(x, (batch.slots * owners, *block)).reshape(batch.slots, rows, columns, *block)
         x = lax.dynamic_index_in_dim(x, row, axis=1, keepdims=False)
         blocks.append(x.swapaxes(0, 1))  # [receiver, slots, *block]
@@ -132,10 +131,7 @@ def _at_owners(
     for batch, own, x in zip(exchange.batches, runs, blocks, strict=True):
         block = x.shape[x.ndim - rank :]
         x = jnp.moveaxis(x.reshape(rows, columns, batch.slots, *block), 2, 0)
-        x = x.reshape(batch.slots * owners, *block)
-        for run in own:
-            k, m, n = (run.stop - run.start, *matrices[run.array].shape[1:])
-            yield run, from_block(x[run.first : run.first + k], (m, n), rank)
+        yield from _unpacked(x.reshape(batch.slots * owners, *block), own, matrices)
 
 
 def _runs(batch: Batch) -> list[_Run]:
@@ -147,6 +143,35 @@ def _runs(batch: Batch) -> list[_Run]:
         else:
             runs.append(_Run(array, transposed, matrix, matrix + 1, first))
     return runs
+
+
+def _packed(runs: Sequence[_Run], matrices: Sequence[Array], block: tuple[int, ...]) -> Array:
+    """The members of a batch as ``[members, *block]``."""
+    blocks = []
+    for alike in _alike(runs, matrices):
+        x = concatenate([matrices[run.array][run.start : run.stop] for run in alike])
+        blocks.append(to_block(x, block))
+    return concatenate(blocks)
+
+
+def _unpacked(
+    blocks: Array, runs: Sequence[_Run], matrices: Sequence[Array]
+) -> Iterator[tuple[_Run, Array]]:
+    """Undoes `_packed`: the shards of each run, shaped like ``matrices``."""
+    for alike in _alike(runs, matrices):
+        first, last = alike[0], alike[-1]
+        _, m, n = matrices[first.array].shape
+        x = blocks[first.first : last.first + last.stop - last.start]
+        x = from_block(x, (m, n), blocks.ndim - 1)
+        for run in alike:
+            place = run.first - first.first
+            yield run, x[place : place + run.stop - run.start]
+
+
+def _alike(runs: Sequence[_Run], matrices: Sequence[Array]) -> list[list[_Run]]:
+    """Neighbours whose arrays hold shards of one shape: few operations for many arrays."""
+    shape_of = lambda run: matrices[run.array].shape[1:]  # noqa: E731
+    return [list(alike) for _, alike in itertools.groupby(runs, key=shape_of)]
 
 
 def _flags(runs: Sequence[_Run], active: Sequence[Array] | None) -> Array | None:
