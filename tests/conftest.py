@@ -9,7 +9,7 @@ import jax
 import jaxtyping
 import pytest
 
-# The same on a laptop as in continuous integration: no deadline (compiling), no random seed.
+# The same settings everywhere: no deadline, since examples compile, and no random seed.
 hypothesis.settings.load_profile("ci")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -41,13 +41,13 @@ def dtype_promotion(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture
 def unchecked() -> Iterator[None]:
-    """Runtime type checks off: bad input meets the library's own errors, as it does for users."""
+    """Turns runtime type checks off, so that bad input reaches the library's own errors."""
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
-    """Keeps doctest collection from importing what is no test: oracles and scripts beside them."""
+    """Keeps doctest collection from importing files that are not tests: oracles and scripts."""
     helper = collection_path.suffix == ".py" and not collection_path.name.startswith("test_")
     return helper or None

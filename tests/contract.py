@@ -1,4 +1,4 @@
-"""What is asked of every optimizer and piece: how to find them, build them and take a step."""
+"""How the conformance tests find every optimizer and building block, build it and take a step."""
 
 import functools
 import inspect
@@ -14,7 +14,7 @@ import pytest
 
 import mimuon_jax
 
-# Arguments without a default, by name. A new one needs an entry here.
+# Values for arguments without a default, by name. A new argument needs an entry here.
 REQUIRED = {
     "learning_rate": 0.125,
     "decay": 0.9,
@@ -24,15 +24,15 @@ REQUIRED = {
     "auxiliary": optax.sgd(0.1),
     "split": None,
 }
-# Arguments that differ from their default, wherever they exist: a gate that is open for one matrix
-# of the tree and shut for the other, and the method that compiles fastest.
+# Values that differ from the default: a threshold that opens the gate for one matrix of the tree
+# and closes it for the other, and the methods that compile fastest.
 CHOSEN = {"threshold": 0.5, "orthogonalizer": "jordan", "method": "svd"}
-# Arguments that must be Python numbers, since shapes or the choice of a method depend on them.
+# Arguments that must be Python numbers, because shapes or the method depend on them.
 STATIC = {"p", "max_dim", "update_every", "damping"}
 
 
 def makes_transformation(function: Any) -> bool:
-    """Whether a public name is an optimizer or a piece, by the type it says it returns."""
+    """Whether a public name is an optimizer or building block, by its annotated return type."""
     returned = inspect.signature(function).return_annotation if callable(function) else None
     return isinstance(returned, type) and issubclass(returned, optax.GradientTransformation)
 
@@ -52,13 +52,13 @@ def parameters(name: str) -> set[str]:
 
 OPTIMIZERS = [name for name in FACTORIES if "learning_rate" in parameters(name)]
 every_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
-# Where each factory takes a second or more to compile: optimizers are made of the pieces, which all
-# run by default; of the optimizers the two that ask for most, a gate and a second gradient.
+# For tests in which each factory takes a second or more to compile. By default they run for all
+# building blocks and for two optimizers, which cover a gate and a second gradient.
 SLOW = set(OPTIMIZERS) - {"mimuon", "muon_mvr2"}
 
 
 def mostly_slow(names: Iterable[str]) -> pytest.MarkDecorator:
-    """A parametrization by factories of which most optimizers are marked `slow`."""
+    """A parametrization by factories in which most optimizers are marked `slow`."""
     marked = [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in names]
     return pytest.mark.parametrize("name", marked)
 
@@ -74,14 +74,14 @@ def arguments(name: str) -> dict[str, Any]:
 
 
 def make(name: str, **settings: Any) -> optax.GradientTransformation:
-    """A transformation with the suite's arguments, but for the given ones."""
+    """A transformation with the arguments of the suite, except for the given ones."""
     tx = FACTORIES[name](**arguments(name) | settings)
     assert isinstance(tx, optax.GradientTransformation)
     return tx
 
 
 def grad_fn(params: Any) -> Any:
-    """The gradient of ``sum((w / 2 + 0.1)^2)``, whatever the tree; MVR2 asks for a second one."""
+    """The gradient of ``sum((w / 2 + 0.1)^2)``, for any tree; MVR2 needs a second gradient."""
     return jax.tree.map(lambda w: 0.5 * w + 0.1, params)
 
 
@@ -122,7 +122,7 @@ def run_eagerly(tx: Any, gradients: list[Any], params: Any = None) -> tuple[list
 
 
 def tree(seed: int, tall: float) -> dict[str, Any]:
-    """Two matrices of one shape but for a transposition, a vector and a scalar, float32."""
+    """A matrix, one of the transposed shape, a vector and a scalar, in float32."""
     random = np.random.default_rng(seed)
     normal = lambda *shape: jnp.asarray(random.standard_normal(shape), jnp.float32)  # noqa: E731
     return {
@@ -152,7 +152,7 @@ def finite(tree: Any) -> bool:
 
 
 def rounding(x: np.ndarray) -> float:
-    """What a compiler may change in an array by its choice of roundings, relative to its maximum.
+    """How much the compiler's choice of roundings may change an array, relative to its maximum.
 
     XLA fuses, reorders and contracts products and sums (``a * b + c`` in one rounding instead of
     two) as the instruction set and the rest of the program allow. Each choice moves an entry by a
@@ -164,7 +164,7 @@ def rounding(x: np.ndarray) -> float:
 def assert_close(actual: Any, expected: Any, rtol: float | None = None) -> None:
     """Equal trees except for errors of ``rtol``, relative to the largest magnitude of each leaf.
 
-    The default is `rounding`: what is asked of two programs that compute the same.
+    The default is `rounding`, for two programs that compute the same.
     """
     assert jax.tree.structure(actual) == jax.tree.structure(expected)
     for (path, x), y in zip(
@@ -182,8 +182,8 @@ def assert_close(actual: Any, expected: Any, rtol: float | None = None) -> None:
 def assert_equal(actual: Any, expected: Any) -> None:
     """Equal trees, bit for bit except for the sign of zero.
 
-    For what no compiler stands between: two computations outside `jax.jit`, or two calls of one
-    compiled program. Results of two programs are compared with `assert_close`.
+    For two computations outside `jax.jit`, or two calls of one compiled program. Results of two
+    compiled programs are compared with `assert_close`.
     """
     assert jax.tree.structure(actual) == jax.tree.structure(expected)
     jax.tree.map(np.testing.assert_array_equal, actual, expected)
@@ -191,7 +191,7 @@ def assert_equal(actual: Any, expected: Any) -> None:
 
 @contextmanager
 def compilations() -> Iterator[list[str]]:
-    """Collects one entry for everything that XLA compiles meanwhile."""
+    """Collects one entry per program that XLA compiles within this context."""
     found: list[str] = []
 
     def listen(event: str, duration: float, **details: Any) -> None:

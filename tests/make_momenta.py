@@ -3,9 +3,9 @@
     python -m tests.make_momenta TEXT_FILE
 
 Needs about two minutes on two CPU cores; the committed file comes from the tiny Shakespeare text.
-The model is a decoder of 2 layers, 128 wide, 4 heads, sequences of 128 characters, 16 a batch.
-What is kept is the heavy-ball momentum, mu = 0.95, in float32: six square matrices, one wide and
-one tall, from the beginning, the middle and the end of 300 steps.
+The model is a decoder with 2 layers, width 128 and 4 heads, trained on batches of 16 sequences of
+128 characters. The file holds the heavy-ball momentum, mu = 0.95, in float32: six square matrices,
+one wide and one tall, from the beginning, the middle and the end of 300 steps.
 """
 
 import argparse
@@ -84,7 +84,7 @@ def train_step(
 
 
 def main() -> None:
-    """Trains, and writes the chosen momenta beside this file."""
+    """Trains, and writes the chosen momenta next to this file."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("text", type=Path, help="a text of at least 100 kB")
     text = np.frombuffer(parser.parse_args().text.read_bytes(), np.uint8)

@@ -1,7 +1,8 @@
-"""Matrices with the spectra that momenta have, and the error that an orthogonalizer makes on them.
+"""Matrices with the spectra of real momenta, and the errors of orthogonalizers on them.
 
-Gaussian matrices flatter every method: the momenta of a 3-layer, 256-wide transformer had condition
-numbers from 6e2 to 7e8 and up to 70 % of their singular values below 1e-3 of the Frobenius norm.
+Gaussian matrices make every method look good. The momenta of a 3-layer, 256-wide transformer had
+condition numbers from 6e2 to 7e8, and up to 70 % of their singular values were below 1e-3 of the
+Frobenius norm.
 """
 
 import functools
@@ -72,9 +73,9 @@ def momenta() -> dict[str, np.ndarray]:
 
 
 def stacked(matrices: dict[str, np.ndarray]) -> np.ndarray:
-    """All matrices as one batch, narrow ones padded with zero columns: one compilation.
+    """All matrices as one batch, narrow ones padded with zero columns, to compile once.
 
-    Zero columns change no singular value, and stay zero under an odd polynomial.
+    Zero columns do not change singular values, and they stay zero under an odd polynomial.
     """
     width = max(x.shape[1] for x in matrices.values())
     return np.stack([np.pad(x, [(0, 0), (0, width - x.shape[1])]) for x in matrices.values()])
@@ -92,7 +93,7 @@ class Accuracy(NamedTuple):
 
 
 def accuracy(y: np.ndarray, x: np.ndarray) -> Accuracy:
-    """Judges ``y``, without its padding, as the orthogonal factor of one matrix ``x``."""
+    """The errors of ``y``, without its padding, as the orthogonal factor of one matrix ``x``."""
     y = y[:, : x.shape[1]].astype(np.float64)
     if not np.isfinite(y).all():
         return Accuracy(np.inf, np.inf, np.inf)

@@ -1,4 +1,4 @@
-"""The bars that the orthogonalizers keep on realistic spectra and on real momenta."""
+"""Error bounds of the orthogonalizers on realistic spectra and on real momenta."""
 
 import functools
 
@@ -66,7 +66,7 @@ def test_bars(matrices, orthogonalizer, error, largest):
     assert max(a.largest for a in judged.values()) < largest, judged
 
 
-def test_the_spectra_are_what_they_say():
+def test_the_spectra_match_their_names():
     matrices = spectra.synthetic(32)
     assert {x.dtype for x in matrices.values()} == {np.dtype(np.float32)}
     s = {
@@ -75,7 +75,7 @@ def test_the_spectra_are_what_they_say():
     for condition in (1e2, 1e4, 1e6):
         for family in ("power law", "log-spaced"):
             values = s[f"{family} {condition:.0e}"]
-            # float32 rounding blurs the smallest of the worst conditioned. Observed: 5 %.
+            # float32 rounds the smallest values of the worst conditioned. Observed: 5 %.
             np.testing.assert_allclose(values[0] / values[-1], condition, rtol=0.1)
     assert (s["rank m/2"] > 1e-6 * s["rank m/2"][0]).sum() == 16
     assert (s["rank 8 + noise"] > 0.5).sum() == 8

@@ -1,8 +1,8 @@
 """`muon`, `mimuon` and `sgdm` against their float64 oracles: ten steps on the fixed tree.
 
-The bar is 1e-5 of the largest magnitude, for each leaf after each step, with the SVD on both sides.
-Observed: 3e-7 for matrices, 5e-6 for the rest, where Adam's `1 - 0.999^t` loses digits.
-Each optimizer runs on the whole tree once; its variants run on a part, which compiles faster.
+The error may be 1e-5 of the largest magnitude, for each leaf after each step, with the SVD on both
+sides. Observed: 3e-7 for matrices, 5e-6 for auxiliary parameters, where Adam's `1 - 0.999^t` loses
+digits. Each optimizer runs on the whole tree once; its variants run on a part, to compile faster.
 """
 
 from typing import Any
@@ -19,7 +19,7 @@ from tests.oracles.comparison import assert_agreement, nested, run
 pytestmark = pytest.mark.standard_promotion
 
 WHOLE = oracles.fixed_mixed_tree()
-# A wide matrix, a batch of tall ones whose batch axes lie apart, and an auxiliary parameter.
+# A wide matrix, a batch of tall ones whose batch axes are not adjacent, an auxiliary parameter.
 PART = WHOLE.part("dense/wide/kernel", "layers/attention/value/kernel", "norm/scale")
 MOMENTA = {
     "heavy ball": (mimuon_jax.heavy_ball(0.9), oracles.heavy_ball(0.9)),
@@ -95,7 +95,7 @@ def test_muon_with_a_number_as_momentum_is_heavy_ball_with_nesterov():
     assert_agreement(run(muon, *PART[:2]), expected)
 
 
-def test_muon_with_sgd_for_the_rest():
+def test_muon_with_sgd_for_auxiliary_parameters():
     settings = library(PART) | {"auxiliary_learning_rate": None, "auxiliary": optax.sgd(0.02, 0.8)}
     muon = mimuon_jax.muon(0.1, momentum=0.9, nesterov=False, gain=None, **settings)
     settings = oracle(PART, auxiliary=oracles.sgd(0.02, oracles.heavy_ball(0.8)))
@@ -156,7 +156,7 @@ def test_mimuon_at_the_ends_of_its_threshold(threshold):
 
 
 @pytest.mark.parametrize("threshold", [1e30, np.inf])
-def test_mimuon_of_rank_one_has_an_infinite_gap_which_an_infinite_threshold_shuts(threshold):
+def test_mimuon_of_rank_one_has_an_infinite_gap_which_an_infinite_threshold_closes(threshold):
     path = "dense/wide/kernel"
     ones = np.outer(np.arange(1.0, 7), np.arange(15.0) - 7)
     tree = PART.part(path)._replace(gradients=[{path: 2.0**-step * ones} for step in range(4)])

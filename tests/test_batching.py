@@ -1,4 +1,4 @@
-"""Many matrices through one function: plans from shapes, and what comes out without a mesh."""
+"""Many matrices through one function: plans from shapes, and results without a mesh."""
 
 import dataclasses
 import math
@@ -45,7 +45,7 @@ def one_by_one(function, xs):
 
 
 def weighted(x):
-    """Commutes with nothing: every element gets a factor of its own."""
+    """Multiplies every element by its own factor, so that it does not commute with anything."""
     _, m, n = x.shape
     return x * jnp.arange(m * n, dtype=x.dtype).reshape(1, m, n)
 
@@ -60,7 +60,7 @@ def test_newton_schulz_sees_neither_transposition_nor_padding():
     xs, numbers = arrays()[:4], NUMBERS[:4]  # all four in one batch of 6 x 10
     results = jax.jit(lambda: map_matrices(newton_schulz, xs, numbers, equivariant=True))()
     for x, result in zip(xs, results, strict=True):
-        # float32 rounds the sums of a larger matrix in another order: 1.3e-6 observed
+        # the sums of a larger matrix are rounded in another order: 1.3e-6 observed
         chex.assert_trees_all_close(result, newton_schulz(x), atol=5e-6, rtol=0)
 
 
@@ -86,7 +86,7 @@ def test_an_equivariant_function_sees_few_batches_of_wide_matrices():
         return x
 
     map_matrices(function, arrays(), NUMBERS, equivariant=True)
-    # So small that padding to the largest is cheaper than a batch each; no other holds 4 x 12.
+    # So small that padding is cheaper than more batches, except that 4 x 12 fits no other shape.
     assert sorted(seen) == [(1, 4, 12), (12, 6, 10)]
 
 

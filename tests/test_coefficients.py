@@ -25,7 +25,7 @@ PUBLISHED = np.array(
 
 
 def image(schedule: Schedule, s: np.ndarray) -> np.ndarray:
-    """What the schedule makes of singular values ``s`` of ``X_0``, in float64."""
+    """What the schedule maps singular values ``s`` of ``X_0`` to, in float64."""
     for a, b, c in schedule.triples:
         s = a * s + b * s**3 + c * s**5
     return s

@@ -1,7 +1,7 @@
-"""What a user of optax expects of every optimizer and piece in `mimuon_jax.__all__`.
+"""What a user of optax expects of every optimizer and building block in `mimuon_jax.__all__`.
 
-They are found by the type they say they return, and `contract` builds them: a new one is under test
-as soon as it is public. Here: dtypes, compilations, forms of trees, kinds of gradients.
+They are found by their annotated return type, and `contract` builds them, so a new one is tested as
+soon as it is public. This file tests dtypes, compilations, forms of trees and kinds of gradients.
 """
 
 import functools
@@ -23,8 +23,8 @@ from tests.contract import GRADIENTS, PARAMS, assert_close, assert_equal, every_
 pytestmark = pytest.mark.standard_promotion
 
 
-def test_every_public_name_says_what_it_is():
-    # `by_path` and `roles_of` make the argument `matrices`, `equivariant` is a decorator.
+def test_every_public_name_is_annotated():
+    # `by_path` and `roles_of` return values for `matrices`; `equivariant` is a decorator.
     others = contract.FACTORIES.keys() | {"by_path", "roles_of", "equivariant"}
     for name in set(mimuon_jax.__all__) - others:
         value = getattr(mimuon_jax, name)
@@ -145,7 +145,7 @@ def test_schedules(name):
 
 
 @every_factory
-def test_zero_gradients_move_no_matrix(name):
+def test_zero_gradients_do_not_move_matrices(name):
     # MVR2's second gradient is zero as well at these parameters.
     params = jax.tree.map(lambda x: jnp.full_like(x, -0.2), PARAMS)
     assert not any(np.any(x) for x in jax.tree.leaves(contract.grad_fn(params)))

@@ -1,6 +1,6 @@
-"""Every optimizer and piece within what others wrap around it: optax, Orbax, Flax, JAX.
+"""Every optimizer and building block inside the wrappers of optax, Orbax, Flax and JAX.
 
-As in `test_conformance` they are found, not listed.
+They are found as in `test_conformance`, not listed.
 """
 
 import functools
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.standard_promotion
 
 
 def injected(name, static):
-    """A factory's transformation with all numbers in its state, but for the static ones."""
+    """A factory's transformation with all numbers in its state, except the static ones."""
     factory = optax.inject_hyperparams(contract.FACTORIES[name], static_args=static)
     return factory(**contract.arguments(name))
 
@@ -87,7 +87,7 @@ def test_masked(name):
 
 @pytest.fixture(scope="module")
 def saved_and_loaded(tmp_path_factory):
-    """The states of all transformations after two steps, and what Orbax makes of them."""
+    """The states of all transformations after two steps, and as Orbax restores them."""
     states = {name: contract.run_compiled(name, GRADIENTS[:2])[1] for name in contract.FACTORIES}
     path = tmp_path_factory.mktemp("orbax") / "states"
     ocp.save(path, states)

@@ -1,4 +1,4 @@
-"""What a compiled step does: reading its HLO, and the counts that the library promises."""
+"""What a compiled step computes and sends: reading its HLO, and the counts in the docs."""
 
 import functools
 import math
@@ -108,7 +108,7 @@ def check(row):
     assert row.products <= 3 * PRODUCTS
     assert row.ideal <= (1.07 if row.layout == "replicated" else 1.04)
     if row.collectives == 2:
-        # Ideal: every matrix goes to its owner once and back once, 440.4 MB in float32.
+        # At best every matrix goes to its owner once and back once: 440.4 MB in float32.
         assert row.received <= (231 if row.dtype == "bfloat16" else 462)
     if row.layout == "replicated":  # all results go to all devices
         assert row.received <= 1.05 * devices * (110.1 if row.dtype == "bfloat16" else 220.2)

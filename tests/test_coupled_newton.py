@@ -83,7 +83,7 @@ def test_error_on_synthetic_spectra(p, damping, dtype, bar):
 @pytest.mark.parametrize("p", [0.5, 0.25])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float16, jnp.bfloat16])
 def test_the_least_damping_keeps_small_ill_conditioned_matrices_finite(p, dtype):
-    """Few rows are the hardest: the entries of the Gram matrix, and their rounding, are large."""
+    """Few rows are hardest: the Gram matrix has large entries with large rounding errors."""
     s = np.arange(1, 9) ** -4.0
     x = np.stack([spectra.with_singular_values(s, 8, seed) for seed in range(40)])
     x = np.concatenate([x, [np.ones((8, 8))]]).astype(np.float32)

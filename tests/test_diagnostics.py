@@ -1,4 +1,4 @@
-"""Diagnostics against NumPy, on batches whose axes lie anywhere."""
+"""Diagnostics against NumPy, with batch axes in any position."""
 
 import jax
 import jax.numpy as jnp
@@ -77,7 +77,7 @@ def test_gates_are_found_and_named_in_any_state():
     np.testing.assert_allclose(diagnostics.gate_rate(state), together.mean())
 
 
-def test_of_nested_gates_the_outermost_speaks():
+def test_nested_gates_report_the_outermost():
     inner = threshold_gate(orthogonalize("svd"), threshold=0.0)
     tx = threshold_gate(inner, threshold=float("inf"))
     tree = {"w": jnp.asarray(TREE["w"])}

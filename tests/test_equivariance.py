@@ -1,4 +1,4 @@
-"""What functions of matrices declare, and that every form of a declared function is recognized."""
+"""Declarations of functions of matrices are recognized in every form of the function."""
 
 import functools
 
@@ -54,7 +54,7 @@ def test_every_form_of_an_orthogonalizer_lowers_to_as_many_products(form):
     assert products(form()) == plain
 
 
-def test_a_function_that_is_not_declared_gets_every_shape_as_it_is():
+def test_a_function_without_the_declaration_gets_every_shape_unchanged():
     undeclared = orthogonalize(lambda x: newton_schulz(x, schedule=DION))
     declined = orthogonalize(SCHEDULED, equivariant=False)
     assert products(undeclared) == products(declined) == 4 * 3 * len(DION.triples)
@@ -101,7 +101,7 @@ def test_a_measure_is_recognized_likewise():
     assert batches(lambda x: spectral_norm(x)) == 4
 
 
-def test_a_sum_over_entries_is_taken_where_they_are():
+def test_entries_are_summed_without_moving():
     assert along_of(jax.jit(rms)) is along_of(rms) is not None
     assert along_of(gap) is None
     x = jnp.asarray(np.random.default_rng(1).standard_normal((3, 2, 5, 4)), jnp.float32)

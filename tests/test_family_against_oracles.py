@@ -1,6 +1,6 @@
-"""The rest of the family against the float64 oracles: MVR, MuSGD, spectral powers, Shampoo.
+"""The other optimizers against their float64 oracles: MVR, MuSGD, spectral powers, Shampoo.
 
-The bar and the tree are those of `test_against_oracles`. Observed for matrices: 4e-7, Shampoo 4e-6.
+Tolerance and tree are those of `test_against_oracles`. Observed for matrices: 4e-7, Shampoo 4e-6.
 Shampoo is tried at a damping of 1e-2 because float32's eigenvalues of a singular `G G^T` scatter by
 about 1e-6 of the largest, here 10 to 130: at 1e-4 the error is 3e-5, at 1e-6 it is 1e-4.
 """
@@ -121,7 +121,7 @@ def test_spectral_adam(tree, p):
     assert_agreement(run(spectral, *tree[:2]), expected)
 
 
-def test_spectral_sgd_with_adamw_for_the_rest():
+def test_spectral_sgd_with_adamw_for_auxiliary_parameters():
     settings = library(PART, auxiliary=optax.adam(0.03))
     spectral = mimuon_jax.spectral_sgd(0.1, p=0.5, momentum=0.9, method="svd", **settings)
     settings = oracle(PART, momentum=oracles.heavy_ball(0.9), auxiliary=oracles.adamw(0.03))

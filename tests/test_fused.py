@@ -16,7 +16,7 @@ from tests import contract
 RANDOM = np.random.default_rng(0)
 EMPTY = optax.EmptyState()
 
-# Adam of optax mixes dtypes.
+# optax's Adam mixes dtypes.
 pytestmark = pytest.mark.standard_promotion
 
 

@@ -1,4 +1,4 @@
-"""Factors by shape."""
+"""Gains: factors that depend on the shape."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -27,7 +27,7 @@ def test_narrow_matrices():
     assert [GAINS[name](16, 4) for name in ("width", "rms", "spectral")] == [1.0, 0.8, 0.5]
 
 
-def test_unflattened_is_width_but_for_convolutions():
+def test_unflattened_is_width_except_for_convolutions():
     factor = factor_of("unflattened")
     assert factor((4, 16), Numbers(0, 1)) == 2.0
     assert factor((1, 1, 4, 16), Numbers((0, 1, 2), 3)) == 1.0

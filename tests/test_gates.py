@@ -94,7 +94,7 @@ def test_any_pair_of_transformations():
     np.testing.assert_allclose(updates["scanned"][2], 1.5 * TREE["scanned"][2], rtol=1e-6)
 
 
-def test_a_measure_that_is_nan_shuts():
+def test_a_measure_that_is_nan_closes_the_gate():
     tree = {"w": jnp.asarray(TREE["w"])}
     tx = threshold_gate(optax.identity(), threshold=0.0, measure=lambda x: x[..., 0, 0] * jnp.nan)
     assert float(tx.update(tree, tx.init(tree))[1].rate) == 0
@@ -111,7 +111,7 @@ def test_an_unknown_measure_names_the_alternatives():
         threshold_gate(optax.identity(), threshold=1.0, measure="norm")
 
 
-def test_a_shut_batch_is_not_orthogonalized():
+def test_a_closed_batch_is_not_orthogonalized():
     calls = []
 
     def counted(x):

@@ -77,7 +77,7 @@ def test_three_steps_equal_those_of_the_cpu(make, gpu):
         params = jax.device_put(PARAMS, device)
         state, update = tx.init(params), jax.jit(tx.update)
         updates = params
-        for _ in range(3):  # what it gave is its next gradient
+        for _ in range(3):  # the result is its next gradient
             updates, state = update(updates, state, params)
         return jax.device_get(updates)
 

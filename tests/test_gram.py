@@ -22,7 +22,7 @@ def gaussian(*shape: int, seed: int = 0) -> jax.Array:
 
 @pytest.fixture
 def always_blocks(monkeypatch):
-    """Blocks at every size: what is traced under this fixture must be traced nowhere else."""
+    """Blocks at every size. Functions traced under this fixture must not be traced elsewhere."""
     monkeypatch.setattr(symmetric, "SMALLEST", 1)
 
 
@@ -114,11 +114,11 @@ def products(function, shape: tuple[int, ...]) -> int:
 @pytest.mark.parametrize(
     ("shape", "dtype", "count"),
     [
-        ((24, 36), None, 18),  # standard: 3 a step
+        ((24, 36), None, 18),  # standard: 3 per step
         ((24, 37), None, 21),  # Gram: 3 + 3 of m^2 n, 15 of m^3
         ((37, 24), jnp.float16, 21),
         ((24, 37), jnp.bfloat16, 18),  # the Gram form does not exist in bfloat16
-        ((512, 700), None, 54),  # blocks: 4 instead of 1 of the two symmetric products a step
+        ((512, 700), None, 54),  # blocks: 4 products instead of 1, twice per step
         ((512, 1024), None, 75),
     ],
 )

@@ -1,6 +1,6 @@
-"""One optimizer at the end of its range is another, bit for bit outside jit.
+"""At the ends of their ranges optimizers equal others, bit for bit outside jit.
 
-Both sides take their own steps, so that a difference, once made, is carried on and seen.
+Both sides take their own steps, so that a difference, once made, persists and is found.
 """
 
 import functools
@@ -55,7 +55,7 @@ def second_gradient(gradient):
 
 
 def walk(tx, jit, *, piece=False):
-    """The parameters after each step, or what a piece passes on."""
+    """The parameters after each step, or the updates of a building block."""
     tx = optax.with_extra_args_support(tx)
 
     def step(gradient, state, params):
@@ -134,7 +134,7 @@ def test_mvr2_at_gamma_1_is_storm():
             else jax.tree.map(lambda g, m, p: g + beta * (m - p), now, estimate, before)
         )
         passed_on, state = tx.update(now, state, params[t], grad_fn=grad_fn)
-        # Each of the two does four roundings a step on numbers up to 10.
+        # Each of the two rounds four times per step, with numbers up to 10.
         jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5), passed_on, estimate)
 
 
@@ -178,7 +178,7 @@ def test_musgd_at_weights_0_and_1_is_momentum_sgd_with_coupled_decay(jit, nester
     assert_same(actual, walk(expected, jit), jit)
 
 
-def test_musgd_at_weights_0_and_0_moves_no_matrix():
+def test_musgd_at_weights_0_and_0_does_not_move_matrices():
     actual = walk(musgd(RATE, muon_weight=0, sgd_weight=0, **SETTINGS), jit=False)
     assert_equal(matrices(actual), matrices([PARAMS] * len(GRADIENTS)))
 

@@ -1,6 +1,6 @@
-"""Laws that orthogonalization, powers and the gate obey, on drawn matrices.
+"""Laws of orthogonalization, powers and the gate, on random matrices.
 
-Sizes are few, so that nothing compiles twice; hypothesis draws spectra, scales and seeds.
+There are few sizes, to compile little; hypothesis draws spectra, scales and seeds.
 """
 
 import jax
@@ -116,7 +116,7 @@ def test_a_higher_threshold_opens_for_no_more_matrices(shape, seed, low, high):
 @law
 @given(shapes, seeds, st.lists(st.floats(0.0078125, 8, width=32), min_size=2, max_size=4))
 def test_where_the_exact_gate_is_open_every_bounded_one_is(shape, seed, spectrum):
-    # Any rank >= 2; a gap below float32's rounding of the largest value is no gap it can see.
+    # Any rank >= 2; a gap below float32's rounding of the largest value cannot be computed.
     x = f32(matrix(np.random.default_rng(seed), shape, [*spectrum, *[0.0] * 5][: min(shape)]))
     exact = float(MEASURES["gap"](x))
     slack = 1 + 1e-5

@@ -9,7 +9,7 @@ import pytest
 from mimuon_jax.linalg.measures import MEASURES, frobenius, gap, rms, spectral_norm
 from tests import spectra
 
-# (m, n, matrices): 1,000 in all, each of a drawn rank, in one batch a shape.
+# (m, n, matrices): 1,000 in all, each of a random rank, in one batch per shape.
 DRAWS = [(3, 3, 250), (4, 9, 250), (12, 7, 250), (16, 16, 250)]
 
 
@@ -32,7 +32,7 @@ def test_every_bound_is_at_least_the_gap(m, n, count):
     x, ranks = drawn(m, n, count)
     smallest = np.asarray(gap(jnp.asarray(x)))
     assert np.isfinite(smallest).all()
-    # Slack: 8 ulps, the rounding of s_1 in the SVD (observed: never needed but for ties).
+    # Slack: 8 ulps, the rounding of s_1 in the SVD (observed: only needed for ties).
     least = smallest * (1 - 8 * np.finfo(np.float32).eps)
     assert (np.asarray(frobenius(jnp.asarray(x))) >= least).all()
     assert (np.asarray(spectral_norm(jnp.asarray(x))) >= least).all()
@@ -74,7 +74,7 @@ def test_measures_are_homogeneous_from_1e_minus_30_to_1e30(name):
 
 @pytest.mark.parametrize("name", MEASURES)
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_measures_give_one_float32_a_matrix(name, dtype):
+def test_measures_give_one_float32_per_matrix(name, dtype):
     measure = MEASURES[name]
     x = jnp.asarray(drawn(*DRAWS[1])[0][:6]).reshape(2, 3, 4, 9).astype(dtype)
     value = measure(x)
@@ -112,6 +112,6 @@ def test_spectral_norm_approaches_numpys_from_below():
         assert (value >= exact * (1 - bar)).all()
 
 
-def test_spectral_norm_refuses_no_iteration():
+def test_spectral_norm_needs_an_iteration():
     with pytest.raises(ValueError, match="iterations=0 is below 1"):
         spectral_norm(jnp.eye(3), iterations=0)

@@ -14,7 +14,7 @@ GRADIENTS = np.random.default_rng(0).standard_normal((6, 3, 4)).astype(np.float3
 
 
 def run(tx, gradients=GRADIENTS):
-    """What a transformation passes on, step by step."""
+    """The updates of a transformation, step by step."""
     state, passed_on = tx.init(jnp.zeros_like(gradients[0])), []
     for gradient in gradients:
         estimate, state = jax.jit(tx.update)(jnp.asarray(gradient), state)

@@ -33,7 +33,7 @@ def gradient_norms(optimizer):
     """Frobenius norm of the exact gradient along the runs ``[seeds, steps]``.
 
     ``f(W) = sum(h W^2) / 2`` with stochastic gradients ``h W (1 + 0.1 z') + z``, ``z`` and ``z'``
-    standard normal: what a second gradient of the same sample sees and takes away is the drift.
+    standard normal: a second gradient of the same sample measures the drift, which MVR2 subtracts.
     """
 
     def grad_fn(params, noise):

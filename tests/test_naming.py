@@ -1,4 +1,4 @@
-"""The rule by name, and what the error proposes where it does not decide."""
+"""The rule by name, and the axes that the error proposes if it does not decide."""
 
 import re
 
@@ -22,7 +22,7 @@ def why(path: str, shape: tuple[int, ...]) -> str:
     ("path", "shape", "reason"),
     [
         ("Dense_0/kernel", (4, 8), "matrix"),
-        # Only the parameter's own name and its owner's count.
+        # Only the parameter's own name and its parent's count.
         ("PreNormBlock_0/Dense_0/kernel", (4, 8), "matrix"),
         ("AdaLN_0/Dense_0/kernel", (4, 8), "matrix"),
         ("embedding_net/Dense_0/kernel", (4, 8), "matrix"),
@@ -147,7 +147,7 @@ def test_an_array_of_unknown_axes_is_an_error_that_proposes_no_guess(path, shape
     assert "other/array" in text
     (written,) = re.findall(r"matrices=(\{.*\}) \(", text)
     given = eval(written, {"MuonDimensionNumbers": Numbers}) | {"other": None}
-    if numbers is None:  # what to fill in, which does not run as it is
+    if numbers is None:  # a form to fill in, which does not run as it is
         assert "Numbers(reduction_axis=..., output_axis=...)" in written
         with pytest.raises(ValueError, match="does not fit"):
             roles(params, given)

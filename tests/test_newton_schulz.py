@@ -25,7 +25,7 @@ def gaussian(*shape: int, seed: int = 0) -> np.ndarray:
 
 
 def rewrite(x: np.ndarray, schedule: Schedule) -> np.ndarray:
-    """The polynomial in float64, on the side that is not the smaller one."""
+    """The polynomial in float64, on the larger side."""
     x = np.asarray(x, np.float64)
     x = x / (schedule.prescale * np.linalg.norm(x, axis=(-2, -1), keepdims=True))
     for a, b, c in schedule.triples:
@@ -49,7 +49,7 @@ def test_equals_the_float64_polynomial(schedule):
     assert relative(newton_schulz(jnp.asarray(x), schedule=schedule), rewrite(x, schedule)) < 1e-5
 
 
-def test_transposes_and_batches_are_what_they_say():
+def test_transposes_and_batches_commute():
     x = jnp.asarray(gaussian(*SHAPE))
     y = newton_schulz(x)
     chex.assert_trees_all_close(newton_schulz(x.mT).mT, y, atol=0, rtol=0)
@@ -216,8 +216,8 @@ def test_normalization():
         ((5, 4), jnp.complex64, r"newton_schulz needs a real .* got complex64"),
     ],
 )
-def test_what_is_no_matrix_is_refused(shape, dtype, message):
-    # On the check itself: the shape checker of the tests stops a call before it gets here.
+def test_arrays_that_are_not_matrices_are_refused(shape, dtype, message):
+    # Calls the check itself: the tests' shape checker would stop a call of the function first.
     with pytest.raises(ValueError, match=message):
         check_matrices(jnp.zeros(shape, dtype), "newton_schulz")
 
@@ -244,7 +244,7 @@ def test_a_cpu_computes_large_matrices_one_by_one_and_the_same(form, transposed)
     chex.assert_trees_all_close(jax.jit(form)(x), each, atol=1e-6)
 
 
-def test_a_batch_that_explicit_axes_cut_is_computed_at_once():
+def test_a_batch_sharded_on_explicit_axes_is_computed_at_once():
     mesh = jax.make_mesh((2,), ("stage",), devices=jax.devices()[:2])
     layout = jax.sharding.NamedSharding(mesh, jax.P("stage"))
     x = jnp.asarray(gaussian(2, 512, 512))

@@ -1,4 +1,4 @@
-"""The oracles themselves: the identities between them, and optax as an independent witness."""
+"""Tests of the oracles: identities between them, and comparisons with optax."""
 
 import chex
 import numpy as np
@@ -40,7 +40,7 @@ def test_mimuon_at_threshold_0_is_muon(mixed, gain):
 def test_mimuon_at_threshold_infinity_is_momentum_sgd(mixed, measure):
     momentum = oracles.heavy_ball(0.9, nesterov=True)
     settings = {"momentum": momentum, "weight_decay": 0.1, "learning_rate": 0.1}
-    shut = oracles.mimuon(
+    closed = oracles.mimuon(
         *mixed[:2],
         numbers=mixed.numbers,
         threshold=np.inf,
@@ -50,7 +50,7 @@ def test_mimuon_at_threshold_infinity_is_momentum_sgd(mixed, measure):
         **settings,
     )
     plain = oracles.sgdm(*mixed[:2], **settings)
-    chex.assert_trees_all_equal(matrices_only(mixed, shut), matrices_only(mixed, plain))
+    chex.assert_trees_all_equal(matrices_only(mixed, closed), matrices_only(mixed, plain))
 
 
 @pytest.mark.parametrize("clip", [None, 1e9])
@@ -146,7 +146,7 @@ def test_spectral_sgd_ends_at_muon_and_at_momentum_sgd(mixed):
     )
 
 
-# --- optax as witness ---
+# --- comparisons with optax ---
 
 
 def test_spectral_adam_with_p_1_is_adamw(mixed):
@@ -215,7 +215,7 @@ def test_muon_is_optax_muon_when_both_iterate(mixed, nesterov, gain, consistent_
         adam_learning_rate=0.01,
         muon_weight_dimension_numbers=nested(numbers),
     )
-    # The auxiliary side is left out: optax hands `nesterov` and the decay on to its Adam.
+    # Without auxiliary parameters: optax passes `nesterov` and the decay on to its Adam.
     optax_trees = run(witness, *mixed[:2])
     assert_agreement(matrices_only(mixed, optax_trees), matrices_only(mixed, trees))
 

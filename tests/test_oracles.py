@@ -1,4 +1,4 @@
-"""The oracles themselves, on cases computed by hand."""
+"""Tests of the oracles on cases computed by hand."""
 
 import numpy as np
 import pytest
@@ -29,14 +29,14 @@ def one(*gradients):
         ((2, 3, 4, 5), ((3,), (1, 2)), 2, (5, 12)),
     ],
 )
-def test_arrays_are_cut_into_matrices_and_put_together_again(shape, axes, count, matrix_shape):
+def test_arrays_are_split_into_matrices_and_assembled_again(shape, axes, count, matrix_shape):
     x = np.arange(np.prod(shape), dtype=np.float64).reshape(shape)
     matrices = oracles.as_matrices(x, axes)
     assert [m.shape for m in matrices] == [matrix_shape] * count
     assert_close(oracles.per_matrix(lambda m: m, axes, x), x)
 
 
-def test_batch_axes_between_the_matrix_axes_are_cut_at_the_right_places():
+def test_arrays_are_split_along_batch_axes_between_the_matrix_axes():
     x = np.arange(24.0).reshape(2, 3, 4)  # axis 1 is the batch
     first, second, third = oracles.as_matrices(x, ((2,), (0,)))
     assert_close(first, [[0, 12], [1, 13], [2, 14], [3, 15]])
@@ -66,7 +66,7 @@ def test_measures_by_hand():
 @pytest.mark.parametrize(
     ("values", "gap"),
     [([2, 2, 1], 0), ([7, 0, 0], np.inf), ([0, 0, 0], np.inf), ([7, 4, 0], 3)],
-    ids=["repeated", "rank one", "zero", "zeros are no singular values"],
+    ids=["repeated", "rank one", "zero", "zeros are not singular values"],
 )
 def test_gap_counts_non_zero_singular_values_alone(values, gap):
     assert oracles.MEASURES["gap"](np.diag(np.array(values, float))) == pytest.approx(gap)
@@ -86,7 +86,7 @@ def test_a_measure_equal_to_the_threshold_opens_the_gate():
     assert not oracles.gate_is_open(np.diag([3.0, 1.0]), lambda m: float(m[1, 1]), 1.01)
 
 
-def test_an_infinite_threshold_shuts_an_infinite_gap():
+def test_an_infinite_threshold_closes_the_gate_for_an_infinite_gap():
     rank_one = np.outer([1.0, 2.0], [3.0, 1.0])
     assert oracles.gate_is_open(rank_one, "gap", 1e300)
     assert not oracles.gate_is_open(rank_one, "gap", np.inf)
@@ -215,7 +215,7 @@ def test_shampoo_of_a_constant_gradient_is_its_polar_factor_over_root_t(
     )
     moves = -np.diff([params["w"]] + [tree["w"] for tree in trees], axis=0) / 0.1
     polar = oracles.orthogonal(gradient)
-    # The wide side's R is singular but for the damping, and G has rounding in its null space.
+    # Without damping the R of the wide side is singular, and G has rounding in its null space.
     np.testing.assert_allclose(moves, [f * polar for f in expected], atol=1e-8)
 
 

@@ -51,7 +51,7 @@ def test_equal_shapes_are_one_call():
 
     tx = orthogonalize(spy, matrices=NUMBERS)
     jax.eval_shape(tx.update, TREE, tx.init(TREE))
-    # A function of the user's own sees [reduction, output], unpadded: "a" with the scanned ones.
+    # A user's function gets [reduction, output] without padding: "a" with the scanned ones.
     assert sorted(shapes) == [(1, 6, 4), (1, 18, 5), (4, 4, 6)]
 
 
@@ -63,7 +63,7 @@ def test_the_transformation_applies_its_function(name):
     error = np.abs(np.linalg.svd(updates["w"], compute_uv=False) - 1).max()
     bound = {"jordan": 0.53, "dion": 0.53, "svd": 1e-5}.get(name, 0.006)
     assert error < bound
-    # Names are not aliases of each other: the crude ones are crude.
+    # Names are not aliases of each other: the less accurate ones have larger errors.
     assert error > bound / 100 or name == "svd"
 
 
@@ -83,7 +83,7 @@ def test_an_unknown_name_names_the_alternatives():
         orthogonalize("polar")
 
 
-def test_what_is_not_active_is_skipped():
+def test_matrices_that_are_not_active_are_skipped():
     calls = []
 
     def counted(x):

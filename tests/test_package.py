@@ -1,4 +1,4 @@
-"""What is shipped: the wheel's content, its dependencies, and the public names."""
+"""The content of the wheel, its dependencies, and the public names."""
 
 import inspect
 import subprocess

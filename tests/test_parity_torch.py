@@ -1,6 +1,6 @@
-"""Muon against PyTorch's own, ``torch.optim.Muon``, given its conventions.
+"""Muon against ``torch.optim.Muon`` with its conventions.
 
-Theirs: EMA with Nesterov, Jordan's polynomial in bfloat16 on weights ``[output, reduction]``,
+These are: EMA with Nesterov, Jordan's polynomial in bfloat16 on weights ``[output, reduction]``,
 decoupled decay; ``adjust_lr_fn`` "original" is the gain "width", "match_rms_adamw" the gain "rms".
 """
 

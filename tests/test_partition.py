@@ -1,4 +1,4 @@
-"""Matrices to one side, the rest to the other."""
+"""One transformation for matrices, another for auxiliary parameters."""
 
 import jax
 import jax.numpy as jnp
@@ -59,7 +59,7 @@ def test_errors_come_at_init():
         partition(optax.identity(), optax.identity()).init({"experts": jnp.ones((2, 3, 4))})
 
 
-def test_its_dimension_numbers_reach_the_pieces_inside():
+def test_its_dimension_numbers_reach_the_transformations_inside():
     params = {"w": jnp.asarray(np.random.default_rng(0).standard_normal((2, 3, 6)), jnp.float32)}
     numbers = {"w": Numbers(2, 1)}  # [batch, output, reduction]: the default rule would refuse it
 
@@ -79,7 +79,7 @@ def test_its_dimension_numbers_reach_the_pieces_inside():
         jax.tree.map(np.testing.assert_array_equal, mine, yours)
 
 
-def test_a_function_decides_once_for_all_pieces():
+def test_a_function_decides_once_for_all_transformations():
     calls = []
 
     def matrices(params):
@@ -97,7 +97,7 @@ def test_a_function_decides_once_for_all_pieces():
     assert not calls
 
 
-def test_a_piece_outside_decides_by_itself():
+def test_a_transformation_outside_decides_by_itself():
     params = {"w": jnp.ones((2, 3, 6))}
     partition(orthogonalize(), optax.identity(), matrices={"w": Numbers(2, 1)}).init(params)
     with pytest.raises(ValueError, match="parameter 'w'"):

@@ -42,7 +42,7 @@ def test_the_ends_are_exact():
 
 
 @pytest.mark.parametrize("function", [polar, lambda x: power(x, 0.5)], ids=["polar", "root"])
-def test_transposes_and_batches_are_what_they_say(function):
+def test_transposes_and_batches_commute(function):
     x = jnp.asarray(STACK)
     y = function(x)
     chex.assert_trees_all_close(function(x.mT).mT, y, atol=1e-5)

@@ -1,4 +1,4 @@
-"""The README and the docs keep their promises: Python blocks run, commands and links are real."""
+"""The README and the docs are true: Python blocks run, commands and links exist."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Roles of parameters: their memory, names in every container, and views as matrices."""
+"""Roles of parameters: their cache, names in every container, and views as matrices."""
 
 import dataclasses
 
@@ -67,7 +67,7 @@ def test_an_attribute_called_value_is_a_name_beside_others():
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass
 class Array:
-    """A box for one array, as Haliax's and Qwix's."""
+    """A wrapper of one array, as in Haliax and Qwix."""
 
     array: jax.Array
 

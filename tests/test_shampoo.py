@@ -1,4 +1,4 @@
-"""What the oracle of Shampoo does not reach: grafting, scales, bad numbers."""
+"""Shampoo beyond its oracle: grafting, scales, numbers out of range."""
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +45,7 @@ def test_zero_stays_zero():
 def test_a_side_that_is_not_preconditioned_has_no_state(max_dim):
     state = shampoo(1.0, max_dim=max_dim).init(GRADIENT)
     sizes = sorted(x.size for x in jax.tree.leaves(state) if x.ndim == 3)
-    # An array without entries would do as well, but checkpoints of Orbax hold none.
+    # Not an array without entries: Orbax cannot save one.
     assert sizes == {4: [1, 16, 16], 3: [1]}[max_dim]
 
 

@@ -1,4 +1,4 @@
-"""The same results on any mesh, however the arrays are sharded and however that is known."""
+"""Results are the same on any mesh, however arrays are sharded and however this is known."""
 
 import functools
 import socket
@@ -46,7 +46,7 @@ TREE = [
     ),  # a sharded batch axis between the others
 ]
 SHAPES, NUMBERS, SPECS = zip(*TREE, strict=True)
-SOME = [0, 4, 7, 9, 11]  # where a part of the tree shows as much
+SOME = [0, 4, 7, 9, 11]  # for tests in which a part of the tree is enough
 
 
 def arrays(shapes=SHAPES):
@@ -59,7 +59,7 @@ def some(values):
 
 
 def cubic(x):
-    """One cubic step: an element in a wrong place changes its row and its column."""
+    """One cubic step: a misplaced element changes its row and its column."""
     x = x / (1e-30 + jnp.sqrt(jnp.sum(x * x, axis=(-2, -1), keepdims=True)))
     return 1.5 * x - 0.5 * jnp.matmul(jnp.matmul(x, x.mT, precision="highest"), x)
 
@@ -143,9 +143,9 @@ def test_a_block_of_rows_holds_the_first_columns_and_below_them_the_next():
 
 
 def test_shards_that_travel_in_rows_give_the_same(expected, monkeypatch):
-    """All the other shards of these tests are so narrow that they travel flattened."""
+    """The shards in the other tests are so narrow that they are sent flattened."""
     monkeypatch.setattr(plan, "_LANES", 1)
-    plan.plan.cache_clear()  # of plans for vectors of 128
+    plan.plan.cache_clear()  # plans assume vectors of 128
     placed = place(arrays(), make_mesh(8, EXPLICIT))
     run = jax.jit(lambda xs: map_matrices(cubic, xs, NUMBERS, equivariant=True))
     results = run(placed)
@@ -276,7 +276,7 @@ def test_active_matrices_on_a_mesh_get_their_results(kind, expected):
     results = run(placed, active)
     chex.assert_tree_all_finite(results)
     every = [np.array(y) for y in results]
-    every[1] = np.asarray(expected[SOME[1]])  # nothing is promised of the others
+    every[1] = np.asarray(expected[SOME[1]])  # the other results are unspecified
     every[3][1::3] = every[3][2::3] = 0
     wanted = [np.array(y) for y in some(expected)]
     wanted[3][1::3] = wanted[3][2::3] = 0

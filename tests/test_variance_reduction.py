@@ -1,4 +1,4 @@
-"""The second gradient of MVR2: taken once a step, of all parameters, wherever it is asked for."""
+"""The second gradient of MVR2: computed once per step, for all parameters, wherever needed."""
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +31,7 @@ class Counted:
 
 @pytest.mark.parametrize("auxiliary", AUXILIARY)
 @pytest.mark.parametrize("jit", [False, True], ids=["eager", "jit"])
-def test_one_extra_gradient_a_step(auxiliary, jit):
+def test_one_extra_gradient_per_step(auxiliary, jit):
     tx = partition(mvr2(0.9, 1.0), AUXILIARY[auxiliary]())
     grad_fn = Counted()
 
@@ -79,7 +79,7 @@ def test_both_sides_see_their_own_part_of_it():
         params = jax.tree.map(lambda w, u: w - 0.01 * u, params, mine)
 
 
-def test_what_is_missing_is_said():
+def test_missing_arguments_are_errors():
     tx = mvr2(0.9)
     with pytest.raises(ValueError, match="grad_fn=lambda params"):
         tx.update(PARAMS, tx.init(PARAMS), PARAMS)

@@ -1,4 +1,4 @@
-"""Slow, clear float64 NumPy rewrites of every optimizer: what the library is measured against."""
+"""Oracles: slow, clear float64 NumPy rewrites of every optimizer, to test the library against."""
 
 from tests.oracles.matrices import (
     GAINS,

@@ -1,4 +1,4 @@
-"""Running an optax transformation beside an oracle and comparing the two."""
+"""Runs an optax transformation and compares it with an oracle."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -58,7 +58,7 @@ def run(
 
 
 def assert_agreement(actual: Sequence[Tree], expected: Sequence[Tree], rtol: float = 1e-5) -> None:
-    """Every leaf after every step: largest error over largest magnitude at most `rtol`."""
+    """Checks every leaf after every step: largest error <= `rtol` times largest magnitude."""
     assert len(actual) == len(expected)
     errors = {
         f"{path} after step {step}": np.abs(a[path] - e[path]).max() / np.abs(e[path]).max()
@@ -70,10 +70,10 @@ def assert_agreement(actual: Sequence[Tree], expected: Sequence[Tree], rtol: flo
 
 
 def assert_close(actual: Any, expected: Any) -> None:
-    """Float64 arrays that may differ by the order of a few additions."""
+    """Compares float64 arrays that may differ by the order of a few additions."""
     np.testing.assert_allclose(actual, expected, rtol=1e-11, atol=1e-12)
 
 
 def assert_trees_close(actual: Any, expected: Any) -> None:
-    """Float64 trees that may differ by the order of a few additions."""
+    """Compares float64 trees that may differ by the order of a few additions."""
     chex.assert_trees_all_close(actual, expected, rtol=1e-11, atol=1e-12)

@@ -1,4 +1,4 @@
-"""One matrix at a time: cutting arrays into matrices, spectral powers, measures, gains."""
+"""One matrix at a time: arrays split into matrices, spectral powers, measures, gains."""
 
 import math
 from collections.abc import Callable
@@ -24,7 +24,7 @@ def as_matrices(x: Array, axes: Axes) -> list[Array]:
 
 
 def per_matrix(function: Callable[..., Array], axes: Axes, *arrays: Array) -> Array:
-    """`function` of the corresponding matrices of all `arrays`, put back where they came from."""
+    """`function` of the corresponding matrices of all `arrays`, assembled to one array again."""
     reduction, output = axes
     batch = [axis for axis in range(arrays[0].ndim) if axis not in reduction + output]
     order = [*batch, *reduction, *output]
@@ -88,6 +88,6 @@ GAINS: dict[str | None, Callable[[int, int], float]] = {
 
 
 def gate_is_open(m: Array, measure: str | Callable[[Array], float], threshold: float) -> bool:
-    """Whether `measure(m) >= threshold`; an infinite threshold shuts even an infinite gap."""
+    """Whether `measure(m) >= threshold`; never for an infinite threshold, whatever the gap."""
     value = MEASURES[measure](m) if isinstance(measure, str) else measure(m)
     return bool(value >= threshold) and threshold < np.inf

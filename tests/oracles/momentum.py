@@ -1,7 +1,7 @@
 """Gradient estimates as functions of the whole history `[G_0, ..., G_t]`.
 
-Weighted sums where a closed form exists: nothing is carried from step to step, so the code under
-test, which carries state, cannot share a mistake about that state.
+They are weighted sums if a closed form exists: without any state, they cannot share a mistake about
+state with the code under test.
 """
 
 from collections.abc import Callable, Sequence
@@ -40,7 +40,7 @@ def ema(
     """
 
     def estimate(history: Sequence[Array]) -> Array:
-        assert not (debias and from_first)  # an average from G_0 has no bias to correct
+        assert not (debias and from_first)  # an average that starts from G_0 is not biased
         count = len(history)
         m = (1 - beta) * _weighted_sum(beta, history)
         if from_first:

@@ -1,7 +1,7 @@
-"""Every optimizer of the project, slowly, in float64 and through the SVD.
+"""Every optimizer of the project, slowly, in float64 and by SVD.
 
-Each returns the parameters after every step. Every setting that changes a number is a keyword
-without a default, or one whose default switches the feature off.
+Each returns the parameters after every step. Every setting is a keyword; it has no default, or one
+that switches a feature off.
 """
 
 from collections.abc import Callable, Sequence
@@ -194,8 +194,8 @@ def spectral(
 ) -> list[Tree]:
     """`W <- (1 - eta lambda) W - eta Psi_p(O_t)`, with the width gain at `p = 0` alone.
 
-    `O_t = estimate(G_0, ..., G_t)`. The rest gets `O_t` itself with the same rate and decay, unless
-    `auxiliary` says otherwise.
+    `O_t = estimate(G_0, ..., G_t)`. Auxiliary parameters get `O_t` itself with the same learning
+    rate and decay, unless `auxiliary` is given.
     """
 
     def power(m: Array) -> Array:
@@ -206,8 +206,8 @@ def spectral(
             lambda history: per_matrix(power, axes, estimate(history)), learning_rate, weight_decay
         )
 
-    rest = auxiliary or descent(estimate, learning_rate, weight_decay)
-    return trajectory(params, gradients, numbers, matrix, rest)
+    other = auxiliary or descent(estimate, learning_rate, weight_decay)
+    return trajectory(params, gradients, numbers, matrix, other)
 
 
 def spectral_sgd(

@@ -1,8 +1,8 @@
-"""Rules: how one parameter moves, given everything that happened to it so far.
+"""Rules: how one parameter moves, given its whole history.
 
 A *rule* maps the weights `[W_0, ..., W_t]` and gradients `[G_0, ..., G_t]` of one parameter to
-`W_{t+1}`: the whole history comes in and no state goes out. An optimizer gives the matrices one
-rule and the auxiliary parameters another.
+`W_{t+1}`, without any state. An optimizer has one rule for matrices and another for auxiliary
+parameters.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ def trajectory(
     matrix: Callable[[Axes], Rule],
     auxiliary: Rule,
 ) -> list[Tree]:
-    """The parameters after each step: `matrix(axes)` where there are axes, else `auxiliary`."""
+    """The parameters after each step: by `matrix(axes)` if there are axes, else `auxiliary`."""
     trees = [params]
     for step in range(len(gradients)):
         trees.append({})

@@ -17,7 +17,7 @@ SHAPES: dict[str, tuple[tuple[int, ...], Axes | None]] = {
     "dense/tall/bias": ((6,), None),
     "dense/wide/kernel": ((6, 15), ((0,), (1,))),
     # Scanned layers: axis 0 counts them. Heads are outputs of `query`, a batch axis of `value`,
-    # which lies between the two matrix axes, and part of the reduction of `out`.
+    # which is between the two matrix axes, and part of the reduction of `out`.
     "layers/mlp/up/kernel": ((3, 6, 14), ((1,), (2,))),
     "layers/attention/query/kernel": ((3, 7, 3, 5), ((1,), (2, 3))),
     "layers/attention/value/kernel": ((3, 7, 3, 4), ((1,), (3,))),
@@ -47,11 +47,11 @@ class MixedTree(NamedTuple):
 def fixed_mixed_tree(seed: int = 1, steps: int = 10) -> MixedTree:
     """2-D matrices of both orientations, scanned 3-D and 4-D, a convolution, vectors, an embedding.
 
-    Each matrix' gradients share a mean with singular values spread over [1, 3] and add noise of a
-    third of its smallest one, so that every estimate stays well-conditioned, and they swell and
-    fade over the steps, so that gates open and shut. Weights are of a step's size, so that the
-    updates, and no start value, decide a comparison of parameters. Adam's first update is a matrix
-    of signs, which may happen to be singular: with the default seed none is.
+    The gradients of a matrix have a common mean, with singular values from 1 to 3, and noise a
+    third as large as the smallest of them, so that every estimate is well conditioned. They grow
+    and shrink over the steps, so that gates open and close. Weights are about as large as updates,
+    so that comparisons of parameters are sensitive to the updates. Adam's first update is a matrix
+    of signs, which may be singular; with the default seed all are regular.
     """
     random = np.random.default_rng(seed)
 
@@ -60,7 +60,7 @@ def fixed_mixed_tree(seed: int = 1, steps: int = 10) -> MixedTree:
         if axes is not None:
             mean = per_matrix(_with_spread_spectrum, axes, mean)
             reduction, output = (math.prod(shape[i] for i in group) for group in axes)
-            width = reduction**0.5 + output**0.5  # of a matrix of unit normals: its largest s
+            width = reduction**0.5 + output**0.5  # largest s of a matrix of unit normals
         return [
             (1 + 0.6 * math.sin(step)) * (mean + 0.33 / width * random.normal(size=shape))
             for step in range(steps)
@@ -84,7 +84,7 @@ def curvature(step: int) -> float:
 
 
 def curved(gradients: list[Tree]) -> Callable[[int, Tree], Tree]:
-    """`(t, params) -> G_t + c_t W`: batches that differ in place and in curvature."""
+    """`(t, params) -> G_t + c_t W`: batches that differ in their minimum and curvature."""
 
     def gradient_at(step: int, params: Tree) -> Tree:
         return {path: gradients[step][path] + curvature(step) * w for path, w in params.items()}
