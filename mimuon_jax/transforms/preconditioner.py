@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.core import Tracer
+from jax.sharding import NamedSharding, PartitionSpec
 
 from mimuon_jax.engine.axes import batch_shape, from_matrices, matrix_shape, to_matrices
 from mimuon_jax.linalg.measures import frobenius
@@ -108,20 +109,36 @@ def scale_by_shampoo(
             if role.numbers is None:
                 continue
             x = jnp.asarray(leaves[i])
-            g = to_matrices(x, role.numbers).astype(jnp.float32)
+            g = to_matrices(_replicated(x), role.numbers).astype(jnp.float32)
             new = _accumulated(g, state.statistics[role.path], due, damping)
             y = _preconditioned(g, new.left_root, new.right_root)
             if grafting is not None:
                 size = frobenius(y)
-                length = frobenius(to_matrices(jnp.asarray(lengths[i]), role.numbers))
+                graft_update = _replicated(jnp.asarray(lengths[i]))
+                length = frobenius(to_matrices(graft_update, role.numbers))
                 y = y * (length / jnp.where(size == 0, 1.0, size))[:, None, None]
-            leaves[i] = from_matrices(y, x.shape, role.numbers).astype(x.dtype)
+            result = from_matrices(y, x.shape, role.numbers).astype(x.dtype)
+            leaves[i] = _sharded_like(result, x)
             statistics[role.path] = new
         count = jnp.asarray(optax.safe_increment(state.count))
         new_state = ShampooState(count, statistics or jnp.zeros(()), graft_state)
         return treedef.unflatten(leaves), new_state
 
     return optax.GradientTransformation(init, update)
+
+
+def _replicated(x: Array) -> Array:
+    """``x`` whole on every device: over sharded Explicit axes products are refused."""
+    sharding = jax.typeof(x).sharding
+    if not any(sharding.spec):
+        return x
+    return jax.sharding.reshard(x, NamedSharding(sharding.mesh, PartitionSpec()))
+
+
+def _sharded_like(x: Array, like: Array) -> Array:
+    """``x`` sharded over Explicit axes as ``like`` is."""
+    sharding = jax.typeof(like).sharding
+    return jax.sharding.reshard(x, sharding) if any(sharding.spec) else x
 
 
 # Under `jax.jit`, since outside jit every call of `lax.cond` would compile again.

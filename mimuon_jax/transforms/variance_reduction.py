@@ -213,7 +213,9 @@ def with_previous_gradient(
     ) -> tuple[Tree, PreviousGradientState]:
         with _nested() as outermost:
             if outermost and grad_fn is not None and _holds_mvr2(state.inner):
-                extra["previous_gradient"] = grad_fn(state.params)
+                # Frameworks may box what `grad_fn` returns, and not the updates.
+                leaves = jax.tree.leaves(grad_fn(state.params))
+                extra["previous_gradient"] = jax.tree.structure(updates).unflatten(leaves)
             elif grad_fn is not None:
                 extra["grad_fn"] = grad_fn
             updates, inner_state = inner.update(updates, state.inner, params, **extra)
