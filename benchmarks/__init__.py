@@ -1,1 +1,1 @@
-"""Counts and times of one optimizer step, beside those of the baselines, in one process."""
+"""Counts and times of one optimizer step, next to those of the baselines, in one process."""

@@ -27,7 +27,7 @@ REMAT = functools.partial(
 
 
 class Share(NamedTuple):
-    """The time of one optimizer beside that of one forward and backward pass."""
+    """The time of one optimizer next to that of one forward and backward pass."""
 
     implementation: str
     tokens: int

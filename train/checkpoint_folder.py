@@ -103,7 +103,7 @@ def remove_leftovers(directory: Path) -> None:
 
 
 def newest_intact(directory: Path, warn: Callable[[str], None]) -> int | None:
-    """The newest step whose checksums match; newer checkpoints are moved to a folder beside."""
+    """The newest step whose checksums match; newer checkpoints are moved to a folder next to it."""
     for step in reversed(steps(directory)):
         folder = directory / str(step)
         wrong = damage(folder)

@@ -105,7 +105,7 @@ class Shampoo(Optimizer):
     the size of an orthogonal matrix at first, and shrinks as Adagrad's do."""
 
     max_dim: int = 768
-    """Longest side that is preconditioned, in entries; beside a longer one the other side takes the
+    """Longest side that is preconditioned, in entries. If one side is longer, the other takes the
     power -1/2."""
 
     update_every: int = 20
