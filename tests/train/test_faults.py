@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -187,7 +186,7 @@ def test_a_removed_run_directory_ends_the_run(tmp_path: Path, monkeypatch: pytes
     def remove(*arguments: Any) -> Any:
         seen.append(None)
         if len(seen) == 3:
-            shutil.rmtree(tmp_path / "run")
+            (tmp_path / "run").rename(tmp_path / "elsewhere")
         return real(*arguments)
 
     monkeypatch.setattr(loop, "split_batch", remove)
@@ -205,19 +204,36 @@ def test_a_clock_that_jumps_changes_nothing(
     assert disturbed.numbers(tmp_path / "run") == disturbed.numbers(whole)
 
 
-def test_no_thread_waits_after_a_save_that_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    before = threading.active_count()
-    real = os.mkdir
+FAILING_SAVE = """
+import os, sys
+from pathlib import Path
+from benchmarks.disturbed import call
 
-    def full(path: Any, *arguments: Any, **keywords: Any) -> None:
-        if "unsealed" in str(path):
-            raise FULL
-        real(path, *arguments, **keywords)
+real = os.mkdir
 
-    monkeypatch.setattr(os, "mkdir", full)
-    with pytest.raises(MachineError, match=r"checkpoint of step 2 .*No space left on device"):
-        run(disturbed.configuration(tmp_path / "run"), quiet=True)
-    assert threading.active_count() <= before + 1
+def full(path, *arguments, **keywords):
+    if "unsealed" in str(path):
+        raise OSError(28, "No space left on device", str(path))
+    real(path, *arguments, **keywords)
+
+os.mkdir = full
+print(*call(Path(sys.argv[1])))
+"""
+
+
+@pytest.mark.slow
+def test_a_process_ends_after_a_save_whose_folder_cannot_be_made(tmp_path: Path, repository: Path):
+    done = subprocess.run(
+        [sys.executable, "-c", FAILING_SAVE, str(tmp_path / "run")],
+        cwd=repository,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=True,
+    )
+    assert done.stdout.startswith("1 stopped: the checkpoint of step 2 could not be written")
+    assert done.stderr == ""
 
 
 def test_a_home_directory_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
