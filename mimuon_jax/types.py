@@ -31,6 +31,10 @@ Tree: TypeAlias = Any
 #: function from parameters to such a tree, or ``None`` for the default rule.
 Matrices: TypeAlias = Any
 
+#: Booleans by parameter: a tree or prefix tree, a function from parameters to such a tree, or
+#: ``None`` for all.
+Mask: TypeAlias = Any
+
 #: One ``NamedSharding`` or ``PartitionSpec`` per parameter: a tree, a function from parameters to a
 #: tree, or ``None`` to read the shardings from the arrays.
 Shardings: TypeAlias = Any
@@ -50,6 +54,7 @@ __all__ = [
     "Float",
     "Gain",
     "LearningRate",
+    "Mask",
     "Matrices",
     "Measure",
     "MuonDimensionNumbers",

@@ -81,6 +81,7 @@ def test_state_in_float32_for_bfloat16(name):
     tx = make(name, accumulator_dtype=jnp.float32)
     updates, state = contract.update(tx, params, tx.init(params), params)
     assert {x.dtype for x in jax.tree.leaves(updates)} == {jnp.dtype(jnp.bfloat16)}
+    state = getattr(state, "inner", state)  # mvr2 keeps the previous parameters next to it
     wide = [x for x in jax.tree.leaves(state) if jnp.issubdtype(x.dtype, jnp.floating)]
     assert {x.dtype for x in wide} == {jnp.dtype(jnp.float32)}
 

@@ -1,8 +1,9 @@
 """Muon, and MiMuon, which chooses between Muon and momentum SGD matrix by matrix."""
 
 import optax
+from jax.typing import DTypeLike
 
-from mimuon_jax.optimizers.recipe import adam_rate, as_auxiliary, as_momentum, decayed
+from mimuon_jax.optimizers.recipe import adam_rate, as_adamw, as_momentum, decayed
 from mimuon_jax.transforms.fused import Split, split_fused
 from mimuon_jax.transforms.gates import threshold_gate
 from mimuon_jax.transforms.orthogonalize import orthogonalize
@@ -10,6 +11,7 @@ from mimuon_jax.transforms.partition import partition
 from mimuon_jax.types import (
     Gain,
     LearningRate,
+    Mask,
     Matrices,
     Measure,
     Number,
@@ -24,32 +26,41 @@ def muon(
     momentum: Number | optax.GradientTransformation = 0.95,
     nesterov: bool = True,
     orthogonalizer: str | Orthogonalizer = "newton_schulz",
-    gain: str | Gain | None = "width",
+    gain: str | float | Gain | None = "width",
     weight_decay: Number = 0.0,
     auxiliary: optax.GradientTransformation | None = None,
     auxiliary_learning_rate: LearningRate | None = None,
     matrices: Matrices = None,
     shardings: Shardings = None,
     split: Split | None = None,
+    weight_decay_mask: Mask = None,
+    auxiliary_weight_decay: Number | None = None,
+    state_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Muon: orthogonalized momentum for matrices, AdamW for the rest.
+    """Muon: orthogonalized momentum for matrices, AdamW for auxiliary parameters.
 
     ``M_t = mu M_{t-1} + G_t``; ``W <- (1 - eta lambda) W - eta gain Orth(mu M_t + G_t)``.
 
     Args:
       learning_rate: ``eta``, a number or a schedule; 0.02 is usual with the gain ``"width"``,
-        AdamW's rate with ``"rms"``.
+        AdamW's with ``"rms"`` or a number as gain.
       momentum: ``mu`` in [0, 1) of `heavy_ball`, or a transformation such as ``ema(0.95)``.
       nesterov: pass on the look-ahead ``mu M_t + G_t``; False: ``M_t``, or what ``momentum`` says.
       orthogonalizer: see `orthogonalize`.
-      gain: factor by shape: ``"width"``, ``"rms"``, ``"spectral"``, a function or None.
-      weight_decay: ``lambda >= 0`` of the matrices; 0: none.
+      gain: factor by shape: ``"width"``, ``"rms"``, ``"spectral"``, a number (the RMS of an
+        update), a function or None.
+      weight_decay: ``lambda >= 0`` of the matrices; 0: no decay.
       auxiliary: transformation of all other parameters, with its own learning rate; None: AdamW
-        without decay at ``auxiliary_learning_rate``.
-      auxiliary_learning_rate: None: ``0.015 learning_rate``, schedule included (3e-4 at 0.02).
+        at ``auxiliary_learning_rate``.
+      auxiliary_learning_rate: None: ``0.015 learning_rate``, schedule included (3e-4 at 0.02), or
+        ``learning_rate`` itself with the gain ``"rms"`` or a number.
       matrices: see `partition`.
-      shardings: of the parameters, see `orthogonalize`; None: learned from the arrays.
+      shardings: of the parameters, see `orthogonalize`; None: read from the arrays.
       split: fused matrices (one ``qkv`` kernel) whose parts are matrices, see `split_fused`.
+      weight_decay_mask: booleans, a tree or prefix tree like the parameters or a function of them:
+        which matrices decay; None: all.
+      auxiliary_weight_decay: decay of the default AdamW, decoupled; None: no decay.
+      state_dtype: dtype of the momentum, such as ``jnp.bfloat16``; None: that of each parameter.
 
     Returns:
       The optimizer.
@@ -70,12 +81,14 @@ def muon(
       [[0.5, 0.0], [0.0, 0.5]]
     """
     steps = optax.chain(
-        as_momentum(momentum, nesterov),
+        as_momentum(momentum, nesterov, state_dtype),
         orthogonalize(orthogonalizer, gain=gain, split=split, shardings=shardings),
-        decayed(weight_decay),
+        decayed(weight_decay, weight_decay_mask),
         optax.scale_by_learning_rate(learning_rate),
     )
-    rest = as_auxiliary(auxiliary, auxiliary_learning_rate, adam_rate(learning_rate))
+    rest = as_adamw(
+        auxiliary, auxiliary_learning_rate, auxiliary_weight_decay, adam_rate(learning_rate, gain)
+    )
     return partition(steps, rest, matrices=matrices)
 
 
@@ -87,15 +100,18 @@ def mimuon(
     momentum: Number | optax.GradientTransformation = 0.95,
     nesterov: bool = False,
     orthogonalizer: str | Orthogonalizer = "newton_schulz",
-    gain: str | Gain | None = "width",
+    gain: str | float | Gain | None = "width",
     weight_decay: Number = 0.0,
     auxiliary: optax.GradientTransformation | None = None,
     auxiliary_learning_rate: LearningRate | None = None,
     matrices: Matrices = None,
     shardings: Shardings = None,
     split: Split | None = None,
+    weight_decay_mask: Mask = None,
+    auxiliary_weight_decay: Number | None = None,
+    state_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """MiMuon: Muon where the gradient estimate allows it, else momentum SGD, matrix by matrix.
+    """MiMuon: Muon for matrices with an open gate, momentum SGD for those with a closed one.
 
     ``M_t = mu M_{t-1} + G_t``; if ``measure(M_t) >= tau``:
     ``W <- (1 - eta lambda) W - eta gain Orth(M_t)``, else ``W <- (1 - eta lambda) W - eta M_t``.
@@ -112,14 +128,19 @@ def mimuon(
         ``momentum`` says.
       orthogonalizer: see `orthogonalize`.
       gain: factor by shape of the orthogonalized update alone: ``"width"``, ``"rms"``,
-        ``"spectral"``, a function or None.
-      weight_decay: ``lambda >= 0`` of the matrices; 0: none.
+        ``"spectral"``, a number (the RMS of an update), a function or None.
+      weight_decay: ``lambda >= 0`` of the matrices; 0: no decay.
       auxiliary: transformation of all other parameters, with its own learning rate; None: AdamW
-        without decay at ``auxiliary_learning_rate``.
-      auxiliary_learning_rate: None: ``0.015 learning_rate``, schedule included (3e-4 at 0.02).
+        at ``auxiliary_learning_rate``.
+      auxiliary_learning_rate: None: ``0.015 learning_rate``, schedule included (3e-4 at 0.02), or
+        ``learning_rate`` itself with the gain ``"rms"`` or a number.
       matrices: see `partition`.
-      shardings: of the parameters, see `orthogonalize`; None: learned from the arrays.
+      shardings: of the parameters, see `orthogonalize`; None: read from the arrays.
       split: fused matrices (one ``qkv`` kernel) whose parts are matrices, see `split_fused`.
+      weight_decay_mask: booleans, a tree or prefix tree like the parameters or a function of them:
+        which matrices decay; None: all.
+      auxiliary_weight_decay: decay of the default AdamW, decoupled; None: no decay.
+      state_dtype: dtype of the momentum, such as ``jnp.bfloat16``; None: that of each parameter.
 
     Returns:
       The optimizer; decisions and measures are in its state, see `mimuon_jax.diagnostics`.
@@ -146,10 +167,12 @@ def mimuon(
         shardings=shardings,
     )
     steps = optax.chain(
-        as_momentum(momentum, nesterov),
+        as_momentum(momentum, nesterov, state_dtype),
         split_fused(gated, split),
-        decayed(weight_decay),
+        decayed(weight_decay, weight_decay_mask),
         optax.scale_by_learning_rate(learning_rate),
     )
-    rest = as_auxiliary(auxiliary, auxiliary_learning_rate, adam_rate(learning_rate))
+    rest = as_adamw(
+        auxiliary, auxiliary_learning_rate, auxiliary_weight_decay, adam_rate(learning_rate, gain)
+    )
     return partition(steps, rest, matrices=matrices)

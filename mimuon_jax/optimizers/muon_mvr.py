@@ -1,13 +1,14 @@
 """Muon on gradient estimates with variance reduction."""
 
 import optax
+from jax.typing import DTypeLike
 
-from mimuon_jax.optimizers.recipe import adam_rate, as_auxiliary, decayed
+from mimuon_jax.optimizers.recipe import adam_rate, as_adamw, decayed
 from mimuon_jax.transforms.fused import Split
 from mimuon_jax.transforms.orthogonalize import orthogonalize
 from mimuon_jax.transforms.partition import partition
 from mimuon_jax.transforms.variance_reduction import mvr1, mvr2
-from mimuon_jax.types import Gain, LearningRate, Matrices, Number, Orthogonalizer, Shardings
+from mimuon_jax.types import Gain, LearningRate, Mask, Matrices, Number, Orthogonalizer, Shardings
 
 
 def muon_mvr1(
@@ -17,33 +18,42 @@ def muon_mvr1(
     clip: float | None = None,
     momentum: Number = 0.95,
     orthogonalizer: str | Orthogonalizer = "newton_schulz",
-    gain: str | Gain | None = "width",
+    gain: str | float | Gain | None = "width",
     weight_decay: Number = 0.0,
     auxiliary: optax.GradientTransformation | None = None,
     auxiliary_learning_rate: LearningRate | None = None,
     matrices: Matrices = None,
     shardings: Shardings = None,
     split: Split | None = None,
+    weight_decay_mask: Mask = None,
+    auxiliary_weight_decay: Number | None = None,
+    state_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Muon-MVR1: Muon on an estimate corrected by the gradient of the step before.
+    """Muon-MVR1: Muon on an estimate corrected by the gradient of the previous step.
 
     ``M_t = beta M_{t-1} + (1 - beta) G_t + gamma beta (G_t - G_{t-1})`` from ``M_0 = G_0``;
-    ``W <- (1 - eta lambda) W - eta gain Orth(M_t)``. One gradient a step.
+    ``W <- (1 - eta lambda) W - eta gain Orth(M_t)``. One gradient per step.
 
     Args:
       learning_rate: ``eta``, a number or a schedule, as for `muon`.
       gamma: strength of the correction in [0, 1]; 0 is `muon` on ``ema(start="gradient")``.
-      clip: bound of every matrix's corrected gradient, see `mvr1`; None: no bound.
+      clip: bound of the corrected gradient of every matrix, see `mvr1`; None: no bound.
       momentum: ``beta`` in [0, 1).
       orthogonalizer: see `orthogonalize`.
-      gain: factor by shape, see `scale_by_gain`.
-      weight_decay: ``lambda >= 0`` of the matrices; 0: none.
+      gain: factor by shape, see `scale_by_gain`; a number is the RMS of an update.
+      weight_decay: ``lambda >= 0`` of the matrices; 0: no decay.
       auxiliary: transformation of all other parameters, with its own learning rate; None: AdamW
-        without decay at ``auxiliary_learning_rate``.
-      auxiliary_learning_rate: None: ``0.015 learning_rate``, schedule included (3e-4 at 0.02).
+        at ``auxiliary_learning_rate``.
+      auxiliary_learning_rate: None: ``0.015 learning_rate``, schedule included (3e-4 at 0.02), or
+        ``learning_rate`` itself with the gain ``"rms"`` or a number.
       matrices: see `partition`.
-      shardings: of the parameters, see `orthogonalize`; None: learned from the arrays.
+      shardings: of the parameters, see `orthogonalize`; None: read from the arrays.
       split: fused matrices (one ``qkv`` kernel) whose parts are matrices, see `split_fused`.
+      weight_decay_mask: booleans, a tree or prefix tree like the parameters or a function of them:
+        which matrices decay; None: all.
+      auxiliary_weight_decay: decay of the default AdamW, decoupled; None: no decay.
+      state_dtype: dtype of the estimate and the kept gradient, such as ``jnp.bfloat16``; None: the
+        parameter's.
 
     Returns:
       The optimizer.
@@ -62,12 +72,14 @@ def muon_mvr1(
       [[-0.5, -0.0], [-0.0, -0.5]]
     """
     steps = optax.chain(
-        mvr1(momentum, gamma, clip=clip),
+        mvr1(momentum, gamma, clip=clip, accumulator_dtype=state_dtype),
         orthogonalize(orthogonalizer, gain=gain, split=split, shardings=shardings),
-        decayed(weight_decay),
+        decayed(weight_decay, weight_decay_mask),
         optax.scale_by_learning_rate(learning_rate),
     )
-    rest = as_auxiliary(auxiliary, auxiliary_learning_rate, adam_rate(learning_rate))
+    rest = as_adamw(
+        auxiliary, auxiliary_learning_rate, auxiliary_weight_decay, adam_rate(learning_rate, gain)
+    )
     return partition(steps, rest, matrices=matrices)
 
 
@@ -78,35 +90,43 @@ def muon_mvr2(
     clip: float | None = None,
     momentum: Number = 0.95,
     orthogonalizer: str | Orthogonalizer = "newton_schulz",
-    gain: str | Gain | None = "width",
+    gain: str | float | Gain | None = "width",
     weight_decay: Number = 0.0,
     auxiliary: optax.GradientTransformation | None = None,
     auxiliary_learning_rate: LearningRate | None = None,
     matrices: Matrices = None,
     shardings: Shardings = None,
     split: Split | None = None,
+    weight_decay_mask: Mask = None,
+    auxiliary_weight_decay: Number | None = None,
+    state_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Muon-MVR2: Muon on an estimate corrected by this batch's gradient at the previous point.
 
     ``M_t = beta M_{t-1} + (1 - beta) G_t + gamma beta (G_t - G'_t)`` from ``M_0 = G_0``, with
     ``G'_t`` the gradient of batch ``t`` at ``W_{t-1}``;
-    ``W <- (1 - eta lambda) W - eta gain Orth(M_t)``. Two gradients a step.
+    ``W <- (1 - eta lambda) W - eta gain Orth(M_t)``. Two gradients per step.
 
     Args:
       learning_rate: ``eta``, a number or a schedule, as for `muon`.
       gamma: strength of the correction in [0, 1]; 0 is `muon` on ``ema(start="gradient")``, 1 is
         STORM.
-      clip: bound of every matrix's corrected gradient, see `mvr1`; None: no bound.
+      clip: bound of the corrected gradient of every matrix, see `mvr1`; None: no bound.
       momentum: ``beta`` in [0, 1).
       orthogonalizer: see `orthogonalize`.
-      gain: factor by shape, see `scale_by_gain`.
-      weight_decay: ``lambda >= 0`` of the matrices; 0: none.
+      gain: factor by shape, see `scale_by_gain`; a number is the RMS of an update.
+      weight_decay: ``lambda >= 0`` of the matrices; 0: no decay.
       auxiliary: transformation of all other parameters, with its own learning rate; None: AdamW
-        without decay at ``auxiliary_learning_rate``.
-      auxiliary_learning_rate: None: ``0.015 learning_rate``, schedule included (3e-4 at 0.02).
+        at ``auxiliary_learning_rate``.
+      auxiliary_learning_rate: None: ``0.015 learning_rate``, schedule included (3e-4 at 0.02), or
+        ``learning_rate`` itself with the gain ``"rms"`` or a number.
       matrices: see `partition`.
-      shardings: of the parameters, see `orthogonalize`; None: learned from the arrays.
+      shardings: of the parameters, see `orthogonalize`; None: read from the arrays.
       split: fused matrices (one ``qkv`` kernel) whose parts are matrices, see `split_fused`.
+      weight_decay_mask: booleans, a tree or prefix tree like the parameters or a function of them:
+        which matrices decay; None: all.
+      auxiliary_weight_decay: decay of the default AdamW, decoupled; None: no decay.
+      state_dtype: dtype of the estimate, such as ``jnp.bfloat16``; None: that of each parameter.
 
     Returns:
       The optimizer. Its ``update`` needs ``params`` and ``grad_fn``, a function of all parameters
@@ -130,10 +150,12 @@ def muon_mvr2(
       [[-0.5, -0.0], [-0.0, -0.5]]
     """
     steps = optax.chain(
-        mvr2(momentum, gamma, clip=clip),
+        mvr2(momentum, gamma, clip=clip, accumulator_dtype=state_dtype),
         orthogonalize(orthogonalizer, gain=gain, split=split, shardings=shardings),
-        decayed(weight_decay),
+        decayed(weight_decay, weight_decay_mask),
         optax.scale_by_learning_rate(learning_rate),
     )
-    rest = as_auxiliary(auxiliary, auxiliary_learning_rate, adam_rate(learning_rate))
+    rest = as_adamw(
+        auxiliary, auxiliary_learning_rate, auxiliary_weight_decay, adam_rate(learning_rate, gain)
+    )
     return partition(steps, rest, matrices=matrices)

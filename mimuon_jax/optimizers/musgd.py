@@ -1,9 +1,10 @@
-"""MuSGD: Muon and momentum SGD at every step, with a weight each."""
+"""MuSGD: Muon and momentum SGD at every step, each with a weight."""
 
 from typing import NamedTuple
 
 import jax
 import optax
+from jax.typing import DTypeLike
 
 from mimuon_jax.optimizers.recipe import as_auxiliary, as_momentum, check_weight, decayed
 from mimuon_jax.transforms.fused import Split
@@ -12,6 +13,7 @@ from mimuon_jax.transforms.partition import partition
 from mimuon_jax.types import (
     Gain,
     LearningRate,
+    Mask,
     Matrices,
     Number,
     Orthogonalizer,
@@ -36,19 +38,21 @@ def musgd(
     sgd_momentum: Number | optax.GradientTransformation = 0.9,
     nesterov: bool = True,
     orthogonalizer: str | Orthogonalizer = "newton_schulz",
-    gain: str | Gain | None = "width",
+    gain: str | float | Gain | None = "width",
     weight_decay: Number = 0.0,
     auxiliary: optax.GradientTransformation | None = None,
     auxiliary_learning_rate: LearningRate | None = None,
     matrices: Matrices = None,
     shardings: Shardings = None,
     split: Split | None = None,
+    weight_decay_mask: Mask = None,
+    state_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """MuSGD: ``W <- W - eta w_muon gain Orth(M_t) - eta w_sgd N_t``.
 
     ``M_t`` and ``N_t`` are momenta of the same gradient: ``M_t`` that of `muon`, ``N_t`` a heavy
-    ball of ``G_t + lambda W_t`` (coupled decay, in the SGD part alone). Parameters that are no
-    matrices get the SGD part, weight and decay included.
+    ball of ``G_t + lambda W_t`` (coupled decay, in the SGD part alone). Auxiliary
+    parameters get the SGD part, including its weight and decay.
 
     Args:
       learning_rate: ``eta``, a number or a schedule; the MiMuon paper's experiments use 0.015
@@ -59,16 +63,19 @@ def musgd(
       momentum: of the Muon part; ``mu`` in [0, 1) of `heavy_ball`, or a transformation such as
         ``ema(0.95)``, whose direction, the look-ahead's included, is the same.
       sgd_momentum: of the SGD part; ``mu`` of `heavy_ball`, or a transformation such as
-        ``heavy_ball(0.9, nesterov=True)``, as YOLO26 has it.
+        ``heavy_ball(0.9, nesterov=True)``, as in YOLO26.
       nesterov: pass on the look-ahead in the Muon part.
       orthogonalizer: see `orthogonalize`; YOLO26 uses ``"jordan"``.
       gain: factor by shape, see `scale_by_gain`; YOLO26 uses ``"unflattened"``, 1 for convolutions.
-      weight_decay: ``lambda >= 0`` in the SGD part of all parameters; 0: none.
-      auxiliary: transformation of the parameters that are no matrices; None: the SGD part.
-      auxiliary_learning_rate: of the SGD part of these parameters; None: ``learning_rate``.
+      weight_decay: ``lambda >= 0`` in the SGD part of all parameters; 0: no decay.
+      auxiliary: transformation of auxiliary parameters; None: the SGD part.
+      auxiliary_learning_rate: of their SGD part; None: ``learning_rate``.
       matrices: see `partition`.
-      shardings: of the parameters, see `orthogonalize`; None: learned from the arrays.
+      shardings: of the parameters, see `orthogonalize`; None: read from the arrays.
       split: fused matrices (one ``qkv`` kernel) whose parts are matrices, see `split_fused`.
+      weight_decay_mask: booleans, a tree or prefix tree like the parameters or a function of them:
+        which parameters decay; None: all.
+      state_dtype: dtype of the momenta, such as ``jnp.bfloat16``; None: that of each parameter.
 
     Returns:
       The optimizer.
@@ -90,14 +97,16 @@ def musgd(
     for name, weight in (("muon_weight", muon_weight), ("sgd_weight", sgd_weight)):
         check_weight(name, weight)
     sgd = optax.chain(
-        decayed(weight_decay), as_momentum(sgd_momentum, nesterov=False), optax.scale(sgd_weight)
+        decayed(weight_decay, weight_decay_mask),
+        as_momentum(sgd_momentum, False, state_dtype),
+        optax.scale(sgd_weight),
     )
     muon = optax.chain(
-        as_momentum(momentum, nesterov),
+        as_momentum(momentum, nesterov, state_dtype),
         orthogonalize(orthogonalizer, gain=gain, split=split, shardings=shardings),
         optax.scale(muon_weight),
     )
-    # A part of weight 0 is left out, not added as 0 times it: exact, and inf stays where it is.
+    # A part of weight 0 is left out, not multiplied by 0: exact, and inf does not become NaN.
     weighted = ((muon, muon_weight), (sgd, sgd_weight))
     parts = [tx for tx, weight in weighted if isinstance(weight, jax.Array) or weight != 0]
     both = optax.chain(

@@ -1,32 +1,41 @@
-"""What the optimizers share: momentum, weight decay, the auxiliary side, rates and checks."""
+"""What the optimizers share: momentum, weight decay, auxiliary parameters, checks."""
 
 from collections.abc import Callable
 from typing import Any
 
 import optax
 from jax.core import Tracer
+from jax.typing import DTypeLike
 
+from mimuon_jax.transforms.gains import is_rms
 from mimuon_jax.transforms.momentum import heavy_ball, with_nesterov
-from mimuon_jax.types import LearningRate, Number
+from mimuon_jax.types import Gain, LearningRate, Mask, Number
 
-# 3e-4, the usual rate of AdamW, where the matrices get 0.02, the usual rate of Muon.
+# 3e-4, the usual learning rate of AdamW, if that of the matrices is 0.02, the usual one of Muon.
 _AUXILIARY_RATIO = 0.015
 
 
 def as_momentum(
-    momentum: Number | optax.GradientTransformation, nesterov: bool
+    momentum: Number | optax.GradientTransformation,
+    nesterov: bool,
+    state_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformation:
-    """The transformation that the arguments ``momentum`` and ``nesterov`` mean."""
+    """The transformation that ``momentum``, ``nesterov`` and ``state_dtype`` mean."""
     if not isinstance(momentum, optax.GradientTransformation):
-        return heavy_ball(momentum, nesterov=nesterov)
+        return heavy_ball(momentum, nesterov=nesterov, accumulator_dtype=state_dtype)
+    if state_dtype is not None:
+        raise ValueError(
+            f"state_dtype={state_dtype!r} needs a number as momentum; give the transformation its "
+            "own dtype, as in momentum=ema(0.95, accumulator_dtype=jnp.bfloat16)"
+        )
     return with_nesterov(momentum) if nesterov else momentum
 
 
-def decayed(weight_decay: Number) -> optax.GradientTransformation:
-    """Decoupled decay; nothing at all for the number 0, so that ``params`` are not needed."""
+def decayed(weight_decay: Number, mask: Mask = None) -> optax.GradientTransformation:
+    """Decoupled decay where the mask is true; for 0 the identity, which needs no ``params``."""
     check_weight("weight_decay", weight_decay)
     if isinstance(weight_decay, Tracer) or weight_decay:
-        return optax.add_decayed_weights(weight_decay)
+        return optax.add_decayed_weights(weight_decay, mask)
     return optax.identity()
 
 
@@ -34,9 +43,9 @@ def as_auxiliary(
     auxiliary: optax.GradientTransformation | None,
     auxiliary_learning_rate: LearningRate | None,
     otherwise: LearningRate,
-    default: Callable[[Any], optax.GradientTransformation] = optax.adam,
+    default: Callable[[Any], optax.GradientTransformation],
 ) -> optax.GradientTransformation:
-    """The transformation of what is no matrix: the caller's, or the default at the rate due."""
+    """The transformation of auxiliary parameters: the caller's, or the default."""
     if auxiliary is None:
         return default(otherwise if auxiliary_learning_rate is None else auxiliary_learning_rate)
     if auxiliary_learning_rate is not None:
@@ -47,14 +56,40 @@ def as_auxiliary(
     return auxiliary
 
 
-def adam_rate(learning_rate: LearningRate) -> LearningRate:
-    """The rate of the default AdamW next to a rate of Muon's, schedule included."""
+def as_adamw(
+    auxiliary: optax.GradientTransformation | None,
+    auxiliary_learning_rate: LearningRate | None,
+    auxiliary_weight_decay: Number | None,
+    otherwise: LearningRate,
+) -> optax.GradientTransformation:
+    """The transformation of auxiliary parameters: the caller's, or AdamW."""
+    if auxiliary is not None and auxiliary_weight_decay is not None:
+        raise ValueError(
+            f"auxiliary_weight_decay={auxiliary_weight_decay} is for the default auxiliary "
+            "transformation; set the decay within `auxiliary`, as in optax.adamw(3e-4, "
+            "weight_decay=0.1)"
+        )
+    decay = 0.0 if auxiliary_weight_decay is None else auxiliary_weight_decay
+    check_weight("auxiliary_weight_decay", decay)
+
+    def adamw(rate: Any) -> optax.GradientTransformation:
+        if isinstance(decay, Tracer) or decay:
+            return optax.adamw(rate, weight_decay=decay)
+        return optax.adam(rate)
+
+    return as_auxiliary(auxiliary, auxiliary_learning_rate, otherwise, adamw)
+
+
+def adam_rate(learning_rate: LearningRate, gain: str | float | Gain | None = None) -> LearningRate:
+    """The learning rate of the default AdamW next to that of the matrices, schedule included."""
+    if gain == "rms" or is_rms(gain):  # the updates of the matrices have the RMS of AdamW's
+        return learning_rate
     if callable(learning_rate):
         return lambda step: _AUXILIARY_RATIO * learning_rate(step)
     return _AUXILIARY_RATIO * learning_rate
 
 
 def check_weight(name: str, weight: Number) -> None:
-    """Refuses a negative number, and NaN; a traced one cannot be looked at."""
+    """Refuses a negative number and NaN; a traced number cannot be checked."""
     if not isinstance(weight, Tracer) and not float(weight) >= 0:
-        raise ValueError(f"{name}={weight} must be >= 0: 0 is none")
+        raise ValueError(f"{name}={weight} must be >= 0; 0 turns it off")

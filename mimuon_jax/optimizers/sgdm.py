@@ -18,11 +18,11 @@ def sgdm(
     ``M_t = mu M_{t-1} + G_t``; ``W <- (1 - eta lambda) W - eta M_t``.
 
     Args:
-      learning_rate: ``eta``, a number or a schedule. Heavy ball: a step is up to ``1 / (1 - mu)``
-        gradients long.
+      learning_rate: ``eta``, a number or a schedule. With heavy ball an update is up to
+        ``1 / (1 - mu)`` times as large as a gradient.
       momentum: ``mu`` in [0, 1) of `heavy_ball`, or a transformation such as ``ema(0.9)``.
       nesterov: pass on the look-ahead ``mu M_t + G_t``; False: ``M_t``, or what ``momentum`` says.
-      weight_decay: ``lambda >= 0``, decoupled; 0: none.
+      weight_decay: ``lambda >= 0``, decoupled; 0: no decay.
 
     Returns:
       The optimizer.

@@ -1,12 +1,12 @@
-"""Shampoo: every matrix preconditioned from both sides, a baseline."""
+"""Shampoo: every matrix is preconditioned from both sides. A baseline."""
 
 import optax
 
-from mimuon_jax.optimizers.recipe import adam_rate, as_auxiliary, decayed
+from mimuon_jax.optimizers.recipe import adam_rate, as_adamw, decayed
 from mimuon_jax.transforms.fused import Split, split_fused
 from mimuon_jax.transforms.partition import partition
 from mimuon_jax.transforms.preconditioner import scale_by_shampoo
-from mimuon_jax.types import LearningRate, Matrices, Number
+from mimuon_jax.types import LearningRate, Mask, Matrices, Number
 
 
 def shampoo(
@@ -21,8 +21,10 @@ def shampoo(
     auxiliary_learning_rate: LearningRate | None = None,
     matrices: Matrices = None,
     split: Split | None = None,
+    weight_decay_mask: Mask = None,
+    auxiliary_weight_decay: Number | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Shampoo for matrices, AdamW for the rest.
+    """Shampoo for matrices, AdamW for auxiliary parameters.
 
     ``L += G G^T``, ``R += G^T G``;
     ``W <- (1 - eta lambda) W - eta (L + eps max(L) I)^{-1/4} G (R + eps max(R) I)^{-1/4}``, with
@@ -31,21 +33,24 @@ def shampoo(
     Args:
       learning_rate: ``eta``, a number or a schedule. Without grafting an update has the size of an
         orthogonal matrix at first and shrinks with the sums, as Adagrad's do.
-      max_dim: longest side that is preconditioned; with one longer side the other takes the power
-        -1/2, with two the gradient passes through. 768 in the MiMuon paper.
+      max_dim: longest side that is preconditioned. If one side is longer, the other takes the power
+        -1/2; if both are, the gradient passes through unchanged. 768 in the MiMuon paper.
       update_every: steps from one computation of the roots (by eigenvalues) to the next; the first
         step computes them. 20 in the paper's detector runs.
       damping: ``eps`` in (0, 1], relative to the largest eigenvalue ``max(L)``. In float32, 1e-6
-        leaves the roots of singular statistics (every side but the shortest has them at first)
+        leaves the roots of singular statistics (all but the shortest side has them at first)
         wrong by some percent, 1e-4 by less than a thousandth.
       grafting: a transformation (``optax.scale_by_adam()``, ``optax.identity()``) whose update
         lends every matrix its Frobenius norm; None: off.
-      weight_decay: ``lambda >= 0`` of the matrices, decoupled; 0: none.
+      weight_decay: ``lambda >= 0`` of the matrices, decoupled; 0: no decay.
       auxiliary: transformation of all other parameters, with its own learning rate; None: AdamW
-        without decay at ``auxiliary_learning_rate``.
+        at ``auxiliary_learning_rate``.
       auxiliary_learning_rate: None: ``0.015 learning_rate``, schedule included.
       matrices: see `partition`.
       split: fused matrices (one ``qkv`` kernel) whose parts are matrices, see `split_fused`.
+      weight_decay_mask: booleans, a tree or prefix tree like the parameters or a function of them:
+        which matrices decay; None: all.
+      auxiliary_weight_decay: decay of the default AdamW, decoupled; None: no decay.
 
     Returns:
       The optimizer.
@@ -68,8 +73,10 @@ def shampoo(
     )
     steps = optax.chain(
         split_fused(preconditioner, split),
-        decayed(weight_decay),
+        decayed(weight_decay, weight_decay_mask),
         optax.scale_by_learning_rate(learning_rate),
     )
-    rest = as_auxiliary(auxiliary, auxiliary_learning_rate, adam_rate(learning_rate))
+    rest = as_adamw(
+        auxiliary, auxiliary_learning_rate, auxiliary_weight_decay, adam_rate(learning_rate)
+    )
     return partition(steps, rest, matrices=matrices)

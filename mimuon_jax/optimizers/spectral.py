@@ -3,13 +3,14 @@
 from typing import Any
 
 import optax
+from jax.typing import DTypeLike
 
 from mimuon_jax.linalg.powers import PowerMethod
 from mimuon_jax.optimizers.recipe import as_auxiliary, as_momentum, decayed
 from mimuon_jax.transforms.fused import Split
 from mimuon_jax.transforms.partition import partition
 from mimuon_jax.transforms.spectral_power import checked_exponent, spectral_power
-from mimuon_jax.types import Gain, LearningRate, Matrices, Number, Shardings
+from mimuon_jax.types import Gain, LearningRate, Mask, Matrices, Number, Shardings
 
 
 def spectral_sgd(
@@ -19,35 +20,40 @@ def spectral_sgd(
     momentum: Number | optax.GradientTransformation = 0.95,
     nesterov: bool = False,
     method: str | PowerMethod | None = None,
-    gain: str | Gain | None = "width",
+    gain: str | float | Gain | None = "width",
     weight_decay: Number = 0.0,
     auxiliary: optax.GradientTransformation | None = None,
     auxiliary_learning_rate: LearningRate | None = None,
     matrices: Matrices = None,
     shardings: Shardings = None,
     split: Split | None = None,
+    weight_decay_mask: Mask = None,
+    state_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Momentum SGD with spectral powers: mSGD, mSGDS, mSGDQ, mSGDZ for ``p = 1, 1/2, 1/4, 0``.
 
-    ``W <- (1 - eta lambda) W - eta U S^p V^T`` of ``M_t = mu M_{t-1} + G_t``; parameters that are
-    no matrices get ``M_t`` itself.
+    ``W <- (1 - eta lambda) W - eta U S^p V^T`` of ``M_t = mu M_{t-1} + G_t``; auxiliary
+    parameters get ``M_t`` itself.
 
     Args:
       learning_rate: ``eta``, a number or a schedule. Its useful size depends on ``p``: updates
         scale as the gradient to the power ``p``. The paper's matrices: 7e-3 at ``p = 0``.
       p: exponent in [0, 1], a Python number (``static_args=("p",)`` under
-        ``optax.inject_hyperparams``); 1 is `sgdm`, 0 is `muon` with SGD for the rest.
+        ``optax.inject_hyperparams``); 1 is `sgdm`, 0 is `muon` with SGD for auxiliary parameters.
       momentum: ``mu`` in [0, 1) of `heavy_ball`, or a transformation such as ``ema(0.95)``.
       nesterov: pass on the look-ahead ``mu M_t + G_t``; False: ``M_t``, or what ``momentum`` says.
       method: see `spectral_power`.
-      gain: factor by shape of matrices at ``p = 0``; no other ``p`` has one.
-      weight_decay: ``lambda >= 0`` of all parameters, decoupled; 0: none.
-      auxiliary: transformation of all other parameters, with its own learning rate; None: theirs is
-        the same without the power, at ``auxiliary_learning_rate``.
+      gain: factor by shape of matrices at ``p = 0``; ignored for every other ``p``.
+      weight_decay: ``lambda >= 0`` of all parameters, decoupled; 0: no decay.
+      auxiliary: transformation of all other parameters, with its own learning rate; None: the same
+        without the power, at ``auxiliary_learning_rate``.
       auxiliary_learning_rate: None: ``learning_rate``.
       matrices: see `partition`.
-      shardings: of the parameters, see `orthogonalize`; None: learned from the arrays.
+      shardings: of the parameters, see `orthogonalize`; None: read from the arrays.
       split: fused matrices (one ``qkv`` kernel) whose parts are matrices, see `split_fused`.
+      weight_decay_mask: booleans, a tree or prefix tree like the parameters or a function of them:
+        which parameters decay; None: all.
+      state_dtype: dtype of the momentum, such as ``jnp.bfloat16``; None: that of each parameter.
 
     Returns:
       The optimizer.
@@ -66,7 +72,7 @@ def spectral_sgd(
       [[-1.0, -0.0], [-0.0, -1.0]]
     """
     return _spectral(
-        as_momentum(momentum, nesterov),
+        as_momentum(momentum, nesterov, state_dtype),
         spectral_power(
             p,
             method=method,
@@ -75,7 +81,7 @@ def spectral_sgd(
             shardings=shardings,
         ),
         learning_rate,
-        weight_decay,
+        decayed(weight_decay, weight_decay_mask),
         auxiliary,
         auxiliary_learning_rate,
         matrices,
@@ -90,18 +96,20 @@ def spectral_adam(
     b2: Number = 0.999,
     eps: Number = 1e-8,
     method: str | PowerMethod | None = None,
-    gain: str | Gain | None = "width",
+    gain: str | float | Gain | None = "width",
     weight_decay: Number = 0.0,
     auxiliary: optax.GradientTransformation | None = None,
     auxiliary_learning_rate: LearningRate | None = None,
     matrices: Matrices = None,
     shardings: Shardings = None,
     split: Split | None = None,
+    weight_decay_mask: Mask = None,
+    state_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Adam with spectral powers: Adam, AdamS, AdamQ, AdamZ for ``p = 1, 1/2, 1/4, 0``.
 
     ``W <- (1 - eta lambda) W - eta U S^p V^T`` of ``O_t = m_t / (sqrt(v_t) + eps)``, Adam's
-    bias-corrected update; parameters that are no matrices get ``O_t`` itself.
+    bias-corrected update; auxiliary parameters get ``O_t`` itself.
 
     Args:
       learning_rate: ``eta``, a number or a schedule. The paper's matrices: 1e-2 at ``p = 1/2``.
@@ -111,14 +119,17 @@ def spectral_adam(
       b2: decay of the second moment, in [0, 1).
       eps: added to the square root, in the unit of the gradient.
       method: see `spectral_power`.
-      gain: factor by shape of matrices at ``p = 0``; no other ``p`` has one.
-      weight_decay: ``lambda >= 0`` of all parameters, decoupled; 0: none.
-      auxiliary: transformation of all other parameters, with its own learning rate; None: theirs is
-        the same without the power, at ``auxiliary_learning_rate``.
+      gain: factor by shape of matrices at ``p = 0``; ignored for every other ``p``.
+      weight_decay: ``lambda >= 0`` of all parameters, decoupled; 0: no decay.
+      auxiliary: transformation of all other parameters, with its own learning rate; None: the same
+        without the power, at ``auxiliary_learning_rate``.
       auxiliary_learning_rate: None: ``learning_rate``. The paper's vectors: 3e-4.
       matrices: see `partition`.
-      shardings: of the parameters, see `orthogonalize`; None: learned from the arrays.
+      shardings: of the parameters, see `orthogonalize`; None: read from the arrays.
       split: fused matrices (one ``qkv`` kernel) whose parts are matrices, see `split_fused`.
+      weight_decay_mask: booleans, a tree or prefix tree like the parameters or a function of them:
+        which parameters decay; None: all.
+      state_dtype: dtype of the first moment, such as ``jnp.bfloat16``; None: that of the parameter.
 
     Returns:
       The optimizer.
@@ -137,7 +148,7 @@ def spectral_adam(
       [[-0.5]]
     """
     return _spectral(
-        optax.scale_by_adam(b1, b2, eps),
+        optax.scale_by_adam(b1, b2, eps, mu_dtype=state_dtype),
         spectral_power(
             p,
             method=method,
@@ -146,7 +157,7 @@ def spectral_adam(
             shardings=shardings,
         ),
         learning_rate,
-        weight_decay,
+        decayed(weight_decay, weight_decay_mask),
         auxiliary,
         auxiliary_learning_rate,
         matrices,
@@ -157,21 +168,21 @@ def _spectral(
     estimate: optax.GradientTransformation,
     powers: optax.GradientTransformation,
     learning_rate: LearningRate,
-    weight_decay: Number,
+    decay: optax.GradientTransformation,
     auxiliary: optax.GradientTransformation | None,
     auxiliary_learning_rate: LearningRate | None,
     matrices: Matrices,
 ) -> optax.GradientTransformationExtraArgs:
-    """The estimate with powers for matrices, and without them for the rest."""
+    """The estimate with powers for matrices, and without them for auxiliary parameters."""
 
     def steps(rate: LearningRate, *between: optax.GradientTransformation) -> Any:
         descent = optax.scale_by_learning_rate(rate)
-        return optax.chain(estimate, *between, decayed(weight_decay), descent)
+        return optax.chain(estimate, *between, decay, descent)
 
     rest = as_auxiliary(auxiliary, auxiliary_learning_rate, learning_rate, steps)
     return partition(steps(learning_rate, powers), rest, matrices=matrices)
 
 
-def _gain(p: float, gain: str | Gain | None) -> str | Gain | None:
-    """The gain, which belongs to ``p = 0`` alone."""
+def _gain(p: float, gain: str | float | Gain | None) -> str | float | Gain | None:
+    """The gain at ``p = 0``, None for every other ``p``."""
     return gain if checked_exponent(p) == 0 else None

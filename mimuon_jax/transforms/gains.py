@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from typing import TypeGuard
 
 import jax
 import jax.numpy as jnp
@@ -83,7 +84,7 @@ GAINS: dict[str, Gain] = {"rms": rms, "spectral": spectral, "width": width}
 
 
 def factor_of(
-    gain: str | Gain | None,
+    gain: str | float | Gain | None,
 ) -> Callable[[Sequence[int], MuonDimensionNumbers], float]:
     """The function ``(shape, numbers) -> factor`` of a ``gain`` argument; None: the constant 1."""
     if gain is None:
@@ -92,13 +93,24 @@ def factor_of(
         return lambda shape, numbers: (
             1.0 if is_convolution(numbers) else width(*matrix_shape(shape, numbers))
         )
-    function = gain if callable(gain) else GAINS.get(gain)
+    if is_rms(gain):
+        target = float(gain)
+        return lambda shape, numbers: target * math.sqrt(max(matrix_shape(shape, numbers)))
+    function = gain if callable(gain) else GAINS.get(gain) if isinstance(gain, str) else None
     if function is None:
         raise ValueError(
-            f"gain={gain!r} is unknown; use {', '.join(map(repr, GAINS))}, 'unflattened', None or "
-            "a function (reduction, output) -> float"
+            f"gain={gain!r} is unknown; use {', '.join(map(repr, GAINS))}, 'unflattened', None, a "
+            "positive Python number, which is the RMS of an update (static_args=('gain',) under "
+            "optax.inject_hyperparams), or a function (reduction, output) -> float"
         )
     return lambda shape, numbers: function(*matrix_shape(shape, numbers))
+
+
+def is_rms(gain: object) -> TypeGuard[float]:
+    """Whether a ``gain`` argument is a number, the RMS of an update of full rank."""
+    if isinstance(gain, bool) or not isinstance(gain, int | float):
+        return False
+    return 0 < gain < math.inf
 
 
 def is_convolution(numbers: MuonDimensionNumbers) -> bool:
@@ -107,22 +119,23 @@ def is_convolution(numbers: MuonDimensionNumbers) -> bool:
 
 
 def scale_by_gain(
-    gain: str | Gain | None = "width", *, matrices: Matrices = None
+    gain: str | float | Gain | None = "width", *, matrices: Matrices = None
 ) -> optax.GradientTransformation:
     """Multiplies every matrix by a gain; auxiliary leaves pass through unchanged.
 
     Args:
       gain: ``"width"``, ``"rms"``, ``"spectral"``, ``"unflattened"`` (as ``"width"``, except 1
         for convolutions: the convention of YOLO26's MuSGD, which computes the gain from the last
-        axes of a kernel before flattening it), a function ``(reduction, output) -> float``, or None
-        for 1.
+        axes of a kernel before flattening it), a number ``c > 0`` for
+        ``c sqrt(max(reduction, output))``, updates of RMS ``c`` (0.2 is ``"rms"``), a function
+        ``(reduction, output) -> float``, or None for 1.
       matrices: as in `partition`.
 
     Returns:
       A transformation without state.
 
     Raises:
-      ValueError: the name is unknown; at ``init``, as `partition`.
+      ValueError: the name is unknown or the number is not positive; at ``init``, as `partition`.
 
     Source:
       See `mimuon_jax.transforms.gains`.

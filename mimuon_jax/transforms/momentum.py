@@ -70,7 +70,7 @@ def heavy_ball(
     check_decay(decay)
 
     def init(params: Tree) -> HeavyBallState:
-        return HeavyBallState(_zeros_like(params, accumulator_dtype))
+        return HeavyBallState(zeros_like(params, accumulator_dtype))
 
     def update(
         updates: Tree,
@@ -139,7 +139,7 @@ def ema(
         )
 
     def init(params: Tree) -> EmaState:
-        return EmaState(jnp.zeros((), jnp.int32), _zeros_like(params, accumulator_dtype))
+        return EmaState(jnp.zeros((), jnp.int32), zeros_like(params, accumulator_dtype))
 
     def update(
         updates: Tree,
@@ -207,7 +207,7 @@ def check_decay(decay: Number) -> None:
         )
 
 
-def _zeros_like(params: Tree, dtype: DTypeLike | None) -> Tree:
+def zeros_like(params: Tree, dtype: DTypeLike | None) -> Tree:
     """Zeros with the shape and sharding of every parameter."""
     return jax.tree.map(lambda p: jnp.zeros_like(p, dtype=dtype), params)
 

@@ -14,6 +14,7 @@ from mimuon_jax.types import Gain, Matrices, Orthogonalizer, Shardings
 #: Orthogonalizers by name.
 ORTHOGONALIZERS: dict[str, Orthogonalizer] = {
     "newton_schulz": newton_schulz,
+    "polar_express": newton_schulz,
     "gram_newton_schulz": gram_newton_schulz,
     "fast_newton_schulz": fast_newton_schulz,
     "jordan": functools.partial(newton_schulz, schedule=JORDAN),
@@ -38,7 +39,7 @@ def orthogonalize(
     orthogonalizer: str | Orthogonalizer = "newton_schulz",
     *,
     equivariant: bool | None = None,
-    gain: str | Gain | None = None,
+    gain: str | float | Gain | None = None,
     split: Split | None = None,
     matrices: Matrices = None,
     shardings: Shardings = None,
@@ -49,18 +50,19 @@ def orthogonalize(
     pass through unchanged; `partition` gives them a transformation of their own.
 
     Args:
-      orthogonalizer: ``"newton_schulz"`` (Polar Express, 6 steps; 0.6 % error),
+      orthogonalizer: ``"newton_schulz"``, also named ``"polar_express"`` (6 steps; 0.6 % error),
         ``"gram_newton_schulz"`` (the same, cheaper for long matrices), ``"fast_newton_schulz"``
         (the cheaper of the two by shape, symmetric products halved; compiles longer), ``"jordan"``
         (5 steps; singular values end between 0.5 and 1.2), ``"dion"`` (likewise), ``"svd"``, or
         a function ``[..., m, n] -> [..., m, n]``, such as
-        ``functools.partial(newton_schulz, schedule=...)``. A function that is not declared
-        `equivariant` gets every matrix as ``[reduction, output]``, in batches of equal shape.
+        ``functools.partial(newton_schulz, schedule=polar_express(5))`` for 5 steps. A function
+        that is not declared `equivariant` gets every matrix as ``[reduction, output]``, in batches
+        of equal shape.
       equivariant: whether the function commutes with transposition and zero padding, so that
         matrices of different shapes can share batches; None: as declared, see `equivariant`.
       gain: factor that depends on the shape, see `scale_by_gain`: ``"width"``, ``"rms"``,
-        ``"spectral"``, ``"unflattened"``, a function ``(reduction, output) -> float``, or None
-        for 1.
+        ``"spectral"``, ``"unflattened"``, a number (the RMS), a function
+        ``(reduction, output) -> float``, or None for 1.
       split: fused matrices to be orthogonalized part by part, see `split_fused`; None: there are
         none.
       matrices: as in `partition`.

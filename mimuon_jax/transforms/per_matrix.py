@@ -19,7 +19,7 @@ def per_matrix(
     function: Orthogonalizer,
     *,
     equivariant: bool | None = None,
-    gain: str | Gain | None,
+    gain: str | float | Gain | None,
     split: Split | None,
     matrices: Matrices,
     shardings: Shardings,

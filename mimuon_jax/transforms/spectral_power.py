@@ -15,7 +15,7 @@ def spectral_power(
     p: float,
     *,
     method: str | PowerMethod | None = None,
-    gain: str | Gain | None = None,
+    gain: str | float | Gain | None = None,
     split: Split | None = None,
     matrices: Matrices = None,
     shardings: Shardings = None,

@@ -14,10 +14,11 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.core import Tracer
+from jax.typing import DTypeLike
 
 from mimuon_jax.engine.axes import axes_of
 from mimuon_jax.linalg.measures import frobenius_along
-from mimuon_jax.transforms.momentum import check_decay, mix
+from mimuon_jax.transforms.momentum import check_decay, mix, zeros_like
 from mimuon_jax.transforms.roles import roles
 from mimuon_jax.types import Array, Matrices, MuonDimensionNumbers, Number, State, Tree
 
@@ -50,6 +51,7 @@ def mvr1(
     *,
     clip: float | None = None,
     matrices: Matrices = None,
+    accumulator_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformation:
     """Corrects an EMA by the change of the gradient from step to step: one gradient a step.
 
@@ -62,6 +64,8 @@ def mvr1(
         ``C_t = G_t + gamma beta / (1 - beta) (G_t - G_{t-1})``, in the unit of the gradient, for
         every matrix alone (any other leaf: as a whole); None: no bound.
       matrices: as in `partition`; read only for ``clip``.
+      accumulator_dtype: dtype of ``M_t`` and ``G_t`` in the state; None: that of the parameter.
+        The arithmetic is in float32 (float64 where the parameters are) either way.
 
     Returns:
       A transformation whose state holds two trees like the parameters.
@@ -85,8 +89,8 @@ def mvr1(
     estimate = _estimator(decay, gamma, clip, matrices)
 
     def init(params: Tree) -> Mvr1State:
-        zeros = jax.tree.map(jnp.zeros_like, params)
-        return Mvr1State(jnp.zeros((), jnp.int32), zeros, jax.tree.map(jnp.zeros_like, params))
+        mu, gradient = (zeros_like(params, accumulator_dtype) for _ in range(2))
+        return Mvr1State(jnp.zeros((), jnp.int32), mu, gradient)
 
     def update(updates: Tree, state: State, params: Tree = None) -> tuple[Tree, Mvr1State]:
         del params
@@ -104,6 +108,7 @@ def mvr2(
     *,
     clip: float | None = None,
     matrices: Matrices = None,
+    accumulator_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Corrects an EMA by the change of this batch's gradient: a second gradient a step.
 
@@ -116,6 +121,8 @@ def mvr2(
         and 1 is STORM, ``M_t = G_t + beta (M_{t-1} - G'_t)``.
       clip: as in `mvr1`.
       matrices: as in `partition`; read only for ``clip``.
+      accumulator_dtype: dtype of ``M_t`` in the state; None: that of the parameter. The arithmetic
+        is in float32 (float64 where the parameters are) either way.
 
     Returns:
       A transformation whose ``update`` takes ``grad_fn``, see `with_previous_gradient`. Its state
@@ -140,7 +147,7 @@ def mvr2(
     estimate = _estimator(decay, gamma, clip, matrices)
 
     def init(params: Tree) -> Mvr2State:
-        return Mvr2State(jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, params))
+        return Mvr2State(jnp.zeros((), jnp.int32), zeros_like(params, accumulator_dtype))
 
     def update(
         updates: Tree,

@@ -38,6 +38,7 @@ PARAMS = {
     "bias": jnp.ones(4),
 }
 CHANGED = {
+    "auxiliary_weight_decay": 0.5,
     "learning_rate": 0.03,
     "weight_decay": 0.5,
     "warmup_steps": 1,
@@ -116,7 +117,8 @@ def test_options_are_the_keywords_of_the_library_in_its_order(name: str):
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_option_of_the_library_can_be_set(name: str):
     functions = {"learning_rate", "auxiliary", "matrices", "shardings", "split"}  # of the task
-    types = {"mask", "mu_dtype", "eps_root"}  # of optax alone
+    functions |= {"weight_decay_mask"}
+    types = {"mask", "mu_dtype", "eps_root"} | {"state_dtype"}  # of optax alone, and a dtype
     keywords = {*inspect.signature(library_function(name)).parameters} - functions - types
     fields = {f.name for f in dataclasses.fields(OPTIMIZERS[name])}
     assert keywords - fields <= ({"nesterov"} if name == "adamw" else set())

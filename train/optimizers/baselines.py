@@ -11,6 +11,7 @@ from mimuon_jax import sgdm, shampoo
 from mimuon_jax.transforms.roles import roles
 from mimuon_jax.types import LearningRate, Matrices
 from train.optimizers.options import (
+    AdamDecay,
     AdamRate,
     Decay,
     Epsilon,
@@ -121,6 +122,7 @@ class Shampoo(Optimizer):
 
     weight_decay: MatrixDecay = 0.1
     auxiliary_learning_rate: AdamRate = None
+    auxiliary_weight_decay: AdamDecay = None
 
     def keywords(self, scheduled: Scheduled) -> dict[str, Any]:
         """The same, with the transformation that `grafting` names."""

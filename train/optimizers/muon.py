@@ -5,6 +5,7 @@ from typing import Literal
 
 from mimuon_jax import mimuon, muon, musgd
 from train.optimizers.options import (
+    AdamDecay,
     AdamRate,
     Gain,
     MatrixDecay,
@@ -28,6 +29,7 @@ class Muon(Optimizer):
     gain: Gain = "width"
     weight_decay: MatrixDecay = 0.1
     auxiliary_learning_rate: AdamRate = None
+    auxiliary_weight_decay: AdamDecay = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +55,7 @@ class MiMuon(Optimizer):
     gain: Gain = "width"
     weight_decay: MatrixDecay = 0.08
     auxiliary_learning_rate: AdamRate = None
+    auxiliary_weight_decay: AdamDecay = None
 
 
 @dataclass(frozen=True, kw_only=True)

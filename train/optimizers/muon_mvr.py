@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from mimuon_jax import muon_mvr1, muon_mvr2
 from train.optimizers.options import (
+    AdamDecay,
     AdamRate,
     Gain,
     MatrixDecay,
@@ -34,6 +35,7 @@ class MuonMVR1(Optimizer):
     gain: Gain = "width"
     weight_decay: MatrixDecay = 0.1
     auxiliary_learning_rate: AdamRate = None
+    auxiliary_weight_decay: AdamDecay = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,13 @@ Split: TypeAlias = Mapping[str, Sequence[int]]
 Scheduled: TypeAlias = Callable[[float], optax.Schedule]
 
 OrthogonalizerName: TypeAlias = Literal[
-    "newton_schulz", "gram_newton_schulz", "fast_newton_schulz", "jordan", "dion", "svd"
+    "newton_schulz",
+    "polar_express",
+    "gram_newton_schulz",
+    "fast_newton_schulz",
+    "jordan",
+    "dion",
+    "svd",
 ]
 GainName: TypeAlias = Literal["width", "rms", "spectral", "unflattened"]
 
@@ -32,7 +38,7 @@ Nesterov: TypeAlias = Annotated[bool, arg(help="Pass on mu M + G instead of M.")
 Orthogonalizer: TypeAlias = Annotated[
     OrthogonalizerName,
     arg(
-        help="Polynomial that orthogonalizes: newton_schulz (Polar Express, 6 steps; gram_ and "
+        help="Polynomial that orthogonalizes: newton_schulz or polar_express (6 steps; gram_ and "
         "fast_ are cheaper forms of it), jordan or dion (5 steps); svd is exact and slow."
     ),
 ]
@@ -60,8 +66,12 @@ Decay: TypeAlias = Annotated[
 AdamRate: TypeAlias = Annotated[
     float | None,
     arg(
-        help="Peak learning rate of Adam, for vectors and embeddings; None: 0.015 * learning_rate."
+        help="Peak learning rate of Adam, for vectors and embeddings; None: 0.015 * learning_rate, "
+        "with gain rms: learning_rate."
     ),
+]
+AdamDecay: TypeAlias = Annotated[
+    float | None, arg(help="Decoupled weight decay of Adam, for vectors and embeddings; None: 0.")
 ]
 FirstMoment: TypeAlias = Annotated[float, arg(help="Decay of the first moment, in [0, 1).")]
 SecondMoment: TypeAlias = Annotated[float, arg(help="Decay of the second moment, in [0, 1).")]
@@ -144,6 +154,7 @@ _COUNT = Limit("be at least 1", lambda x: x >= 1)
 
 #: The limits of every numeric option, by its name.
 LIMITS = {
+    "auxiliary_weight_decay": _NOT_NEGATIVE,
     "learning_rate": _POSITIVE,
     "warmup_steps": Limit("be at least 0", lambda x: x >= 0),
     "final_fraction": _SHARE,
