@@ -18,6 +18,7 @@ from mimuon_jax.linalg.equivariance import equivariant
 from mimuon_jax.linalg.measures import frobenius, gap, rms, spectral_norm
 from mimuon_jax.linalg.newton_schulz import fast_newton_schulz, gram_newton_schulz, newton_schulz
 from mimuon_jax.linalg.powers import polar, power
+from mimuon_jax.optimizers.from_optax import from_optax_muon
 from mimuon_jax.optimizers.muon import mimuon, muon
 from mimuon_jax.optimizers.muon_mvr import muon_mvr1, muon_mvr2
 from mimuon_jax.optimizers.musgd import musgd
@@ -50,6 +51,7 @@ __all__ = [
     "equivariant",
     "fast_newton_schulz",
     "frobenius",
+    "from_optax_muon",
     "gap",
     "gram_newton_schulz",
     "heavy_ball",

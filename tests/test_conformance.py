@@ -46,7 +46,7 @@ def test_optimizers_take_a_learning_rate_and_then_keywords_alone():
         assert all(parameter.kind is inspect.Parameter.KEYWORD_ONLY for parameter in rest)
 
 
-WITH_ADAM = {"spectral_adam"}
+WITH_ADAM = {"spectral_adam", "from_optax_muon"}
 
 
 @every_factory

@@ -1,0 +1,123 @@
+"""`from_optax_muon` is `optax.contrib.muon`."""
+
+import inspect
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from optax.contrib import MuonDimensionNumbers as Numbers
+
+from mimuon_jax import from_optax_muon
+
+pytestmark = pytest.mark.standard_promotion  # optax promotes dtypes implicitly
+
+SHAPES = {"wide": (4, 6), "stacked": (2, 5, 3), "heads": (4, 2, 3), "conv": (2, 2, 3, 4), "b": (5,)}
+NUMBERS = {
+    "wide": Numbers(0, 1),
+    "stacked": Numbers(1, 2),
+    "heads": Numbers(0, (1, 2)),
+    "conv": Numbers((0, 1, 2), 3),
+    "b": None,
+}
+TRIPLES = ((3.0, -4.0, 1.8), (2.5, -2.6, 1.1), (2.0, -1.6, 0.6))
+GRID = {
+    "ns_coeffs": ["standard", "dion", (3.0, -4.0, 1.8), TRIPLES],
+    "nesterov": [True, False],
+    "muon_weight_dimension_numbers": [NUMBERS, lambda params: NUMBERS, None],
+    "consistent_rms": [None, 0.2],
+    "decay": [
+        {},
+        {"weight_decay": 0.3, "adam_weight_decay": 0.2},
+        {
+            "weight_decay": 0.3,
+            "weight_decay_mask": {k: k in ("wide", "conv") for k in SHAPES},
+            "mu_dtype": jnp.float32,
+        },
+    ],
+    "rates": [
+        {"learning_rate": 0.1},
+        {
+            "learning_rate": optax.linear_schedule(0.1, 0.0, 20),
+            "adam_learning_rate": 0.01,
+            "adam_b1": 0.8,
+            "adam_b2": 0.9,
+            "adam_eps_root": 1e-3,
+            "eps": 1e-7,
+        },
+    ],
+}
+ALL = [dict(zip(GRID, values, strict=True)) for values in itertools.product(*GRID.values())]
+#: Enough for every value of every option.
+FEW = [0, 3 + len(ALL) // 4, 10 + len(ALL) // 2, 20 + 3 * len(ALL) // 4, len(ALL) - 1]
+
+
+def random_tree(seed):
+    """A tree of matrices of rank 2, 3 and 4 and a vector."""
+    random = np.random.default_rng(seed)
+    return {k: jnp.asarray(random.standard_normal(s), jnp.float32) for k, s in SHAPES.items()}
+
+
+def after(tx, steps=20):
+    """The parameters after some steps."""
+    params = random_tree(0)
+    state = tx.init(params)
+    step = jax.jit(tx.update)
+    for seed in range(steps):
+        updates, state = step(random_tree(1 + seed), state, params)
+        params = jax.tree.map(jnp.add, params, updates)
+    return {name: np.asarray(params[name]) for name in SHAPES}
+
+
+def assert_equal_optimizers(options, rtol=2e-4):
+    """Both optimizers arrive at the same parameters, relative to how far these have moved."""
+    ours, theirs = after(from_optax_muon(**options)), after(optax.contrib.muon(**options))
+    start = random_tree(0)
+    for name, expected in theirs.items():
+        moved = np.linalg.norm(expected - np.asarray(start[name]))
+        assert moved > 0.01
+        assert np.linalg.norm(ours[name] - expected) <= rtol * moved, name
+
+
+def flat(options):
+    """The keyword arguments of one point of the grid."""
+    nested = {k: v for k, v in options.items() if k not in ("decay", "rates")}
+    return nested | options["decay"] | options["rates"]
+
+
+@pytest.mark.filterwarnings("ignore:.*matri")
+@pytest.mark.parametrize(
+    "index", [pytest.param(i, marks=[pytest.mark.slow] * (i not in FEW)) for i in range(len(ALL))]
+)
+def test_it_is_optax_muon_after_20_steps(index):
+    assert_equal_optimizers(flat(ALL[index]))
+
+
+def test_momentum_in_bfloat16_is_optax_muon_to_its_rounding():
+    options = flat(ALL[0]) | {"mu_dtype": jnp.bfloat16}
+    assert_equal_optimizers(options, rtol=0.05)  # optax rounds at another place
+
+
+def test_arguments_and_defaults_are_those_of_optax():
+    ours = inspect.signature(from_optax_muon).parameters
+    theirs = inspect.signature(optax.contrib.muon).parameters
+    assert list(ours) == list(theirs)
+    assert {k: p.default for k, p in ours.items()} == {k: p.default for k, p in theirs.items()}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"adaptive": True}, "adaptive=True .* has no equal here"),
+        ({"preconditioning": "aol"}, "preconditioning='aol' has no equal here"),
+        ({"preconditioning": "spectral"}, "preconditioning='spectral' has no equal here"),
+        ({"ns_coeffs": "jordan"}, "ns_coeffs='jordan' is unknown; use 'standard', 'dion'"),
+        ({"ns_coeffs": (1.0, 2.0)}, r"ns_coeffs has shape \(2,\); it must be \(3,\) or \(n, 3\)"),
+        ({"ns_coeffs": "dion", "ns_steps": 4}, "ns_steps=4 is less than the 5 triples"),
+    ],
+)
+def test_what_has_no_equal_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        from_optax_muon(0.1, **options)
