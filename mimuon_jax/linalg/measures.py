@@ -59,7 +59,8 @@ def gap(x: Float[Array, "*batch m n"]) -> Float[Array, "*batch"]:
 def frobenius_along(x: Float[Array, "..."], axes: tuple[int, ...]) -> Float[Array, "*batch"]:
     """The Frobenius norm over the given axes, wherever they are and however they are sharded."""
     y, scale = unit_maximum(x, axes)
-    return jnp.sqrt(jnp.sum(jnp.square(y), axis=axes)) * jnp.squeeze(scale, axes)
+    squares = jnp.square(jnp.abs(y))  # of complex numbers too
+    return jnp.sqrt(jnp.sum(squares, axis=axes)) * jnp.squeeze(scale, axes)
 
 
 @equivariant

@@ -28,7 +28,8 @@ def unit_maximum(
     ``x / scale`` can be squared for every finite ``x``; those of ``x`` underflow below 1e-19 and
     overflow above 1e19.
     """
-    x = x.astype(jnp.float32)
+    is_complex = jnp.issubdtype(x.dtype, jnp.complexfloating)
+    x = x.astype(jnp.complex64 if is_complex else jnp.float32)
     scale = jnp.max(jnp.abs(x), axis=axes, keepdims=True, initial=0.0)
     # `scale > 0` would take NaN for zero.
     scale = jnp.where(scale == 0, 1.0, scale)

@@ -15,6 +15,7 @@ from mimuon_jax.engine.batching import map_matrices
 from mimuon_jax.engine.sharding import of_leaves
 from mimuon_jax.linalg.equivariance import along_of, is_equivariant
 from mimuon_jax.linalg.measures import MEASURES
+from mimuon_jax.linalg.scaling import check_matrices
 from mimuon_jax.transforms.roles import roles
 from mimuon_jax.types import (
     Array,
@@ -181,6 +182,8 @@ def _measured(
     if in_place is not None:
         values = [in_place(x, *own) for x, own in zip(arrays, axes, strict=True)]
     else:
+        for role, x in zip(chosen.values(), arrays, strict=True):
+            check_matrices(x, f"the measure of parameter {role.path!r}")
         filled = map_matrices(
             _Filled(measure),
             [x.astype(jnp.float32) for x in arrays],

@@ -4,7 +4,7 @@ The two differ by a factor: heavy ball sums gradients, so it is ``1 / (1 - mu)``
 the EMA of the same decay. Orthogonalization does not see the factor; thresholds and SGD do.
 """
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -45,8 +45,10 @@ def heavy_ball(
       decay: ``mu`` in [0, 1); 0 passes the gradient on, close to 1 remembers ``1 / (1 - mu)``
         steps.
       nesterov: pass on the look-ahead.
-      accumulator_dtype: dtype of the state; None: that of each parameter. The arithmetic is in
-        float32 (float64 where the parameters are) either way, the result in the gradient's dtype.
+      accumulator_dtype: dtype of the state; None: that of each parameter, and float32 for
+        float16. The arithmetic is in float32 (float64 where the parameters are), the result in the
+        gradient's dtype, and in float32 for float16, whose range is too small for sums. Complex
+        parameters have a complex state.
 
     Returns:
       A transformation whose state has the shape and sharding of the parameters.
@@ -82,7 +84,7 @@ def heavy_ball(
     ) -> tuple[Tree, HeavyBallState]:
         del params, extra
         new = jax.tree.map(lambda m, g: mix(decay, m, 1.0, g, m), state.mu, updates)
-        look = (lambda m, g: mix(decay, m, 1.0, g, g)) if nesterov else _cast_like
+        look = (lambda m, g: mix(decay, m, 1.0, g, g)) if nesterov else cast_like
         return jax.tree.map(look, new, updates), HeavyBallState(new)
 
     return Momentum(init, update)
@@ -109,8 +111,10 @@ def ema(
         ``1 - decay^(t+1)``, as in NAdam and optax.
       nesterov: pass on the look-ahead.
       start: ``"zero"``: ``M_{-1} = 0``; ``"gradient"``: ``M_0 = G_0``.
-      accumulator_dtype: dtype of the state; None: that of each parameter. The arithmetic is in
-        float32 (float64 where the parameters are) either way, the result in the gradient's dtype.
+      accumulator_dtype: dtype of the state; None: that of each parameter, and float32 for
+        float16. The arithmetic is in float32 (float64 where the parameters are), the result in the
+        gradient's dtype, and in float32 for float16, whose range is too small for sums. Complex
+        parameters have a complex state.
 
     Returns:
       A transformation whose state has the shape and sharding of the parameters.
@@ -160,7 +164,7 @@ def ema(
         elif debias:
             passed_on = jax.tree.map(lambda m, g: _scale(now, m, g), new, updates)
         else:
-            passed_on = jax.tree.map(_cast_like, new, updates)
+            passed_on = jax.tree.map(cast_like, new, updates)
         return passed_on, EmaState(count, new)
 
     return Momentum(init, update)
@@ -207,29 +211,53 @@ def check_decay(decay: Number) -> None:
         )
 
 
-def zeros_like(params: Tree, dtype: DTypeLike | None) -> Tree:
-    """Zeros with the shape and sharding of every parameter."""
-    return jax.tree.map(lambda p: jnp.zeros_like(p, dtype=dtype), params)
+def zeros_like(params: Tree, dtype: DTypeLike | None = None) -> Tree:
+    """Zeros with the shape and sharding of every parameter, in the dtype of a momentum.
+
+    A complex parameter keeps its dtype. Of a float16 parameter the momentum is float32: a sum of
+    gradients soon leaves its range, which ends at 65,504.
+    """
+
+    def zeros(p: Any) -> Array:
+        if jnp.issubdtype(p.dtype, jnp.complexfloating):
+            return jnp.zeros_like(p)
+        return jnp.zeros_like(p, dtype=_passed_on(p.dtype) if dtype is None else dtype)
+
+    return jax.tree.map(zeros, params)
 
 
 def mix(a: Number, x: Array, b: Number, y: Array, like: Array) -> Array:
-    """``a x + b y`` in float32 or float64, returned in the dtype of ``like``."""
-    wide = jnp.float64 if jnp.float64 in (x.dtype, y.dtype) else jnp.float32
+    """``a x + b y``, computed in a wide dtype and returned in the dtype of ``like``."""
+    wide = _wide(x, y)
     a, b = jnp.asarray(a, wide), jnp.asarray(b, wide)
-    return (a * x.astype(wide) + b * y.astype(wide)).astype(like.dtype)
+    return (a * x.astype(wide) + b * y.astype(wide)).astype(_passed_on(like.dtype))
+
+
+def cast_like(x: Array, like: Array) -> Array:
+    """``x`` in the dtype in which an update of the dtype of ``like`` is passed on."""
+    return x.astype(_passed_on(like.dtype))
 
 
 def _scale(a: Number, x: Array, like: Array) -> Array:
-    """``a x`` in float32 or float64, returned in the dtype of ``like``."""
-    wide = jnp.float64 if x.dtype == jnp.float64 else jnp.float32
-    return (jnp.asarray(a, wide) * x.astype(wide)).astype(like.dtype)
+    """``a x``, computed in a wide dtype and returned in the dtype of ``like``."""
+    wide = _wide(x)
+    return (jnp.asarray(a, wide) * x.astype(wide)).astype(_passed_on(like.dtype))
+
+
+def _wide(*arrays: Array) -> jnp.dtype:
+    """float32, or float64, or the complex dtype of that precision: what holds all arrays."""
+    dtypes = [x.dtype for x in arrays]
+    double = any(dtype in (jnp.float64, jnp.complex128) for dtype in dtypes)
+    if any(jnp.issubdtype(dtype, jnp.complexfloating) for dtype in dtypes):
+        return jnp.dtype(jnp.complex128 if double else jnp.complex64)
+    return jnp.dtype(jnp.float64 if double else jnp.float32)
+
+
+def _passed_on(dtype: jnp.dtype) -> jnp.dtype:
+    """The dtype itself, but float32 for float16, whose range is too small for sums."""
+    return jnp.dtype(jnp.float32) if dtype == jnp.float16 else dtype
 
 
 def _unbias(decay: Number, steps: Array) -> Array:
     """``1 / (1 - decay^steps)``: what an EMA of so many steps lacks for having started at zero."""
     return 1 / (1 - jnp.asarray(decay, jnp.float32) ** steps.astype(jnp.float32))
-
-
-def _cast_like(x: Array, like: Array) -> Array:
-    """``x`` in the dtype of ``like``."""
-    return x.astype(like.dtype)

@@ -14,6 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from mimuon_jax.engine.axes import batch_shape, from_matrices, matrix_shape, to_matrices
 from mimuon_jax.linalg.measures import frobenius
 from mimuon_jax.linalg.products import product
+from mimuon_jax.linalg.scaling import check_matrices
 from mimuon_jax.transforms.roles import roles
 from mimuon_jax.types import Array, Float, Matrices, Number, State, Tree
 
@@ -109,6 +110,7 @@ def scale_by_shampoo(
             if role.numbers is None:
                 continue
             x = jnp.asarray(leaves[i])
+            check_matrices(x, f"scale_by_shampoo of parameter {role.path!r}")
             g = to_matrices(_replicated(x), role.numbers).astype(jnp.float32)
             new = _accumulated(g, state.statistics[role.path], due, damping)
             y = _preconditioned(g, new.left_root, new.right_root)

@@ -18,7 +18,7 @@ from jax.typing import DTypeLike
 
 from mimuon_jax.engine.axes import axes_of
 from mimuon_jax.linalg.measures import frobenius_along
-from mimuon_jax.transforms.momentum import check_decay, mix, zeros_like
+from mimuon_jax.transforms.momentum import cast_like, check_decay, mix, zeros_like
 from mimuon_jax.transforms.roles import roles
 from mimuon_jax.types import Array, Matrices, MuonDimensionNumbers, Number, State, Tree
 
@@ -97,7 +97,7 @@ def mvr1(
         new = estimate(state.count, state.mu, updates, state.gradient)
         kept = jax.tree.map(lambda g, like: jnp.asarray(g, like.dtype), updates, state.gradient)
         count = jnp.asarray(optax.safe_increment(state.count))
-        return _cast_like(new, updates), Mvr1State(count, new, kept)
+        return jax.tree.map(cast_like, new, updates), Mvr1State(count, new, kept)
 
     return optax.GradientTransformation(init, update)
 
@@ -166,7 +166,7 @@ def mvr2(
             )
         new = estimate(state.count, state.mu, updates, previous_gradient)
         count = jnp.asarray(optax.safe_increment(state.count))
-        return _cast_like(new, updates), Mvr2State(count, new)
+        return jax.tree.map(cast_like, new, updates), Mvr2State(count, new)
 
     return with_previous_gradient(optax.GradientTransformationExtraArgs(init, update))
 
@@ -298,8 +298,3 @@ def _clipped(tree: Tree, clip: float, matrices: Matrices) -> Tree:
     leaves, treedef = jax.tree.flatten(tree)
     numbers = [role.numbers for role in roles(tree, matrices)]
     return treedef.unflatten(map(bound, leaves, numbers))
-
-
-def _cast_like(tree: Tree, like: Tree) -> Tree:
-    """Every leaf in the dtype of another tree's."""
-    return jax.tree.map(lambda x, y: x.astype(y.dtype), tree, like)
