@@ -28,7 +28,7 @@ REQUIRED = {
 # and closes it for the other, and the methods that compile fastest.
 CHOSEN = {"threshold": 0.5, "orthogonalizer": "jordan", "method": "svd"}
 # Arguments that must be Python numbers, because shapes or the method depend on them.
-STATIC = {"p", "max_dim", "update_every", "damping"}
+STATIC = {"p", "max_dim", "update_every", "damping", "ns_steps"}
 
 
 def makes_transformation(function: Any) -> bool:

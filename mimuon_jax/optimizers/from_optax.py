@@ -122,6 +122,11 @@ def from_optax_muon(
 
 def _schedule(coefficients: str | Sequence, steps: int) -> Schedule:
     """The iteration that ``ns_coeffs`` and ``ns_steps`` mean."""
+    if not isinstance(steps, int):
+        raise ValueError(
+            f"ns_steps={steps} must be a Python int; under optax.inject_hyperparams pass "
+            'static_args=("ns_steps",)'
+        )
     if isinstance(coefficients, str):
         if coefficients not in _PRESETS:
             raise ValueError(

@@ -21,7 +21,12 @@ X = jnp.asarray(np.random.default_rng(0).standard_normal((8, 4)), jnp.float32)
 
 def meshes():
     return [
-        pytest.param(devices, kind, id=f"{kind.name}-{devices}")
+        pytest.param(
+            devices,
+            kind,
+            id=f"{kind.name}-{devices}",
+            marks=[pytest.mark.slow] * (devices == 1 or kind == AxisType.Explicit),
+        )
         for kind in (AxisType.Auto, AxisType.Explicit)
         for devices in (1, 2)
     ]

@@ -118,6 +118,7 @@ def test_more_steps_continue_a_finished_run(whole: Path, copied: Path, capsys: A
         run(disturbed.configuration(copied))
 
 
+@pytest.mark.slow
 def test_data_that_moved_is_accepted_if_its_checksum_is_the_same(
     small: Callable[..., LanguageModel], text_file: Path, tmp_path: Path, capsys: Any
 ):
