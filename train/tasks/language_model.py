@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -20,7 +20,7 @@ from models.cross_entropy import cross_entropy
 from models.decoder import Decoder
 from models.gpt2 import GPT2, GPT2Config, fused_matrices
 from models.params import matrix_dimension_numbers
-from models.qwen3 import Qwen3, Qwen3Config, read_config, tiny
+from models.qwen3 import Qwen3, Qwen3Config, tiny
 from models.qwen3 import load as read_qwen3
 from models.sampling import sample
 from train import sharding_rules
@@ -28,19 +28,18 @@ from train.config import Config
 from train.data.language import LanguageData, load
 from train.data.text import TextData
 from train.data.tokenizers import TOKENIZER_FILE, Tokenizer
-from train.data.tokens import Counts
 from train.data.windows import evaluation_windows, training_batches
 from train.distributed import own_rows
-from train.errors import BadInput, require
+from train.errors import require
 from train.files import write_atomically
 from train.mesh import batch_sharding
 from train.task import Task, Tree, split_batch
+from train.tasks.pretrained import published_config, require_equal, unusable
+from train.tasks.text_metrics import text_metrics
 
 BYTES = 256
 
 Weights = Float[Array, "B T"]
-
-_LARGEST_EXPONENT = 700.0  # exp overflows float64 at 709.8; perplexities are clipped before
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,13 +126,13 @@ class LanguageModel(Config):
 
     def published(self, layout: Tree) -> Tree:
         """The parameters in the folder `pretrained` as float32; each device reads its own part."""
-        _require_equal(self.pretrained, published_config(self.pretrained), self.model)
+        require_equal(self.pretrained, published_config(self.pretrained), self.model)
         try:
             found = read_qwen3(
                 self.pretrained or "", param_dtype=jnp.float32, shardings=lambda _: layout
             )
         except ValueError as error:
-            raise _unusable(self.pretrained, error) from error
+            raise unusable(self.pretrained, error) from error
         return nnx.to_pure_dict(nnx.state(found, nnx.Param))
 
     def completed(self, default: Config) -> Self:
@@ -143,19 +142,23 @@ class LanguageModel(Config):
         found = published_config(self.pretrained)
         before = dataclasses.asdict(default.model)
         given = {n: v for n, v in dataclasses.asdict(self.model).items() if v != before.get(n)}
-        _require_equal(self.pretrained, found, self.model, fields=given)
+        require_equal(self.pretrained, found, self.model, fields=given)
         kept = {"initializer_range": self.model.initializer_range}
         return dataclasses.replace(self, model=dataclasses.replace(found, **kept))
 
-    def task(self, mesh: Mesh) -> Task:
-        """Reads the text and builds the model's functions."""
-        data = load(self.data, vocab_size=self.model.vocab_size)
-        written = 1 + len(data.tokenizer.encode(self.sample.prompt)) + self.sample.length
+    def _require_positions(self, tokenizer: Tokenizer) -> None:
+        """Refuses a sample that is longer than the model's positions."""
+        written = 1 + len(tokenizer.encode(self.sample.prompt)) + self.sample.length
         require(
             written <= self.positions,
             f"sample.length={self.sample.length} and the prompt are {written} tokens, more than "
             f"the {self.positions} positions of the model; shorten them",
         )
+
+    def task(self, mesh: Mesh) -> Task:
+        """Reads the text and builds the model's functions."""
+        data = load(self.data, vocab_size=self.model.vocab_size)
+        self._require_positions(data.tokenizer)
         graph, init = self.architecture()
         rules = sharding_rules.decoder(self.model)
         remat = functools.partial(jax.checkpoint, prevent_cse=False) if self.remat else None
@@ -203,34 +206,6 @@ class LanguageModel(Config):
         )
 
 
-def published_config(folder: Path | None) -> Qwen3Config:
-    """The architecture of the model in a Hugging Face folder."""
-    try:
-        return read_config(folder or "")
-    except ValueError as error:
-        raise _unusable(folder, error) from error
-
-
-def _unusable(folder: Path | None, error: ValueError) -> BadInput:
-    """The error for a folder that is not a Qwen3 which can be built."""
-    return BadInput(f"pretrained={folder} cannot be used: {error}")
-
-
-def _require_equal(
-    folder: Path | None, found: Qwen3Config, model: Any, *, fields: Iterable[str] | None = None
-) -> None:
-    """Refuses a folder of another architecture; the range of the initial values may differ."""
-    names = [field.name for field in dataclasses.fields(found)] if fields is None else [*fields]
-    for name in names:
-        theirs, ours = getattr(found, name), getattr(model, name)
-        option = f"--model.{name.replace('_', '-')}"
-        require(
-            theirs == ours or name == "initializer_range",
-            f"pretrained={folder} has {name}={theirs} and the run has {ours}; leave out {option}, "
-            "or choose another folder",
-        )
-
-
 def sample_text(model: Decoder, tokenizer: Tokenizer, options: Sample, *, seed: int) -> str:
     """The prompt and the sampled text; bytes that are not UTF-8 become replacement characters."""
     start = [] if tokenizer.end_of_text is None else [tokenizer.end_of_text]
@@ -243,40 +218,6 @@ def sample_text(model: Decoder, tokenizer: Tokenizer, options: Sample, *, seed: 
         temperature=options.temperature,
     )
     return tokenizer.decode(prompt + np.asarray(added[0]).tolist())
-
-
-def text_metrics(loss: float, counts: Counts) -> dict[str, float]:
-    """A loss per token in units that do not depend on the tokenizer.
-
-    The nats of the whole text, `loss * tokens`, are divided by its bytes and by its words. Bytes
-    that the tokenizer loses count as 8 bits each, their cost without a model, so that no tokenizer
-    gains by dropping text. In the official files of WikiText-103 a word is one of their tokens,
-    including line ends, so that `word_perplexity` is the published metric.
-
-    Args:
-        loss: nats per token.
-        counts: sizes of the text.
-
-    Returns:
-        `loss`, `perplexity` (per token), `bits_per_byte`, and `word_perplexity` if there are words.
-
-    Example:
-        >>> text_metrics(math.log(2), Counts(tokens=30, bytes=120, words=10, documents=1))
-        {'loss': 0.69..., 'perplexity': 2.0, 'bits_per_byte': 0.25, 'word_perplexity': 7.99...}
-    """
-
-    def perplexity(nats: float) -> float:
-        return math.exp(min(nats, _LARGEST_EXPONENT))
-
-    nats = loss * counts.tokens + counts.lost * counts.bytes * math.log(BYTES)
-    metrics = {
-        "loss": loss,
-        "perplexity": perplexity(loss),
-        "bits_per_byte": nats / counts.bytes / math.log(2),
-    }
-    if counts.words:  # a blank text has none
-        metrics["word_perplexity"] = perplexity(nats / counts.words)
-    return metrics
 
 
 def _decoder(config: Qwen3Config | GPT2Config, dtype: jnp.dtype, *, rngs: nnx.Rngs) -> Decoder:

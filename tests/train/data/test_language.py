@@ -14,7 +14,7 @@ from train.data.language import LanguageData, load
 from train.data.text import TextData
 from train.errors import BadInput
 from train.integrity import INTEGRITY
-from train.tasks.language_model import text_metrics
+from train.tasks.text_metrics import text_metrics
 
 
 class Sentences(tfds.core.GeneratorBasedBuilder):
