@@ -53,7 +53,7 @@ def mvr1(
     matrices: Matrices = None,
     accumulator_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformation:
-    """Corrects an EMA by the change of the gradient from step to step: one gradient a step.
+    """Corrects an EMA by the change of the gradient from step to step: one gradient per step.
 
     ``M_t = beta M_{t-1} + (1 - beta) G_t + gamma beta (G_t - G_{t-1})`` from ``M_0 = G_0``.
 
@@ -110,7 +110,7 @@ def mvr2(
     matrices: Matrices = None,
     accumulator_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Corrects an EMA by the change of this batch's gradient: a second gradient a step.
+    """Corrects an EMA by the change of this batch's gradient: a second gradient per step.
 
     ``M_t = beta M_{t-1} + (1 - beta) G_t + gamma beta (G_t - G'_t)`` from ``M_0 = G_0``, where
     ``G'_t`` is the gradient of batch ``t`` at ``W_{t-1}``.
