@@ -60,7 +60,7 @@ def train(tx):
         rows = jax.random.randint(key, (64,), 0, len(x))
         value, gradients = jax.value_and_grad(loss)(weights, rows)
         updates, state = tx.update(gradients, state, weights)
-        momentum = optax.tree.get(state, "momentum")
+        momentum = optax.tree.get(state, "HeavyBallState").mu
         measured = {name: {k: f(m) for k, m in momentum.items()} for name, f in MEASURES.items()}
         new = optax.apply_updates(weights, updates)
         return new, state, (value, diagnostics.gate_rate(state), measured)
