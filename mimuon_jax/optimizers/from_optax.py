@@ -12,6 +12,8 @@ from jax.typing import DTypeLike
 from mimuon_jax.linalg.coefficients import DION, JORDAN, Schedule
 from mimuon_jax.linalg.newton_schulz import newton_schulz
 from mimuon_jax.optimizers.muon import muon
+from mimuon_jax.transforms.checks import check_decay, check_rate, check_weight
+from mimuon_jax.transforms.gains import is_rms
 from mimuon_jax.transforms.momentum import ema
 from mimuon_jax.types import LearningRate, Mask, Matrices, MuonDimensionNumbers, Number, Tree
 
@@ -86,16 +88,17 @@ def from_optax_muon(
       >>> updates["kernel"].shape
       (4, 4)
     """
-    if adaptive:
-        raise ValueError(
-            "adaptive=True scales an update by its product with the momentum, which has no equal "
-            "here; use adaptive=False"
-        )
-    if preconditioning != "frobenius":
-        raise ValueError(
-            f"preconditioning={preconditioning!r} has no equal here; use 'frobenius', and for "
-            "more accuracy muon(..., orthogonalizer='polar_express')"
-        )
+    _check_equal_exists(adaptive, preconditioning, consistent_rms)
+    for name, decay in (("beta", beta), ("adam_b1", adam_b1), ("adam_b2", adam_b2)):
+        check_decay(decay, name)
+    for name, weight in (
+        ("eps", eps),
+        ("adam_eps_root", adam_eps_root),
+        ("adam_weight_decay", adam_weight_decay),
+    ):
+        check_weight(name, weight)
+    if adam_learning_rate is not None:
+        check_rate("adam_learning_rate", adam_learning_rate)
     auxiliary = optax.adamw(
         learning_rate if adam_learning_rate is None else adam_learning_rate,
         b1=adam_b1,
@@ -118,6 +121,25 @@ def from_optax_muon(
         matrices=_of_rank_two if numbers is None else numbers,
         weight_decay_mask=weight_decay_mask,
     )
+
+
+def _check_equal_exists(adaptive: bool, preconditioning: str, consistent_rms: float | None) -> None:
+    """Refuses arguments for which there is no equal optimizer."""
+    if adaptive:
+        raise ValueError(
+            "adaptive=True scales an update by its product with the momentum, which has no equal "
+            "here; use adaptive=False"
+        )
+    if preconditioning != "frobenius":
+        raise ValueError(
+            f"preconditioning={preconditioning!r} has no equal here; use 'frobenius', and for "
+            "more accuracy muon(..., orthogonalizer='polar_express')"
+        )
+    if consistent_rms is not None and not is_rms(consistent_rms):
+        raise ValueError(
+            f"consistent_rms={consistent_rms} must be a positive Python number, or None; under "
+            'optax.inject_hyperparams pass static_args=("consistent_rms",)'
+        )
 
 
 def _schedule(coefficients: str | Sequence, steps: int) -> Schedule:

@@ -3,7 +3,7 @@
 import optax
 from jax.typing import DTypeLike
 
-from mimuon_jax.optimizers.recipe import adam_rate, as_adamw, as_momentum, decayed
+from mimuon_jax.optimizers.recipe import adam_rate, as_adamw, as_momentum, decayed, descent
 from mimuon_jax.transforms.fused import Split, split_fused
 from mimuon_jax.transforms.gates import threshold_gate
 from mimuon_jax.transforms.orthogonalize import orthogonalize
@@ -84,7 +84,7 @@ def muon(
         as_momentum(momentum, nesterov, state_dtype),
         orthogonalize(orthogonalizer, gain=gain, split=split, shardings=shardings),
         decayed(weight_decay, weight_decay_mask),
-        optax.scale_by_learning_rate(learning_rate),
+        descent(learning_rate),
     )
     rest = as_adamw(
         auxiliary, auxiliary_learning_rate, auxiliary_weight_decay, adam_rate(learning_rate, gain)
@@ -170,7 +170,7 @@ def mimuon(
         as_momentum(momentum, nesterov, state_dtype),
         split_fused(gated, split),
         decayed(weight_decay, weight_decay_mask),
-        optax.scale_by_learning_rate(learning_rate),
+        descent(learning_rate),
     )
     rest = as_adamw(
         auxiliary, auxiliary_learning_rate, auxiliary_weight_decay, adam_rate(learning_rate, gain)

@@ -3,7 +3,8 @@
 import optax
 from jax.typing import DTypeLike
 
-from mimuon_jax.optimizers.recipe import adam_rate, as_adamw, decayed
+from mimuon_jax.optimizers.recipe import adam_rate, as_adamw, decayed, descent
+from mimuon_jax.transforms.checks import check_decay
 from mimuon_jax.transforms.fused import Split
 from mimuon_jax.transforms.orthogonalize import orthogonalize
 from mimuon_jax.transforms.partition import partition
@@ -71,11 +72,12 @@ def muon_mvr1(
       >>> tx.update(params, tx.init(params))[0]["kernel"].tolist()
       [[-0.5, -0.0], [-0.0, -0.5]]
     """
+    check_decay(momentum, "momentum")
     steps = optax.chain(
         mvr1(momentum, gamma, clip=clip, accumulator_dtype=state_dtype),
         orthogonalize(orthogonalizer, gain=gain, split=split, shardings=shardings),
         decayed(weight_decay, weight_decay_mask),
-        optax.scale_by_learning_rate(learning_rate),
+        descent(learning_rate),
     )
     rest = as_adamw(
         auxiliary, auxiliary_learning_rate, auxiliary_weight_decay, adam_rate(learning_rate, gain)
@@ -149,11 +151,12 @@ def muon_mvr2(
       >>> tx.update(gradient, tx.init(params), params, grad_fn=grad_fn)[0]["kernel"].tolist()
       [[-0.5, -0.0], [-0.0, -0.5]]
     """
+    check_decay(momentum, "momentum")
     steps = optax.chain(
         mvr2(momentum, gamma, clip=clip, accumulator_dtype=state_dtype),
         orthogonalize(orthogonalizer, gain=gain, split=split, shardings=shardings),
         decayed(weight_decay, weight_decay_mask),
-        optax.scale_by_learning_rate(learning_rate),
+        descent(learning_rate),
     )
     rest = as_adamw(
         auxiliary, auxiliary_learning_rate, auxiliary_weight_decay, adam_rate(learning_rate, gain)

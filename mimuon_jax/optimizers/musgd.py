@@ -6,7 +6,8 @@ import jax
 import optax
 from jax.typing import DTypeLike
 
-from mimuon_jax.optimizers.recipe import as_auxiliary, as_momentum, check_weight, decayed
+from mimuon_jax.optimizers.recipe import as_auxiliary, as_momentum, decayed, descent
+from mimuon_jax.transforms.checks import check_weight
 from mimuon_jax.transforms.fused import Split
 from mimuon_jax.transforms.orthogonalize import orthogonalize
 from mimuon_jax.transforms.partition import partition
@@ -98,7 +99,7 @@ def musgd(
         check_weight(name, weight)
     sgd = optax.chain(
         decayed(weight_decay, weight_decay_mask),
-        as_momentum(sgd_momentum, False, state_dtype),
+        as_momentum(sgd_momentum, False, state_dtype, "sgd_momentum"),
         optax.scale(sgd_weight),
     )
     muon = optax.chain(
@@ -109,14 +110,12 @@ def musgd(
     # A part of weight 0 is left out, not multiplied by 0: exact, and inf does not become NaN.
     weighted = ((muon, muon_weight), (sgd, sgd_weight))
     parts = [tx for tx, weight in weighted if isinstance(weight, jax.Array) or weight != 0]
-    both = optax.chain(
-        sum_of(*parts or [optax.set_to_zero()]), optax.scale_by_learning_rate(learning_rate)
-    )
+    both = optax.chain(sum_of(*parts or [optax.set_to_zero()]), descent(learning_rate))
     rest = as_auxiliary(
         auxiliary,
         auxiliary_learning_rate,
         learning_rate,
-        lambda rate: optax.chain(sgd, optax.scale_by_learning_rate(rate)),
+        lambda rate: optax.chain(sgd, descent(rate)),
     )
     return partition(both, rest, matrices=matrices)
 

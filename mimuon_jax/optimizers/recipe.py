@@ -7,6 +7,7 @@ import optax
 from jax.core import Tracer
 from jax.typing import DTypeLike
 
+from mimuon_jax.transforms.checks import check_decay, check_rate, check_weight
 from mimuon_jax.transforms.gains import is_rms
 from mimuon_jax.transforms.momentum import heavy_ball, with_nesterov
 from mimuon_jax.types import Gain, LearningRate, Mask, Number
@@ -19,14 +20,16 @@ def as_momentum(
     momentum: Number | optax.GradientTransformation,
     nesterov: bool,
     state_dtype: DTypeLike | None = None,
+    name: str = "momentum",
 ) -> optax.GradientTransformation:
     """The transformation that ``momentum``, ``nesterov`` and ``state_dtype`` mean."""
     if not isinstance(momentum, optax.GradientTransformation):
+        check_decay(momentum, name)
         return heavy_ball(momentum, nesterov=nesterov, accumulator_dtype=state_dtype)
     if state_dtype is not None:
         raise ValueError(
-            f"state_dtype={state_dtype!r} needs a number as momentum; give the transformation its "
-            "own dtype, as in momentum=ema(0.95, accumulator_dtype=jnp.bfloat16)"
+            f"state_dtype={state_dtype!r} needs a number as {name}; give the transformation its "
+            f"own dtype, as in {name}=ema(0.95, accumulator_dtype=jnp.bfloat16)"
         )
     return with_nesterov(momentum) if nesterov else momentum
 
@@ -39,6 +42,12 @@ def decayed(weight_decay: Number, mask: Mask = None) -> optax.GradientTransforma
     return optax.identity()
 
 
+def descent(learning_rate: LearningRate) -> optax.GradientTransformation:
+    """``optax.scale_by_learning_rate``, which also refuses a negative rate and NaN."""
+    check_rate("learning_rate", learning_rate)
+    return optax.scale_by_learning_rate(learning_rate)
+
+
 def as_auxiliary(
     auxiliary: optax.GradientTransformation | None,
     auxiliary_learning_rate: LearningRate | None,
@@ -46,6 +55,8 @@ def as_auxiliary(
     default: Callable[[Any], optax.GradientTransformation],
 ) -> optax.GradientTransformation:
     """The transformation of auxiliary parameters: the caller's, or the default."""
+    if auxiliary_learning_rate is not None:
+        check_rate("auxiliary_learning_rate", auxiliary_learning_rate)
     if auxiliary is None:
         return default(otherwise if auxiliary_learning_rate is None else auxiliary_learning_rate)
     if auxiliary_learning_rate is not None:
@@ -87,9 +98,3 @@ def adam_rate(learning_rate: LearningRate, gain: str | float | Gain | None = Non
     if callable(learning_rate):
         return lambda step: _AUXILIARY_RATIO * learning_rate(step)
     return _AUXILIARY_RATIO * learning_rate
-
-
-def check_weight(name: str, weight: Number) -> None:
-    """Refuses a negative number and NaN; a traced number cannot be checked."""
-    if not isinstance(weight, Tracer) and not float(weight) >= 0:
-        raise ValueError(f"{name}={weight} must be >= 0; 0 turns it off")

@@ -1,9 +1,10 @@
 """Momentum SGD."""
 
 import optax
+from jax.typing import DTypeLike
 
-from mimuon_jax.optimizers.recipe import as_momentum, decayed
-from mimuon_jax.types import LearningRate, Number
+from mimuon_jax.optimizers.recipe import as_momentum, decayed, descent
+from mimuon_jax.types import LearningRate, Mask, Number
 
 
 def sgdm(
@@ -12,6 +13,8 @@ def sgdm(
     momentum: Number | optax.GradientTransformation = 0.9,
     nesterov: bool = False,
     weight_decay: Number = 0.0,
+    weight_decay_mask: Mask = None,
+    state_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Momentum SGD for every parameter.
 
@@ -23,6 +26,9 @@ def sgdm(
       momentum: ``mu`` in [0, 1) of `heavy_ball`, or a transformation such as ``ema(0.9)``.
       nesterov: pass on the look-ahead ``mu M_t + G_t``; False: ``M_t``, or what ``momentum`` says.
       weight_decay: ``lambda >= 0``, decoupled; 0: no decay.
+      weight_decay_mask: booleans, a tree or prefix tree like the parameters or a function of them:
+        which parameters decay; None: all.
+      state_dtype: dtype of the momentum, such as ``jnp.bfloat16``; None: that of each parameter.
 
     Returns:
       The optimizer.
@@ -42,8 +48,8 @@ def sgdm(
     """
     return optax.with_extra_args_support(
         optax.chain(
-            as_momentum(momentum, nesterov),
-            decayed(weight_decay),
-            optax.scale_by_learning_rate(learning_rate),
+            as_momentum(momentum, nesterov, state_dtype),
+            decayed(weight_decay, weight_decay_mask),
+            descent(learning_rate),
         )
     )

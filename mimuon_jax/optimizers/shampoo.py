@@ -2,7 +2,7 @@
 
 import optax
 
-from mimuon_jax.optimizers.recipe import adam_rate, as_adamw, decayed
+from mimuon_jax.optimizers.recipe import adam_rate, as_adamw, decayed, descent
 from mimuon_jax.transforms.fused import Split, split_fused
 from mimuon_jax.transforms.partition import partition
 from mimuon_jax.transforms.preconditioner import scale_by_shampoo
@@ -74,7 +74,7 @@ def shampoo(
     steps = optax.chain(
         split_fused(preconditioner, split),
         decayed(weight_decay, weight_decay_mask),
-        optax.scale_by_learning_rate(learning_rate),
+        descent(learning_rate),
     )
     rest = as_adamw(
         auxiliary, auxiliary_learning_rate, auxiliary_weight_decay, adam_rate(learning_rate)

@@ -6,8 +6,10 @@ import optax
 from jax.typing import DTypeLike
 
 from mimuon_jax.linalg.powers import PowerMethod
-from mimuon_jax.optimizers.recipe import as_auxiliary, as_momentum, decayed
+from mimuon_jax.optimizers.recipe import as_auxiliary, as_momentum, decayed, descent
+from mimuon_jax.transforms.checks import check_decay, check_weight
 from mimuon_jax.transforms.fused import Split
+from mimuon_jax.transforms.gains import factor_of
 from mimuon_jax.transforms.partition import partition
 from mimuon_jax.transforms.spectral_power import checked_exponent, spectral_power
 from mimuon_jax.types import Gain, LearningRate, Mask, Matrices, Number, Shardings
@@ -147,6 +149,9 @@ def spectral_adam(
       >>> tx.update(params, tx.init(params))[0]["kernel"].round(5).tolist()
       [[-0.5]]
     """
+    for name, decay in (("b1", b1), ("b2", b2)):
+        check_decay(decay, name)
+    check_weight("eps", eps)
     return _spectral(
         optax.scale_by_adam(b1, b2, eps, mu_dtype=state_dtype),
         spectral_power(
@@ -176,13 +181,13 @@ def _spectral(
     """The estimate with powers for matrices, and without them for auxiliary parameters."""
 
     def steps(rate: LearningRate, *between: optax.GradientTransformation) -> Any:
-        descent = optax.scale_by_learning_rate(rate)
-        return optax.chain(estimate, *between, decay, descent)
+        return optax.chain(estimate, *between, decay, descent(rate))
 
     rest = as_auxiliary(auxiliary, auxiliary_learning_rate, learning_rate, steps)
     return partition(steps(learning_rate, powers), rest, matrices=matrices)
 
 
 def _gain(p: float, gain: str | float | Gain | None) -> str | float | Gain | None:
-    """The gain at ``p = 0``, None for every other ``p``."""
+    """The gain at ``p = 0``, None for every other ``p``; checked for every ``p``."""
+    factor_of(gain)
     return gain if checked_exponent(p) == 0 else None

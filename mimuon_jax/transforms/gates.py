@@ -7,7 +7,6 @@ from typing import NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 import optax
-from jax.core import Tracer
 from jax.typing import DTypeLike
 
 from mimuon_jax.engine.axes import axes_of, batch_shape
@@ -16,6 +15,7 @@ from mimuon_jax.engine.sharding import of_leaves
 from mimuon_jax.linalg.equivariance import along_of, is_equivariant
 from mimuon_jax.linalg.measures import MEASURES
 from mimuon_jax.linalg.scaling import check_matrices
+from mimuon_jax.transforms.checks import check_number
 from mimuon_jax.transforms.roles import roles
 from mimuon_jax.types import (
     Array,
@@ -97,10 +97,8 @@ def threshold_gate(
       >>> float(state.rate)
       0.5
     """
-    if not isinstance(threshold, Tracer) and not float(threshold) >= 0:
-        raise ValueError(
-            f"threshold={threshold} must be >= 0: 0 opens the gate for every matrix, inf for none"
-        )
+    requirement = ">= 0: 0 opens the gate for every matrix, inf for none"
+    check_number("threshold", threshold, lambda x: x >= 0, requirement)
     measured_by = _as_measure(measure)
     inner = optax.with_extra_args_support(transformation)
     outer = optax.with_extra_args_support(optax.identity() if otherwise is None else otherwise)

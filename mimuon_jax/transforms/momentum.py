@@ -9,9 +9,9 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.core import Tracer
 from jax.typing import DTypeLike
 
+from mimuon_jax.transforms.checks import check_decay
 from mimuon_jax.types import Array, Number, State, Tree
 
 
@@ -201,14 +201,6 @@ def with_nesterov(momentum: optax.GradientTransformation) -> Momentum:
         return momentum.update(updates, state, params, **extra | {"nesterov": True})
 
     return Momentum(momentum.init, update)
-
-
-def check_decay(decay: Number) -> None:
-    """Refuses a number outside [0, 1); a traced one cannot be looked at."""
-    if not isinstance(decay, Tracer) and not 0 <= float(decay) < 1:  # NaN fails too
-        raise ValueError(
-            f"decay={decay} must be in [0, 1): 0 keeps no memory, 1 would never forget"
-        )
 
 
 def zeros_like(params: Tree, dtype: DTypeLike | None = None) -> Tree:

@@ -8,7 +8,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.core import Tracer
 from jax.sharding import NamedSharding, PartitionSpec
 
 from mimuon_jax.engine.axes import batch_shape, from_matrices, matrix_shape, to_matrices
@@ -191,7 +190,8 @@ def _preconditioned(
 
 def _check(name: str, value: Number, kind: type, least: Number) -> None:
     """Raises unless the value is a Python number of its kind and large enough."""
-    if isinstance(value, Tracer) or kind(value) != value or not value >= least:
+    fits = isinstance(value, int | float) and kind(value) == value and value >= least
+    if not fits:
         raise ValueError(
             f"{name}={value} must be a Python {kind.__name__} >= {least}; under "
             f'optax.inject_hyperparams pass static_args=("{name}",)'

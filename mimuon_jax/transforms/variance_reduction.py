@@ -18,7 +18,8 @@ from jax.typing import DTypeLike
 
 from mimuon_jax.engine.axes import axes_of
 from mimuon_jax.linalg.measures import frobenius_along
-from mimuon_jax.transforms.momentum import cast_like, check_decay, mix, zeros_like
+from mimuon_jax.transforms.checks import check_decay, check_number
+from mimuon_jax.transforms.momentum import cast_like, mix, zeros_like
 from mimuon_jax.transforms.roles import roles
 from mimuon_jax.types import Array, Matrices, MuonDimensionNumbers, Number, State, Tree
 
@@ -263,12 +264,10 @@ def _estimator(
 ) -> Callable[[Array, Tree, Tree, Tree], Tree]:
     """``(count, M_{t-1}, G_t, P_t) -> M_t``."""
     check_decay(decay)
-    if not isinstance(gamma, Tracer) and not 0 <= float(gamma) <= 1:
-        raise ValueError(
-            f"gamma={gamma} must be in [0, 1]: 0 corrects nothing, 1 is STORM for mvr2"
-        )
-    if clip is not None and not clip > 0:
-        raise ValueError(f"clip={clip} must be > 0, or None for no bound")
+    requirement = "in [0, 1]: 0 corrects nothing, 1 is STORM for mvr2"
+    check_number("gamma", gamma, lambda x: 0 <= x <= 1, requirement)
+    if clip is not None:
+        check_number("clip", clip, lambda x: x > 0, "> 0, or None for no bound")
 
     def estimate(count: Array, momentum: Tree, gradient: Tree, previous: Tree) -> Tree:
         keep = jnp.where(count == 0, 0.0, decay)

@@ -1,0 +1,69 @@
+"""Checks of the numbers that a caller passes; errors name the argument and the way out."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from jax.core import Tracer
+
+from mimuon_jax.types import LearningRate, Number
+
+
+def check_number(name: str, value: Any, fits: Callable[[float], bool], requirement: str) -> None:
+    """Raises unless the value is a number that fits; a traced number cannot be checked.
+
+    Args:
+      name: of the argument.
+      value: what the caller passed.
+      fits: whether a number is allowed; False for NaN.
+      requirement: which numbers are allowed, to follow "must be".
+
+    Raises:
+      ValueError: another number or type. For a schedule, the message states the way out.
+
+    Example:
+      >>> from mimuon_jax.transforms.checks import check_number
+      >>> check_number("clip", -1.0, lambda x: x > 0, "> 0")
+      Traceback (most recent call last):
+      ValueError: clip=-1.0 must be > 0
+    """
+    if callable(value):
+        raise ValueError(
+            f"{name}={value} is a function, but only learning rates may be schedules here; use "
+            f"optax.inject_hyperparams(optimizer, static_args=(...))(..., {name}=schedule), where "
+            "static_args names the arguments that are functions but not schedules (such as "
+            "'matrices') or must be Python numbers (such as a number as 'gain')"
+        )
+    if not isinstance(value, Tracer) and not fits(_as_float(value)):
+        raise ValueError(f"{name}={value} must be {requirement}")
+
+
+def check_decay(decay: Number, name: str = "decay") -> None:
+    """Refuses a decay outside [0, 1)."""
+    check_number(
+        name,
+        decay,
+        lambda x: 0 <= x < 1,
+        "in [0, 1): 0 keeps no memory, 1 would never forget",
+    )
+
+
+def check_weight(name: str, weight: Number) -> None:
+    """Refuses a weight below 0."""
+    check_number(name, weight, lambda x: x >= 0, ">= 0; 0 turns it off")
+
+
+def check_rate(name: str, rate: LearningRate) -> None:
+    """Refuses a learning rate that is not a finite number of at least 0; schedules pass."""
+    if not callable(rate):
+        check_number(
+            name, rate, lambda x: 0 <= x < math.inf, "a finite number >= 0, or a schedule of steps"
+        )
+
+
+def _as_float(value: Any) -> float:
+    """The value as a float; NaN if it is not a number."""
+    try:
+        return math.nan if isinstance(value, str) else float(value)
+    except (TypeError, ValueError):
+        return math.nan
