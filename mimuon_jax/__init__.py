@@ -1,10 +1,11 @@
 """The Muon family of optimizers for JAX, as composable Optax transformations.
 
 Optimizers (`mimuon`, `muon`, `musgd`, `muon_mvr1`, `muon_mvr2`, `spectral_sgd`, `spectral_adam`,
-`shampoo`, `sgdm`) are functions ``f(learning_rate, *, ...)`` that return an
-``optax.GradientTransformation``. Each is an ``optax.chain`` of building blocks: a gradient estimate
-(`heavy_ball`, `ema`, `mvr1`, `mvr2`), then a transformation of its matrices (`orthogonalize` or
-`spectral_power`, optionally behind a `threshold_gate` and with a gain; or `scale_by_shampoo`).
+`shampoo`, `sgdm`, and variants of Muon such as `normuon`) are functions
+``f(learning_rate, *, ...)`` that return an ``optax.GradientTransformation``. Each is an
+``optax.chain`` of building blocks: a gradient estimate (`heavy_ball`, `ema`, `mvr1`, `mvr2`), then
+a transformation of its matrices (`orthogonalize` or `spectral_power`, optionally behind a
+`threshold_gate` and with a gain; or `scale_by_shampoo`).
 `partition` decides which parameters are matrices, and `describe` prints its decision. The functions
 on arrays ``[..., m, n]`` that the building blocks apply (`newton_schulz` and its faster forms,
 `polar`, `power`, `gap`, `frobenius`, `rms`, `spectral_norm`) can also be used, or replaced, on
@@ -22,6 +23,7 @@ from mimuon_jax.optimizers.from_optax import from_optax_muon
 from mimuon_jax.optimizers.muon import mimuon, muon
 from mimuon_jax.optimizers.muon_mvr import muon_mvr1, muon_mvr2
 from mimuon_jax.optimizers.musgd import musgd
+from mimuon_jax.optimizers.normuon import adamuon, normuon
 from mimuon_jax.optimizers.sgdm import sgdm
 from mimuon_jax.optimizers.shampoo import shampoo
 from mimuon_jax.optimizers.spectral import spectral_adam, spectral_sgd
@@ -36,6 +38,7 @@ from mimuon_jax.transforms.orthogonalize import orthogonalize
 from mimuon_jax.transforms.partition import partition
 from mimuon_jax.transforms.preconditioner import scale_by_shampoo
 from mimuon_jax.transforms.spectral_power import spectral_power
+from mimuon_jax.transforms.units import normalize_units
 from mimuon_jax.transforms.variance_reduction import mvr1, mvr2, with_previous_gradient
 
 __all__ = [
@@ -43,6 +46,7 @@ __all__ = [
     "JORDAN",
     "POLAR_EXPRESS",
     "Schedule",
+    "adamuon",
     "by_path",
     "coupled_newton",
     "describe",
@@ -63,6 +67,8 @@ __all__ = [
     "mvr1",
     "mvr2",
     "newton_schulz",
+    "normalize_units",
+    "normuon",
     "orthogonalize",
     "partition",
     "polar",

@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -42,7 +42,18 @@ FACTORIES: dict[str, Callable[..., optax.GradientTransformation]] = {
     for name in mimuon_jax.__all__
     if makes_transformation(getattr(mimuon_jax, name))
 }
-every_factory = pytest.mark.parametrize("name", FACTORIES)
+# Variants of Muon and their pieces, made of parts that other factories have too. By default a few
+# tests run for them; all others are `slow`, and run for every factory.
+FAMILY = {"normalize_units", "normuon", "adamuon"}
+
+
+def marked(names: Iterable[str], slow: Container[str] = FAMILY) -> list[Any]:
+    """The names as cases of a parametrization, some of them marked `slow`."""
+    return [pytest.param(name, marks=[pytest.mark.slow] * (name in slow)) for name in names]
+
+
+every_factory = pytest.mark.parametrize("name", marked(FACTORIES))
+every_factory_by_default = pytest.mark.parametrize("name", FACTORIES)
 
 
 def parameters(name: str) -> set[str]:
@@ -51,16 +62,15 @@ def parameters(name: str) -> set[str]:
 
 
 OPTIMIZERS = [name for name in FACTORIES if "learning_rate" in parameters(name)]
-every_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
+every_optimizer = pytest.mark.parametrize("name", marked(OPTIMIZERS))
 # For tests in which each factory takes a second or more to compile. By default they run for all
 # building blocks and for two optimizers, which cover a gate and a second gradient.
-SLOW = set(OPTIMIZERS) - {"mimuon", "muon_mvr2"}
+SLOW = (set(OPTIMIZERS) - {"mimuon", "muon_mvr2"}) | FAMILY
 
 
 def mostly_slow(names: Iterable[str]) -> pytest.MarkDecorator:
     """A parametrization by factories in which most optimizers are marked `slow`."""
-    marked = [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in names]
-    return pytest.mark.parametrize("name", marked)
+    return pytest.mark.parametrize("name", marked(names, SLOW))
 
 
 def arguments(name: str) -> dict[str, Any]:

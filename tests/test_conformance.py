@@ -18,7 +18,15 @@ from jaxtyping import AbstractArray
 
 import mimuon_jax
 from tests import contract
-from tests.contract import GRADIENTS, PARAMS, assert_close, assert_equal, every_factory, make
+from tests.contract import (
+    GRADIENTS,
+    PARAMS,
+    assert_close,
+    assert_equal,
+    every_factory,
+    every_factory_by_default,
+    make,
+)
 
 pytestmark = pytest.mark.standard_promotion
 
@@ -49,7 +57,7 @@ def test_optimizers_take_a_learning_rate_and_then_keywords_alone():
 WITH_ADAM = {"spectral_adam", "from_optax_muon"}
 
 
-@every_factory
+@every_factory_by_default
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_dtypes_are_kept_and_never_promoted(name, dtype):
     chosen = {"weight_decay": 0.1, "auxiliary": optax.sgd(0.1)}  # the default, Adam, promotes
@@ -92,7 +100,7 @@ def test_compilations_are_counted():
     assert found
 
 
-@every_factory
+@every_factory_by_default
 def test_a_step_compiles_once_and_jit_equals_eager(name):
     init, step = contract.compiled(name)
     (first,), state = contract.run(step, init(PARAMS), GRADIENTS[:1], PARAMS)
@@ -172,6 +180,6 @@ def test_huge_and_tiny_gradients(name, scale):
     gradients = jax.tree.map(lambda x: x * jnp.float32(scale), GRADIENTS[:3])
     updates, _ = contract.run_compiled(name, gradients)
     assert contract.finite(updates)
-    # The second moment of optax's Adam overflows above 1e19: its updates are zero from then on.
-    if (name, scale) != ("spectral_adam", 1e20):
+    # Squares overflow above 1e19: the updates of a second moment are zero from then on.
+    if scale < 1e20 or name not in {"spectral_adam", "normalize_units"}:
         assert all(np.any(x) for x in contract.matrices(updates))

@@ -32,7 +32,7 @@ def test_every_optimizer_of_matrices_splits():
     assert set(contract.OPTIMIZERS) - set(SPLITTING) == {"sgdm", "from_optax_muon"}
 
 
-@pytest.mark.parametrize("name", SPLITTING)
+@pytest.mark.parametrize("name", contract.marked(SPLITTING))
 def test_a_fused_matrix_is_its_parts(name):
     settings = {"p": 0.0} if name.startswith("spectral") else {}
     apart = contract.make(name, **settings)

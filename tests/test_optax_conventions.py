@@ -55,7 +55,7 @@ def test_with_a_gain_that_keeps_rates_of_adamw_the_auxiliary_rate_is_the_learnin
         np.testing.assert_allclose(abs(bias), ratio * 3e-4, rtol=1e-4)  # Adam's first update
 
 
-@pytest.mark.parametrize("name", WITH_GAIN)
+@pytest.mark.parametrize("name", contract.marked(WITH_GAIN))
 def test_every_optimizer_with_a_gain_takes_a_number(name):
     settings = {"p": 0.0} if "p" in contract.parameters(name) else {}
     named = first_update(name, gain="rms", **settings)
@@ -66,7 +66,7 @@ WITH_MASK = [n for n in contract.OPTIMIZERS if "weight_decay_mask" in contract.p
 MASK = {"wide": True, "block": {"tall": False, "bias": False}, "temperature": False}
 
 
-@pytest.mark.parametrize("name", WITH_MASK)
+@pytest.mark.parametrize("name", contract.marked(WITH_MASK))
 def test_what_the_mask_leaves_out_does_not_decay(name):
     chosen = {"weight_decay": 0.5}
     none, all_, tree, function = (
@@ -105,7 +105,7 @@ def test_decay_of_the_default_auxiliary_is_that_of_adamw(name):
 WITH_STATE_DTYPE = [n for n in contract.OPTIMIZERS if "state_dtype" in contract.parameters(n)]
 
 
-@pytest.mark.parametrize("name", WITH_STATE_DTYPE)
+@pytest.mark.parametrize("name", contract.marked(WITH_STATE_DTYPE))
 def test_momentum_of_another_dtype(name):
     tx, whole = contract.make(name, state_dtype=jnp.bfloat16), contract.make(name)
     updates, state = contract.run_eagerly(tx, GRADIENTS[:3])

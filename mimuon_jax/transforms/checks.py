@@ -53,6 +53,16 @@ def check_weight(name: str, weight: Number) -> None:
     check_number(name, weight, lambda x: x >= 0, ">= 0; 0 turns it off")
 
 
+def check_share(name: str, share: Number, ends: str) -> None:
+    """Refuses a number outside [0, 1]; ``ends`` states what 0 and 1 mean."""
+    check_number(name, share, lambda x: 0 <= x <= 1, f"in [0, 1]: {ends}")
+
+
+def check_positive(name: str, value: Number, meaning: str) -> None:
+    """Refuses a number that is not finite and > 0; ``meaning`` states what it is."""
+    check_number(name, value, lambda x: 0 < x < math.inf, f"a positive number, {meaning}")
+
+
 def check_rate(name: str, rate: LearningRate) -> None:
     """Refuses a learning rate that is not a finite number of at least 0; schedules pass."""
     if not callable(rate):

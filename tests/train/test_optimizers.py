@@ -64,12 +64,16 @@ CHANGED = {
     "b1": 0.5,
     "b2": 0.9,
     "eps": 1.0,
+    "beta2": 0.2,
+    "per": "longer",
+    "rms": 0.1,
 }
 
 
 # Options without an effect at the defaults, and the settings beside which they have one.
 BESIDE = {
     ("mimuon", None): {"threshold": 0.6},  # rms of M: 0.48, 0.69; the gate opens at step 2 alone
+    ("adamuon", "momentum"): {"nesterov": False},  # signs again
     ("lion", None): {"b2": 0.5},  # only signs count: the momentum has to be worth something
     ("spectral_sgd", "gain"): {"p": 0.0},
     ("spectral_adam", "gain"): {"p": 0.0},

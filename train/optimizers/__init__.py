@@ -11,12 +11,14 @@ from train.errors import BadInput
 from train.optimizers.baselines import SGDM, AdamW, Lion, Shampoo
 from train.optimizers.muon import MiMuon, Muon, MuSGD
 from train.optimizers.muon_mvr import MuonMVR1, MuonMVR2
+from train.optimizers.normuon import AdaMuon, NorMuon
 from train.optimizers.options import Optimizer, Split
 from train.optimizers.spectral import SpectralAdam, SpectralSGD
 
 __all__ = [
     "OPTIMIZERS",
     "SGDM",
+    "AdaMuon",
     "AdamW",
     "Lion",
     "MiMuon",
@@ -24,6 +26,7 @@ __all__ = [
     "Muon",
     "MuonMVR1",
     "MuonMVR2",
+    "NorMuon",
     "Optimizer",
     "Shampoo",
     "SpectralAdam",
@@ -44,6 +47,8 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {
     "shampoo": Shampoo,
     "sgdm": SGDM,
     "lion": Lion,
+    "normuon": NorMuon,
+    "adamuon": AdaMuon,
 }
 
 

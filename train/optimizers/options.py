@@ -167,6 +167,8 @@ LIMITS = {
     "p": Limit("lie between 0 and 1: 0 orthogonalizes, 1 changes nothing", lambda x: 0 <= x <= 1),
     "b1": _DECAY,
     "b2": _DECAY,
+    "beta2": _SHARE,
+    "rms": _POSITIVE,
     "eps": _POSITIVE,
     "max_dim": _COUNT,
     "update_every": _COUNT,

@@ -1,0 +1,92 @@
+"""The variants of Muon, slowly, in float64: how each matrix moves, from its whole history.
+
+A *move* maps the weights, gradients and momenta `[.._0, ..., .._t]` of one matrix to `W_{t+1}`.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from tests.oracles.matrices import GAINS, Array, Axes, Numbers, orthogonal, per_matrix
+from tests.oracles.momentum import Estimate
+from tests.oracles.rules import Rule, Tree, trajectory
+
+Move = Callable[[Sequence[Array], Sequence[Array], Sequence[Array]], Array]
+
+
+def variant(
+    params: Tree,
+    gradients: Sequence[Tree],
+    *,
+    numbers: Numbers,
+    auxiliary: Rule,
+    momentum: Estimate,
+    move: Move,
+) -> list[Tree]:
+    """The parameters after each step, every matrix by `move`."""
+
+    def matrix(axes: Axes) -> Rule:
+        def rule(weights: Sequence[Array], history: Sequence[Array]) -> Array:
+            momenta = [momentum(history[: t + 1]) for t in range(len(history))]
+            count = len(history)
+
+            def moved(*arrays: Array) -> Array:
+                return move(arrays[:count], arrays[count : 2 * count], arrays[2 * count :])
+
+            return per_matrix(moved, axes, *weights, *history, *momenta)
+
+        return rule
+
+    return trajectory(params, gradients, numbers, matrix, auxiliary)
+
+
+def step(direction: Callable[..., Array], learning_rate: float, weight_decay: float = 0.0) -> Move:
+    """`W <- (1 - eta lambda) W - eta direction(weights, gradients, momenta)`."""
+
+    def move(*histories: Sequence[Array]) -> Array:
+        kept = (1 - learning_rate * weight_decay) * histories[0][-1]
+        return kept - learning_rate * direction(*histories)
+
+    return move
+
+
+def _running_mean(decay: float, values: Sequence[Array]) -> Array:
+    """`v_t = decay v_{t-1} + (1 - decay) x_t`, `v_{-1} = 0`."""
+    return sum((1 - decay) * decay**age * x for age, x in enumerate(reversed(values)))  # type: ignore
+
+
+def normalized(
+    momenta: Sequence[Array], *, beta2: float, per: str, eps: float, signs: bool = False
+) -> tuple[Array, Array]:
+    """`O_t` and `Y_t`, its units divided by the root of their running mean square."""
+    orths = [orthogonal(np.sign(m) if signs else m) for m in momenta]
+    rows, columns = orths[0].shape
+    axis = {
+        "output": 0,
+        "longer": 0 if rows <= columns else 1,
+        "element": (),
+        "scalar": (0, 1),
+    }[per]
+    v = _running_mean(beta2, [np.mean(o**2, axis=axis, keepdims=True) for o in orths])
+    return orths[-1], orths[-1] / (np.sqrt(v) + eps)
+
+
+def normuon(*, gain: str | None, beta2: float, per: str, eps: float, **settings: Any) -> Move:
+    """NorMuon: the norm of `O_t` restored."""
+
+    def direction(weights: Any, gradients: Any, momenta: Sequence[Array]) -> Array:
+        o, y = normalized(momenta, beta2=beta2, per=per, eps=eps)
+        return GAINS[gain](*o.shape) * y * np.linalg.norm(o) / np.linalg.norm(y)
+
+    return step(direction, **settings)
+
+
+def adamuon(*, rms: float, beta2: float, eps: float, **settings: Any) -> Move:
+    """AdaMuon: signs, entry by entry, a fixed root mean square."""
+
+    def direction(weights: Any, gradients: Any, momenta: Sequence[Array]) -> Array:
+        o, y = normalized(momenta, beta2=beta2, per="element", eps=eps, signs=True)
+        return rms * o.size**0.5 * y / np.linalg.norm(y)
+
+    return step(direction, **settings)
