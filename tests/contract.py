@@ -33,7 +33,9 @@ STATIC = {"p", "max_dim", "update_every", "damping", "ns_steps"}
 
 def makes_transformation(function: Any) -> bool:
     """Whether a public name is an optimizer or building block, by its annotated return type."""
-    returned = inspect.signature(function).return_annotation if callable(function) else None
+    if not callable(function):
+        return False
+    returned = inspect.signature(function, eval_str=True).return_annotation
     return isinstance(returned, type) and issubclass(returned, optax.GradientTransformation)
 
 

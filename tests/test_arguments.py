@@ -1,5 +1,6 @@
 """Numbers as arguments: every optimizer and building block refuses what makes no sense, by name."""
 
+import functools
 import inspect
 import math
 import typing
@@ -15,10 +16,13 @@ from tests import contract
 pytestmark = [pytest.mark.standard_promotion, pytest.mark.usefixtures("unchecked")]
 
 
+signature = functools.partial(inspect.signature, eval_str=True)
+
+
 def numbers(name):
     """The arguments of a factory that may be floats, and whether they may be traced."""
     found = {}
-    for key, parameter in inspect.signature(contract.FACTORIES[name]).parameters.items():
+    for key, parameter in signature(contract.FACTORIES[name]).parameters.items():
         kinds = typing.get_args(parameter.annotation) or (parameter.annotation,)
         if float in kinds:
             found[key] = jax.Array in kinds

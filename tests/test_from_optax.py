@@ -2,6 +2,8 @@
 
 import inspect
 import itertools
+import pydoc
+import re
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,7 @@ import optax
 import pytest
 from optax.contrib import MuonDimensionNumbers as Numbers
 
+import mimuon_jax
 from mimuon_jax import from_optax_muon
 
 pytestmark = pytest.mark.standard_promotion  # optax promotes dtypes implicitly
@@ -121,3 +124,39 @@ def test_arguments_and_defaults_are_those_of_optax():
 def test_what_has_no_equal_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         from_optax_muon(0.1, **options)
+
+
+PORTED = ["muon", "mimuon", "musgd", "muon_mvr1", "muon_mvr2"]
+#: Muon-MVR has no look-ahead, and MuSGD no AdamW.
+WITHOUT_EQUAL = [
+    ("muon_mvr1", "nesterov"),
+    ("muon_mvr2", "nesterov"),
+    ("musgd", "adam_weight_decay"),
+]
+THEIRS = inspect.signature(optax.contrib.muon).parameters
+
+
+@pytest.mark.parametrize("name", PORTED)
+@pytest.mark.parametrize("argument", THEIRS)
+def test_an_argument_of_optax_is_taken_or_explained(name, argument):
+    optimizer = getattr(mimuon_jax, name)
+    own = inspect.signature(optimizer).parameters
+    if argument in own or (name, argument) in WITHOUT_EQUAL:
+        return
+    with pytest.raises(
+        TypeError, match=rf"^{name}\(\) does not take {argument}, .*; use (\w+): "
+    ) as e:
+        optimizer(0.1, **{argument: 0.5})
+    meant = re.findall(r"; use (\w+): ", str(e.value))
+    assert meant[0] in own
+
+
+def test_other_unknown_arguments_are_an_error_of_python():
+    with pytest.raises(TypeError, match="unexpected keyword argument 'momentumm'"):
+        mimuon_jax.muon(0.1, momentumm=0.5)
+
+
+def test_the_explanation_hides_nothing():
+    text = pydoc.render_doc(mimuon_jax.muon, renderer=pydoc.plaintext)
+    assert "momentum: 'Number | optax.GradientTransformation' = 0.95" in text
+    assert "orthogonalized momentum for matrices" in text

@@ -1,5 +1,7 @@
 """Optax's own Muon, by its arguments, as an optimizer of this package."""
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Sequence
 from typing import Any

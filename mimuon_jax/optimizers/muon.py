@@ -1,8 +1,11 @@
 """Muon, and MiMuon, which chooses between Muon and momentum SGD matrix by matrix."""
 
+from __future__ import annotations
+
 import optax
 from jax.typing import DTypeLike
 
+from mimuon_jax.optimizers.optax_names import explains_optax_names
 from mimuon_jax.optimizers.recipe import adam_rate, as_adamw, as_momentum, decayed, descent
 from mimuon_jax.transforms.fused import Split, split_fused
 from mimuon_jax.transforms.gates import threshold_gate
@@ -20,6 +23,7 @@ from mimuon_jax.types import (
 )
 
 
+@explains_optax_names
 def muon(
     learning_rate: LearningRate,
     *,
@@ -92,6 +96,7 @@ def muon(
     return partition(steps, rest, matrices=matrices)
 
 
+@explains_optax_names
 def mimuon(
     learning_rate: LearningRate,
     *,

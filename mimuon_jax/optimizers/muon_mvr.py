@@ -1,8 +1,11 @@
 """Muon on gradient estimates with variance reduction."""
 
+from __future__ import annotations
+
 import optax
 from jax.typing import DTypeLike
 
+from mimuon_jax.optimizers.optax_names import explains_optax_names
 from mimuon_jax.optimizers.recipe import adam_rate, as_adamw, decayed, descent
 from mimuon_jax.transforms.checks import check_decay
 from mimuon_jax.transforms.fused import Split
@@ -12,6 +15,7 @@ from mimuon_jax.transforms.variance_reduction import mvr1, mvr2
 from mimuon_jax.types import Gain, LearningRate, Mask, Matrices, Number, Orthogonalizer, Shardings
 
 
+@explains_optax_names
 def muon_mvr1(
     learning_rate: LearningRate,
     *,
@@ -85,6 +89,7 @@ def muon_mvr1(
     return partition(steps, rest, matrices=matrices)
 
 
+@explains_optax_names
 def muon_mvr2(
     learning_rate: LearningRate,
     *,

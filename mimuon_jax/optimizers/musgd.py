@@ -1,11 +1,14 @@
 """MuSGD: Muon and momentum SGD at every step, each with a weight."""
 
+from __future__ import annotations
+
 from typing import NamedTuple
 
 import jax
 import optax
 from jax.typing import DTypeLike
 
+from mimuon_jax.optimizers.optax_names import explains_optax_names
 from mimuon_jax.optimizers.recipe import as_auxiliary, as_momentum, decayed, descent
 from mimuon_jax.transforms.checks import check_weight
 from mimuon_jax.transforms.fused import Split
@@ -30,6 +33,7 @@ class SumState(NamedTuple):
     summands: tuple[optax.OptState, ...]
 
 
+@explains_optax_names
 def musgd(
     learning_rate: LearningRate,
     *,

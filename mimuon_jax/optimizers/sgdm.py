@@ -1,5 +1,7 @@
 """Momentum SGD."""
 
+from __future__ import annotations
+
 import optax
 from jax.typing import DTypeLike
 

@@ -1,5 +1,7 @@
 """Shampoo: every matrix is preconditioned from both sides. A baseline."""
 
+from __future__ import annotations
+
 import optax
 
 from mimuon_jax.optimizers.recipe import adam_rate, as_adamw, decayed, descent

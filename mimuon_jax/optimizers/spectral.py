@@ -1,5 +1,7 @@
 """SGD and Adam with spectral powers: between momentum (``p = 1``) and Muon (``p = 0``)."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import optax
