@@ -1,7 +1,8 @@
 """What an optimizer did, computed from its state, its updates and the parameters.
 
 All functions here are pure and work under jit; none of them prints. Measurements of matrices are
-returned as ``{path: [*batch]}``, one float32 number per matrix, with paths as in `describe`.
+returned as ``{path: [*batch]}``, one float32 number per matrix (float64 for
+float64 parameters), with paths as in `describe`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,11 +12,13 @@ import jax.numpy as jnp
 import optax
 
 from mimuon_jax.engine.axes import batch_shape, to_matrices
+from mimuon_jax.linalg.complex_matrices import as_real
 from mimuon_jax.linalg.measures import frobenius, rms, spectral_norm
 from mimuon_jax.linalg.products import product
+from mimuon_jax.linalg.scaling import wide_dtype
 from mimuon_jax.transforms.gates import PerMatrix, ThresholdGateState
 from mimuon_jax.transforms.roles import roles
-from mimuon_jax.types import Array, Float, Matrices, Tree
+from mimuon_jax.types import Array, Float, Inexact, Matrices, Tree
 
 #: One array ``[*batch]`` per path.
 Values = dict[str, Array]
@@ -84,7 +87,9 @@ def gate_rate(state: optax.OptState) -> Float[Array, ""]:
     """
     decisions = list(gate_decisions(state).values())
     total = sum(leaf.size for leaf in decisions)
-    return sum((x.sum(dtype=jnp.float32) for x in decisions), jnp.zeros(())) / max(total, 1)
+    return sum((x.sum(dtype=jnp.float32) for x in decisions), jnp.zeros((), jnp.float32)) / max(
+        total, 1
+    )
 
 
 def gate_decisions(state: optax.OptState) -> Values:
@@ -118,7 +123,7 @@ def gate_measures(state: optax.OptState) -> Values:
       state: state of an optimizer with a threshold gate.
 
     Returns:
-      ``{path: float32 [*batch]}``, in the unit of the gradient estimate.
+      ``{path: float [*batch]}``, in the unit of the gradient estimate.
 
     Raises:
       ValueError: there is no gate.
@@ -157,11 +162,13 @@ def orthogonality_error(updates: Tree, matrices: Matrices = None) -> Values:
       {'w': 0.0}
     """
 
-    def error(x: Float[Array, "b m n"]) -> Float[Array, "b"]:
+    def error(x: Inexact[Array, "b m n"]) -> Float[Array, "b"]:
+        x = as_real(x) if jnp.issubdtype(x.dtype, jnp.complexfloating) else x
         x = x if x.shape[-2] <= x.shape[-1] else x.mT
         size = rms(x)[:, None, None]
-        y = x.astype(jnp.float32) / jnp.where(size == 0, 1.0, size)
-        deviation = product(y, y.mT) - jnp.where(size == 0, 0.0, jnp.eye(x.shape[-2]))
+        y = x.astype(size.dtype) / jnp.where(size == 0, 1.0, size)
+        identity = jnp.eye(x.shape[-2], dtype=size.dtype)
+        deviation = product(y, y.mT) - jnp.where(size == 0, 0.0, identity)
         return frobenius(deviation) / x.shape[-2] ** 0.5
 
     return _of_matrices(error, updates, matrices)
@@ -185,7 +192,7 @@ def stable_rank(tree: Tree, matrices: Matrices = None) -> Values:
       1.25
     """
 
-    def rank(x: Float[Array, "b m n"]) -> Float[Array, "b"]:
+    def rank(x: Inexact[Array, "b m n"]) -> Float[Array, "b"]:
         largest = spectral_norm(x)
         return jnp.square(frobenius(x) / jnp.where(largest == 0, 1.0, largest))
 
@@ -233,11 +240,10 @@ def singular_value_quantiles(
       >>> singular_value_quantiles(tree, (0.0, 0.5, 1.0))["w"].tolist()
       [1.0, 2.0, 3.0]
     """
-    at = jnp.asarray(quantiles, jnp.float32)
 
-    def spectrum(x: Float[Array, "b m n"]) -> Float[Array, "b q"]:
-        s = jnp.linalg.svd(x.astype(jnp.float32), compute_uv=False)
-        return jnp.quantile(s, at, axis=-1).T
+    def spectrum(x: Inexact[Array, "b m n"]) -> Float[Array, "b q"]:
+        s = jnp.linalg.svd(x.astype(wide_dtype(x.dtype)), compute_uv=False)
+        return jnp.quantile(s, jnp.asarray(quantiles, s.dtype), axis=-1).T
 
     return _of_matrices(spectrum, tree, matrices)
 

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 import jax
 import optax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Inexact
 from optax.contrib import MuonDimensionNumbers
 
 #: ``[..., m, n] -> [..., m, n]``: an orthogonalizer, applied to a batch of matrices.
@@ -53,6 +53,7 @@ __all__ = [
     "Bool",
     "Float",
     "Gain",
+    "Inexact",
     "LearningRate",
     "Mask",
     "Matrices",

@@ -7,7 +7,7 @@ layers, experts, heads).
 import math
 from collections.abc import Sequence
 
-from jaxtyping import Array, Float
+from jaxtyping import Array, Inexact
 
 from mimuon_jax.types import MuonDimensionNumbers
 
@@ -23,7 +23,7 @@ def batch_shape(shape: Sequence[int], numbers: MuonDimensionNumbers) -> tuple[in
     return tuple(shape[i] for i in axes_of(len(shape), numbers)[0])
 
 
-def to_matrices(x: Float[Array, "..."], numbers: MuonDimensionNumbers) -> Float[Array, "b m n"]:
+def to_matrices(x: Inexact[Array, "..."], numbers: MuonDimensionNumbers) -> Inexact[Array, "b m n"]:
     """The batch of matrices in an array, with all batch axes flattened into one."""
     batch, reduction, output = axes_of(x.ndim, numbers)
     m, n = matrix_shape(x.shape, numbers)
@@ -32,8 +32,8 @@ def to_matrices(x: Float[Array, "..."], numbers: MuonDimensionNumbers) -> Float[
 
 
 def from_matrices(
-    y: Float[Array, "b m n"], shape: Sequence[int], numbers: MuonDimensionNumbers
-) -> Float[Array, "..."]:
+    y: Inexact[Array, "b m n"], shape: Sequence[int], numbers: MuonDimensionNumbers
+) -> Inexact[Array, "..."]:
     """Undoes `to_matrices` for an array of the given shape."""
     order = sum(axes_of(len(shape), numbers), ())
     inverse = sorted(range(len(shape)), key=order.__getitem__)

@@ -131,8 +131,9 @@ def _square_root(
     damping: float,
     stored: jnp.dtype,
 ) -> Float[Array, "*batch m n"]:
-    """``U S^(1/2) V^T`` of wide matrices, in float32."""
+    """``U S^(1/2) V^T`` of wide matrices, in float32; float64 has float64's range."""
     x, scale = unit_maximum(x)
+    x = x.astype(jnp.float32)
     norm = _norm(x)
     x = x / norm
     gram, gram_norm = _unit(symmetric_product(x, x) + damping * _identity(x))
@@ -141,7 +142,7 @@ def _square_root(
     root, _ = _coupled(inverse, second, stored)
     root = root.astype(jnp.float32) * jnp.sqrt(inverse_norm / jnp.sqrt(gram_norm))
     y = product(root.astype(stored), x.astype(stored))
-    return y * (jnp.sqrt(norm) * jnp.sqrt(scale))
+    return y.astype(scale.dtype) * (jnp.sqrt(norm).astype(scale.dtype) * jnp.sqrt(scale))
 
 
 def _coupled(

@@ -1,13 +1,14 @@
 """Measures that a threshold gate compares: the smallest singular-value gap and bounds of it.
 
-All take ``[..., m, n]`` and return float32 ``[...]``, one number per matrix, in the unit of its
-entries. If ``s_1 >= ... >= s_r > 0`` are the non-zero singular values and ``r >= 2``::
+All take ``[..., m, n]``, real or complex, and return ``[...]``, one number per matrix, in the unit
+of its entries: float32, or float64 for float64 and complex128. If ``s_1 >= ... >= s_r > 0`` are the
+non-zero singular values and ``r >= 2``::
 
     gap <= s_1 / (r - 1) <= s_1 = spectral_norm <= frobenius
     gap <= rms    for full rank min(m, n) >= 3
 
 so a gate that opens on the gap also opens on each bound. A measure whose value is a normal float32
-neither overflows nor underflows.
+neither overflows nor underflows; likewise one that is a normal float64 of float64 matrices.
 """
 
 import math
@@ -15,7 +16,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Inexact
 
 from mimuon_jax.linalg.equivariance import along, equivariant
 from mimuon_jax.linalg.scaling import check_matrices, is_wide, nonzero, unit_maximum
@@ -25,18 +26,18 @@ _HIGHEST = jax.lax.Precision.HIGHEST
 
 
 @equivariant
-def gap(x: Float[Array, "*batch m n"]) -> Float[Array, "*batch"]:
+def gap(x: Inexact[Array, "*batch m n"]) -> Float[Array, "*batch"]:
     """The smallest gap between two non-zero singular values, by the SVD.
 
     ``gap(M) = min over i != j of |s_i - s_j|``, over the non-zero singular values. A repeated
     singular value gives 0. A matrix of rank 0 or 1 has no pair, and gives ``+inf``.
 
     Args:
-      x: matrices ``[..., m, n]``. Singular values up to ``s_1 max(m, n) eps`` (float32's eps)
-        count as zero.
+      x: matrices ``[..., m, n]``. Singular values up to ``s_1 max(m, n) eps`` (float32's or
+        float64's eps) count as zero.
 
     Returns:
-      ``[...]`` in float32, with an error of a few ``s_1 eps``.
+      ``[...]``, with an error of a few ``s_1 eps``.
 
     Raises:
       ValueError: ``x`` is not a floating-point batch of matrices.
@@ -49,14 +50,14 @@ def gap(x: Float[Array, "*batch m n"]) -> Float[Array, "*batch"]:
       >>> float(gap(jnp.diag(jnp.array([4.0, 1.0, 1.5, 0.0]))))
       0.5
     """
-    check_matrices(x, "gap")
+    check_matrices(x, "gap", may_be_complex=True)
     y, scale = unit_maximum(x)
     s = jnp.linalg.svd(y, compute_uv=False)  # descending
     differences = jnp.where(nonzero(s, *x.shape[-2:])[..., 1:], s[..., :-1] - s[..., 1:], jnp.inf)
     return jnp.min(differences, axis=-1, initial=jnp.inf) * scale[..., 0, 0]
 
 
-def frobenius_along(x: Float[Array, "..."], axes: tuple[int, ...]) -> Float[Array, "*batch"]:
+def frobenius_along(x: Inexact[Array, "..."], axes: tuple[int, ...]) -> Float[Array, "*batch"]:
     """The Frobenius norm over the given axes, wherever they are and however they are sharded."""
     y, scale = unit_maximum(x, axes)
     squares = jnp.square(jnp.abs(y))  # of complex numbers too
@@ -65,7 +66,7 @@ def frobenius_along(x: Float[Array, "..."], axes: tuple[int, ...]) -> Float[Arra
 
 @equivariant
 @along(lambda x, reduction, output: frobenius_along(x, reduction + output))
-def frobenius(x: Float[Array, "*batch m n"]) -> Float[Array, "*batch"]:
+def frobenius(x: Inexact[Array, "*batch m n"]) -> Float[Array, "*batch"]:
     """The Frobenius norm: the square root of the sum of all squared entries.
 
     ``||M||_F = sqrt(s_1^2 + ... + s_r^2)``. It is an upper bound of the spectral norm, and of the
@@ -75,7 +76,7 @@ def frobenius(x: Float[Array, "*batch m n"]) -> Float[Array, "*batch"]:
       x: matrices ``[..., m, n]``.
 
     Returns:
-      ``[...]`` in float32; 0 for a zero matrix.
+      ``[...]``; 0 for a zero matrix.
 
     Raises:
       ValueError: ``x`` is not a floating-point batch of matrices.
@@ -86,12 +87,12 @@ def frobenius(x: Float[Array, "*batch m n"]) -> Float[Array, "*batch"]:
       >>> float(frobenius(jnp.array([[3e30, 0.0], [0.0, 4e30]]))) == float(jnp.float32(5e30))
       True
     """
-    check_matrices(x, "frobenius")
+    check_matrices(x, "frobenius", may_be_complex=True)
     return frobenius_along(x, (-2, -1))
 
 
 def rms_along(
-    x: Float[Array, "..."], reduction: tuple[int, ...], output: tuple[int, ...]
+    x: Inexact[Array, "..."], reduction: tuple[int, ...], output: tuple[int, ...]
 ) -> Float[Array, "*batch"]:
     """`rms` of matrices ``[reduction, output]``, wherever the axes are and however sharded."""
     m, n = (math.prod(x.shape[axis] for axis in axes) for axes in (reduction, output))
@@ -100,7 +101,7 @@ def rms_along(
 
 @equivariant
 @along(rms_along)
-def rms(x: Float[Array, "*batch m n"]) -> Float[Array, "*batch"]:
+def rms(x: Inexact[Array, "*batch m n"]) -> Float[Array, "*batch"]:
     """The root mean square of the ``k = min(m, n)`` singular values, zeros included.
 
     ``rms(M) = ||M||_F / sqrt(k)``. It is an upper bound of the gap of a matrix of full rank if
@@ -111,7 +112,7 @@ def rms(x: Float[Array, "*batch m n"]) -> Float[Array, "*batch"]:
       x: matrices ``[..., m, n]``.
 
     Returns:
-      ``[...]`` in float32; 0 for a zero matrix.
+      ``[...]``; 0 for a zero matrix.
 
     Raises:
       ValueError: ``x`` is not a floating-point batch of matrices.
@@ -122,17 +123,19 @@ def rms(x: Float[Array, "*batch m n"]) -> Float[Array, "*batch"]:
       >>> float(rms(2.0 * jnp.eye(4)))
       2.0
     """
-    check_matrices(x, "rms")
+    check_matrices(x, "rms", may_be_complex=True)
     return rms_along(x, (-2,), (-1,))
 
 
 @equivariant
-def spectral_norm(x: Float[Array, "*batch m n"], *, iterations: int = 20) -> Float[Array, "*batch"]:
+def spectral_norm(
+    x: Inexact[Array, "*batch m n"], *, iterations: int = 20
+) -> Float[Array, "*batch"]:
     """The largest singular value ``s_1``, by power iteration; apart from rounding, never above it.
 
-    ``v <- M M^T v / ||M M^T v||`` on the smaller side, by matrix-vector products alone, from a
-    fixed pseudo-random ``v``; the result is ``||M^T v||``. The error decreases as
-    ``(s_2 / s_1)^(4 iterations)``.
+    ``v <- M M^* v / ||M M^* v||`` on the smaller side, by matrix-vector products alone, from a
+    fixed pseudo-random ``v``; the result is ``||M^* v||``. ``M^*`` is the conjugate transpose. The
+    error decreases as ``(s_2 / s_1)^(4 iterations)``.
 
     Args:
       x: matrices ``[..., m, n]``.
@@ -140,7 +143,7 @@ def spectral_norm(x: Float[Array, "*batch m n"], *, iterations: int = 20) -> Flo
         dominates, as in real momenta, and 6 % if many are close, as in noise.
 
     Returns:
-      ``[...]`` in float32; 0 for a zero matrix.
+      ``[...]``; 0 for a zero matrix.
 
     Raises:
       ValueError: ``x`` is not a floating-point batch of matrices, or ``iterations`` is below 1.
@@ -151,13 +154,13 @@ def spectral_norm(x: Float[Array, "*batch m n"], *, iterations: int = 20) -> Flo
       >>> round(float(spectral_norm(jnp.diag(jnp.array([3.0, -7.0])))), 4)
       7.0
     """
-    check_matrices(x, "spectral_norm")
+    check_matrices(x, "spectral_norm", may_be_complex=True)
     if iterations < 1:
         raise ValueError(f"iterations={iterations} is below 1")
     y, scale = unit_maximum(x if is_wide(x) else x.mT)
 
     def along_rows(v: jax.Array) -> jax.Array:
-        return jnp.einsum("...mn,...m->...n", y, v, precision=_HIGHEST)
+        return jnp.einsum("...mn,...m->...n", y.conj(), v, precision=_HIGHEST)
 
     def step(_: jax.Array, v: jax.Array) -> jax.Array:
         v = jnp.einsum("...mn,...n->...m", y, along_rows(v), precision=_HIGHEST)
@@ -165,15 +168,15 @@ def spectral_norm(x: Float[Array, "*batch m n"], *, iterations: int = 20) -> Flo
 
     # A constant of the program, and so the same on every backend, device and JAX version.
     start = np.random.default_rng(0).standard_normal(y.shape[-2]).astype(np.float32)
-    start = _unit(jnp.broadcast_to(jnp.asarray(start), y.shape[:-1]))
+    start = _unit(jnp.broadcast_to(jnp.asarray(start, y.dtype), y.shape[:-1]))
     v = jax.lax.fori_loop(0, iterations, step, start)
     return jnp.linalg.norm(along_rows(v), axis=-1) * scale[..., 0, 0]
 
 
-def _unit(v: Float[Array, "*batch k"]) -> Float[Array, "*batch k"]:
+def _unit(v: Inexact[Array, "*batch k"]) -> Inexact[Array, "*batch k"]:
     """``v / ||v||``; zero stays zero."""
     length = jnp.linalg.norm(v, axis=-1, keepdims=True)
-    return v / jnp.where(length == 0, 1.0, length)
+    return v / jnp.where(length == 0, 1.0, length).astype(v.dtype)
 
 
 #: The measures that have a name.

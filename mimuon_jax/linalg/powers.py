@@ -21,15 +21,15 @@ PowerMethod = Callable[[Float[Array, "*batch m n"], Number], Float[Array, "*batc
 def polar(x: Float[Array, "*batch m n"]) -> Float[Array, "*batch m n"]:
     """The orthogonal factor ``U V^T`` of ``M = U S V^T``, by the SVD.
 
-    Only directions with a non-zero singular value count (``s > s_1 max(m, n) eps``, float32's eps):
-    a matrix of rank ``r`` gives ``r`` singular values 1, and zero gives zero. This is the exact
-    reference for `newton_schulz`, and slow on an accelerator.
+    Only directions with a non-zero singular value count (``s > s_1 max(m, n) eps``, with the eps of
+    float32, or of float64 for float64): a matrix of rank ``r`` gives ``r`` singular values 1, and
+    zero gives zero. This is the exact reference for `newton_schulz`, and slow on an accelerator.
 
     Args:
       x: matrices ``[..., m, n]``.
 
     Returns:
-      The same shape and dtype as ``x``, computed in float32.
+      The same shape and dtype as ``x``, computed in float32 (float64 for float64).
 
     Raises:
       ValueError: ``x`` is not a floating-point batch of matrices.
@@ -62,7 +62,7 @@ def power(
         a different damping.
 
     Returns:
-      The same shape and dtype as ``x``, computed in float32.
+      The same shape and dtype as ``x``, computed in float32 (float64 for float64).
 
     Raises:
       ValueError: ``x`` is not a floating-point batch of matrices, ``p`` is outside [0, 1] or NaN,
@@ -97,11 +97,11 @@ def power(
 
 @equivariant
 def _svd_power(x: Float[Array, "*batch m n"], p: Number) -> Float[Array, "*batch m n"]:
-    """``U S^p V^T`` over the non-zero singular values, in float32."""
+    """``U S^p V^T`` over the non-zero singular values, in float32 or float64."""
     if isinstance(p, float) and p == 1:
         return x
-    exponent = jnp.asarray(p, jnp.float32)
     y, scale = unit_maximum(x)
+    exponent = jnp.asarray(p, scale.dtype)
     u, s, vt = jnp.linalg.svd(y, full_matrices=False)
     kept = nonzero(s, *x.shape[-2:])
     s = jnp.where(kept, jnp.where(kept, s, 1.0) ** exponent, 0.0)

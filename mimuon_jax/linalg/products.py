@@ -1,4 +1,7 @@
-"""Matrix products of a stated precision, with float32 accumulation on every backend."""
+"""Matrix products of a stated precision, with float32 accumulation on every backend.
+
+Products of float64, which exists under ``jax_enable_x64``, are accumulated in float64.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +22,7 @@ def compute_dtype(dtype: DTypeLike | None) -> jnp.dtype:
 
 
 def product(a: Float[Array, "*batch m k"], b: Float[Array, "*batch k n"]) -> Float[Array, "*b m n"]:
-    """``a b`` of two arrays of one dtype, accumulated and returned in float32.
+    """``a b`` of two arrays of one dtype, accumulated and returned in float32, or both in float64.
 
     Every product states the precision that its dtype means. By default, float32 would be multiplied
     in TF32 on a Hopper GPU, and float32 and float16 in one bfloat16 pass on a TPU: 13 and 16 bits
@@ -35,7 +38,8 @@ def product(a: Float[Array, "*batch m k"], b: Float[Array, "*batch k n"]) -> Flo
 def _exact_product(a: jax.Array, b: jax.Array) -> jax.Array:
     """Every bit of the operands counts."""
     highest = jax.lax.Precision.HIGHEST
-    return jnp.matmul(a, b, precision=highest, preferred_element_type=jnp.float32)
+    sums = jnp.float64 if a.dtype == jnp.float64 else jnp.float32
+    return jnp.matmul(a, b, precision=highest, preferred_element_type=sums)
 
 
 def _bfloat16_product(a: jax.Array, b: jax.Array) -> jax.Array:

@@ -1,12 +1,14 @@
-"""Checks of the numbers that a caller passes; errors name the argument and the way out."""
+"""Checks of numbers and gradients that a caller passes, with errors that name the way out."""
 
 import math
 from collections.abc import Callable
 from typing import Any
 
+import jax
 from jax.core import Tracer
 
-from mimuon_jax.types import LearningRate, Number
+from mimuon_jax.transforms.given import is_absent, named_leaves
+from mimuon_jax.types import LearningRate, Number, Tree
 
 
 def check_number(name: str, value: Any, fits: Callable[[float], bool], requirement: str) -> None:
@@ -68,6 +70,43 @@ def check_rate(name: str, rate: LearningRate) -> None:
     if not callable(rate):
         check_number(
             name, rate, lambda x: 0 <= x < math.inf, "a finite number >= 0, or a schedule of steps"
+        )
+
+
+def check_gradients(gradients: Tree, params: Tree) -> None:
+    """Raises unless there is a gradient for every parameter, and for nothing else.
+
+    Args:
+      gradients: a tree of gradients or updates.
+      params: the parameters, or a part of the state that is shaped like them.
+
+    Raises:
+      ValueError: a gradient is None or missing, or there is one too many.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from mimuon_jax.transforms.checks import check_gradients
+      >>> params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
+      >>> check_gradients(params | {"bias": None}, params)
+      Traceback (most recent call last):
+      ValueError: the gradient of parameter 'bias' is None or missing; give zeros if it should not
+      move, or leave it out of the parameters given to `init` as well
+    """
+    if jax.tree.structure(gradients) == jax.tree.structure(params):
+        return
+    given, expected = (
+        {"/".join(names) for names, leaf in named_leaves(tree) if not is_absent(leaf)}
+        for tree in (gradients, params)
+    )
+    if expected - given:
+        raise ValueError(
+            f"the gradient of parameter {min(expected - given)!r} is None or missing; give zeros "
+            "if it should not move, or leave it out of the parameters given to `init` as well"
+        )
+    if given - expected:
+        raise ValueError(
+            f"there is a gradient for {min(given - expected)!r}, which is not a parameter; the "
+            f"parameters are {', '.join(sorted(expected))}"
         )
 
 

@@ -14,13 +14,14 @@ from mimuon_jax.engine.batching import map_matrices
 from mimuon_jax.engine.sharding import of_leaves
 from mimuon_jax.linalg.equivariance import along_of, is_equivariant
 from mimuon_jax.linalg.measures import MEASURES
-from mimuon_jax.linalg.scaling import check_matrices
+from mimuon_jax.linalg.scaling import check_matrices, wide_dtype
 from mimuon_jax.transforms.checks import check_number
 from mimuon_jax.transforms.roles import roles
 from mimuon_jax.types import (
     Array,
     Bool,
     Float,
+    Inexact,
     Matrices,
     Measure,
     MuonDimensionNumbers,
@@ -41,7 +42,8 @@ class ThresholdGateState(NamedTuple):
     """The latest measures and decisions of the gate, and the states of its two sides."""
 
     open: PerMatrix  # bool [*batch]; all False before the first update
-    measured: PerMatrix  # float32 [*batch], in the unit of the updates; 0 before the first
+    measured: PerMatrix  # float32 (float64 if the parameter is) [*batch], in the unit of the
+    # updates; 0 before the first
     rate: Array  # shape (), float32 in [0, 1]: fraction of open matrices
     inner: optax.OptState
     otherwise: optax.OptState
@@ -104,7 +106,7 @@ def threshold_gate(
     outer = optax.with_extra_args_support(optax.identity() if otherwise is None else otherwise)
 
     def init(params: Tree) -> ThresholdGateState:
-        closed, zero = (_zeros(params, matrices, dtype) for dtype in (bool, jnp.float32))
+        closed, zero = (_zeros(params, matrices, dtype) for dtype in (bool, None))
         rate = jnp.zeros((), jnp.float32)
         return ThresholdGateState(closed, zero, rate, inner.init(params), outer.init(params))
 
@@ -119,8 +121,10 @@ def threshold_gate(
         updates = jax.tree.map(jnp.asarray, updates)
         measured = _measured(measured_by, updates, matrices, shardings)
         # The gap is inf if there are fewer than two singular values; tau = inf closes that too.
-        limit = jnp.asarray(threshold, jnp.float32)
-        is_open = {path: (x >= limit) & (limit < math.inf) for path, x in measured.items()}
+        limit = jnp.asarray(threshold, float)
+        is_open = {
+            path: (x >= limit.astype(x.dtype)) & (limit < math.inf) for path, x in measured.items()
+        }
         is_closed = {path: ~x for path, x in is_open.items()}
         ours, inner_state = inner.update(
             updates, state.inner, params, **extra, active=_needed(is_open, active)
@@ -128,6 +132,7 @@ def threshold_gate(
         theirs, outer_state = outer.update(
             updates, state.otherwise, params, **extra, active=_needed(is_closed, active)
         )
+        measured = {path: x.astype(state.measured[path].dtype) for path, x in measured.items()}
         kept = _kept(is_open, bool), _kept(measured, jnp.float32), _rate(is_open)
         new_state = ThresholdGateState(*kept, inner_state, outer_state)
         return _selected(is_open, ours, theirs, matrices), new_state
@@ -152,14 +157,15 @@ def _kept(values: dict[str, Array], dtype: DTypeLike) -> PerMatrix:
     return values or jnp.zeros((), dtype)
 
 
-def _zeros(params: Tree, matrices: Matrices, dtype: DTypeLike) -> PerMatrix:
-    """A zero per matrix, in the form in which the state holds them."""
-    shapes = {
-        role.path: batch_shape(role.shape, role.numbers)
-        for role in roles(params, matrices)
-        if role.numbers is not None
-    }
-    return _kept({path: jnp.zeros(shape, dtype) for path, shape in shapes.items()}, dtype)
+def _zeros(params: Tree, matrices: Matrices, dtype: DTypeLike | None) -> PerMatrix:
+    """A zero per matrix, in the form in which the state holds them; None: of a measure's dtype."""
+    found = {}
+    for leaf, role in zip(jax.tree.leaves(params), roles(params, matrices), strict=True):
+        if role.numbers is not None:
+            # float32, or float64 for float64 and complex128.
+            own = jnp.finfo(wide_dtype(leaf.dtype)).dtype if dtype is None else dtype
+            found[role.path] = jnp.zeros(batch_shape(role.shape, role.numbers), own)
+    return _kept(found, jnp.float32 if dtype is None else dtype)
 
 
 def _needed(flags: dict[str, Array], active: Mapping[str, Array] | None) -> dict[str, Array]:
@@ -170,7 +176,7 @@ def _needed(flags: dict[str, Array], active: Mapping[str, Array] | None) -> dict
 def _measured(
     measure: Measure, tree: Tree, matrices: Matrices, shardings: Shardings
 ) -> dict[str, Float[Array, "*batch"]]:
-    """The measure of every matrix, float32, by path; the arrays may be sharded."""
+    """The measure of every matrix, by path; the arrays may be sharded."""
     leaves = jax.tree.leaves(tree)
     chosen = {i: r for i, r in enumerate(roles(tree, matrices)) if r.numbers is not None}
     arrays = [jnp.asarray(leaves[i]) for i in chosen]
@@ -181,15 +187,15 @@ def _measured(
         values = [in_place(x, *own) for x, own in zip(arrays, axes, strict=True)]
     else:
         for role, x in zip(chosen.values(), arrays, strict=True):
-            check_matrices(x, f"the measure of parameter {role.path!r}")
+            check_matrices(x, f"the measure of parameter {role.path!r}", may_be_complex=True)
         filled = map_matrices(
             _Filled(measure),
-            [x.astype(jnp.float32) for x in arrays],
+            [x.astype(wide_dtype(x.dtype)) for x in arrays],
             numbers,
             shardings=of_leaves(shardings, tree, chosen),
             equivariant=is_equivariant(measure),
         )
-        values = [jnp.max(y, axis=sum(own, ())) for y, own in zip(filled, axes, strict=True)]
+        values = [jnp.max(y.real, axis=sum(own, ())) for y, own in zip(filled, axes, strict=True)]
     return {role.path: value for role, value in zip(chosen.values(), values, strict=True)}
 
 
@@ -198,14 +204,14 @@ class _Filled(NamedTuple):
 
     measure: Measure
 
-    def __call__(self, x: Float[Array, "k m n"]) -> Float[Array, "k m n"]:
+    def __call__(self, x: Inexact[Array, "k m n"]) -> Float[Array, "k m n"]:
         return jnp.broadcast_to(self.measure(x)[:, None, None], x.shape)
 
 
 def _rate(is_open: Mapping[str, Array]) -> Float[Array, ""]:
     """Fraction of open matrices; 0 without any matrix."""
     count = sum(x.size for x in is_open.values())
-    total = sum((x.sum(dtype=jnp.float32) for x in is_open.values()), jnp.zeros(()))
+    total = sum((x.sum(dtype=jnp.float32) for x in is_open.values()), jnp.zeros((), jnp.float32))
     return total / max(count, 1)
 
 

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import optax
 from jax.typing import DTypeLike
 
-from mimuon_jax.transforms.checks import check_decay
+from mimuon_jax.linalg.scaling import wide_dtype
+from mimuon_jax.transforms.checks import check_decay, check_gradients
 from mimuon_jax.types import Array, Number, State, Tree
 
 
@@ -83,6 +84,7 @@ def heavy_ball(
         **extra: object,
     ) -> tuple[Tree, HeavyBallState]:
         del params, extra
+        updates = as_gradients(updates, state.mu)
         new = jax.tree.map(lambda m, g: mix(decay, m, 1.0, g, m), state.mu, updates)
         look = (lambda m, g: mix(decay, m, 1.0, g, g)) if nesterov else cast_like
         return jax.tree.map(look, new, updates), HeavyBallState(new)
@@ -154,6 +156,7 @@ def ema(
         **extra: object,
     ) -> tuple[Tree, EmaState]:
         del params, extra
+        updates = as_gradients(updates, state.mu)
         keep = jnp.where(state.count == 0, 0.0, decay) if start == "gradient" else decay
         new = jax.tree.map(lambda m, g: mix(keep, m, 1 - keep, g, m), state.mu, updates)
         count = jnp.asarray(optax.safe_increment(state.count))
@@ -203,6 +206,12 @@ def with_nesterov(momentum: optax.GradientTransformation) -> Momentum:
     return Momentum(momentum.init, update)
 
 
+def as_gradients(updates: Tree, like: Tree) -> Tree:
+    """The gradients as arrays; raises if there is none for a parameter of the state."""
+    check_gradients(updates, like)
+    return jax.tree.map(jnp.asarray, updates)
+
+
 def zeros_like(params: Tree, dtype: DTypeLike | None = None) -> Tree:
     """Zeros with the shape and sharding of every parameter, in the dtype of a momentum.
 
@@ -211,6 +220,7 @@ def zeros_like(params: Tree, dtype: DTypeLike | None = None) -> Tree:
     """
 
     def zeros(p: Any) -> Array:
+        p = p if hasattr(p, "dtype") else jnp.asarray(p)  # a Python number
         if jnp.issubdtype(p.dtype, jnp.complexfloating):
             return jnp.zeros_like(p)
         return jnp.zeros_like(p, dtype=_passed_on(p.dtype) if dtype is None else dtype)
@@ -220,7 +230,7 @@ def zeros_like(params: Tree, dtype: DTypeLike | None = None) -> Tree:
 
 def mix(a: Number, x: Array, b: Number, y: Array, like: Array) -> Array:
     """``a x + b y``, computed in a wide dtype and returned in the dtype of ``like``."""
-    wide = _wide(x, y)
+    wide = wide_dtype(x.dtype, y.dtype)
     a, b = jnp.asarray(a, wide), jnp.asarray(b, wide)
     return (a * x.astype(wide) + b * y.astype(wide)).astype(_passed_on(like.dtype))
 
@@ -232,17 +242,8 @@ def cast_like(x: Array, like: Array) -> Array:
 
 def _scale(a: Number, x: Array, like: Array) -> Array:
     """``a x``, computed in a wide dtype and returned in the dtype of ``like``."""
-    wide = _wide(x)
+    wide = wide_dtype(x.dtype)
     return (jnp.asarray(a, wide) * x.astype(wide)).astype(_passed_on(like.dtype))
-
-
-def _wide(*arrays: Array) -> jnp.dtype:
-    """float32, or float64, or the complex dtype of that precision: what holds all arrays."""
-    dtypes = [x.dtype for x in arrays]
-    double = any(dtype in (jnp.float64, jnp.complex128) for dtype in dtypes)
-    if any(jnp.issubdtype(dtype, jnp.complexfloating) for dtype in dtypes):
-        return jnp.dtype(jnp.complex128 if double else jnp.complex64)
-    return jnp.dtype(jnp.float64 if double else jnp.float32)
 
 
 def _passed_on(dtype: jnp.dtype) -> jnp.dtype:

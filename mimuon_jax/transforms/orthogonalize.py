@@ -57,7 +57,8 @@ def orthogonalize(
         a function ``[..., m, n] -> [..., m, n]``, such as
         ``functools.partial(newton_schulz, schedule=polar_express(5))`` for 5 steps. A function
         that is not declared `equivariant` gets every matrix as ``[reduction, output]``, in batches
-        of equal shape.
+        of equal shape. A complex matrix ``A + iB`` is passed as the real one
+        ``[[A, -B], [B, A]]``, whose orthogonal factor has the same form.
       equivariant: whether the function commutes with transposition and zero padding, so that
         matrices of different shapes can share batches; None: as declared, see `equivariant`.
       gain: factor that depends on the shape, see `scale_by_gain`: ``"width"``, ``"rms"``,

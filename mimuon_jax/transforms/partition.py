@@ -5,6 +5,7 @@ from collections.abc import Hashable
 import jax
 import optax
 
+from mimuon_jax.transforms.checks import check_gradients
 from mimuon_jax.transforms.describe import warn_if_few_are_matrices
 from mimuon_jax.transforms.roles import check_every_entry_is_used, roles
 from mimuon_jax.transforms.scope import passing_on
@@ -75,6 +76,8 @@ def partition(
     def update(
         updates: Tree, state: State, params: Tree = None, **extra: object
     ) -> tuple[Tree, State]:
+        if params is not None:
+            check_gradients(updates, params)
         with passing_on(roles(updates, matrices), updates):
             return both.update(updates, state, params, **extra)
 

@@ -8,6 +8,7 @@ import optax
 
 from mimuon_jax.engine.batching import map_matrices
 from mimuon_jax.engine.sharding import of_leaves
+from mimuon_jax.linalg.complex_matrices import RealOrComplex
 from mimuon_jax.linalg.equivariance import is_equivariant
 from mimuon_jax.transforms.fused import Split, split_fused
 from mimuon_jax.transforms.gains import factor_of, scale
@@ -50,7 +51,7 @@ def per_matrix(
         chosen = {i: r for i, r in enumerate(roles(updates, matrices)) if r.numbers is not None}
         numbers = [role.numbers for role in chosen.values() if role.numbers is not None]
         results = map_matrices(
-            function,
+            RealOrComplex(function),
             [jnp.asarray(leaves[i]) for i in chosen],
             numbers,
             shardings=of_leaves(shardings, updates, chosen),

@@ -11,9 +11,11 @@ import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from mimuon_jax.engine.axes import batch_shape, from_matrices, matrix_shape, to_matrices
+from mimuon_jax.linalg.complex_matrices import as_complex, as_real
 from mimuon_jax.linalg.measures import frobenius
 from mimuon_jax.linalg.products import product
-from mimuon_jax.linalg.scaling import check_matrices
+from mimuon_jax.linalg.scaling import check_matrices, wide_dtype
+from mimuon_jax.transforms.given import Role
 from mimuon_jax.transforms.roles import roles
 from mimuon_jax.types import Array, Float, Matrices, Number, State, Tree
 
@@ -21,14 +23,15 @@ from mimuon_jax.types import Array, Float, Matrices, Number, State, Tree
 class Statistics(NamedTuple):
     """Shampoo's statistics of the ``b`` matrices ``[m, n]`` of one parameter.
 
-    A side longer than ``max_dim`` is not preconditioned and has None here.
+    All are float32, or float64 if the parameter is. A complex matrix counts as the real one of
+    `as_real`, ``[2m, 2n]``. A side longer than ``max_dim`` is not preconditioned and has None here.
     """
 
-    scale: Array  # [b, 1, 1], float32: largest |entry| of all gradients so far
-    left: Array | None  # [b, m, m], float32: sum of G G^T / scale^2
-    right: Array | None  # [b, n, n], float32: sum of G^T G / scale^2
-    left_root: Array | None  # [b, m, m], float32: L to the power -1/4 (or -1/2)
-    right_root: Array | None  # [b, n, n], float32
+    scale: Array  # [b, 1, 1]: largest |entry| of all gradients so far
+    left: Array | None  # [b, m, m]: sum of G G^T / scale^2
+    right: Array | None  # [b, n, n]: sum of G^T G / scale^2
+    left_root: Array | None  # [b, m, m]: L to the power -1/4 (or -1/2)
+    right_root: Array | None  # [b, n, n]
 
 
 class ShampooState(NamedTuple):
@@ -84,20 +87,14 @@ def scale_by_shampoo(
     graft = optax.identity() if grafting is None else grafting
 
     def init(params: Tree) -> State:  # `optax.OptState` does not allow None
-        def side(b: int, k: int) -> Array | None:  # new every time: a state may be donated
-            return jnp.zeros((b, k, k)) if k <= max_dim else None
-
         statistics = {}
-        for role in roles(params, matrices):
+        for leaf, role in zip(jax.tree.leaves(params), roles(params, matrices), strict=True):
             if role.numbers is not None:
-                b = math.prod(batch_shape(role.shape, role.numbers))
-                m, n = matrix_shape(role.shape, role.numbers)
-                sides = (side(b, m), side(b, n), side(b, m), side(b, n))
-                statistics[role.path] = Statistics(jnp.zeros((b, 1, 1)), *sides)
+                statistics[role.path] = _zeros(leaf.dtype, role, max_dim)
         count = jnp.zeros((), jnp.int32)
         # Not an empty dict: optax.tree_map_params calls `init` with a tree without leaves and
         # expects a leaf here.
-        return ShampooState(count, statistics or jnp.zeros(()), graft.init(params))
+        return ShampooState(count, statistics or jnp.zeros((), jnp.float32), graft.init(params))
 
     def update(updates: Tree, state: State, params: Tree = None) -> tuple[Tree, ShampooState]:
         norms, graft_state = graft.update(updates, state.grafting, params)
@@ -109,23 +106,42 @@ def scale_by_shampoo(
             if role.numbers is None:
                 continue
             x = jnp.asarray(leaves[i])
-            check_matrices(x, f"scale_by_shampoo of parameter {role.path!r}")
-            g = to_matrices(_replicated(x), role.numbers).astype(jnp.float32)
+            check_matrices(x, f"scale_by_shampoo of parameter {role.path!r}", may_be_complex=True)
+            g = to_matrices(_replicated(x), role.numbers).astype(wide_dtype(x.dtype))
+            is_complex = jnp.issubdtype(x.dtype, jnp.complexfloating)
+            g = as_real(g) if is_complex else g
             new = _accumulated(g, state.statistics[role.path], due, damping)
             y = _preconditioned(g, new.left_root, new.right_root)
+            y = as_complex(y) if is_complex else y
             if grafting is not None:
                 size = frobenius(y)
                 graft_update = _replicated(jnp.asarray(lengths[i]))
                 length = frobenius(to_matrices(graft_update, role.numbers))
-                y = y * (length / jnp.where(size == 0, 1.0, size))[:, None, None]
+                factor = length.astype(size.dtype) / jnp.where(size == 0, 1.0, size)
+                y = y * factor[:, None, None].astype(y.dtype)
             result = from_matrices(y, x.shape, role.numbers).astype(x.dtype)
             leaves[i] = _sharded_like(result, x)
             statistics[role.path] = new
         count = jnp.asarray(optax.safe_increment(state.count))
-        new_state = ShampooState(count, statistics or jnp.zeros(()), graft_state)
+        none = jnp.zeros((), jnp.float32)
+        new_state = ShampooState(count, statistics or none, graft_state)
         return treedef.unflatten(leaves), new_state
 
     return optax.GradientTransformation(init, update)
+
+
+def _zeros(dtype: jnp.dtype, role: Role, max_dim: int) -> Statistics:
+    """The statistics of one parameter before the first gradient."""
+    assert role.numbers is not None
+    wide = wide_dtype(dtype)
+    real, twice = jnp.finfo(wide).dtype, 1 + jnp.issubdtype(wide, jnp.complexfloating)
+    b = math.prod(batch_shape(role.shape, role.numbers))
+    m, n = matrix_shape(role.shape, role.numbers)
+
+    def side(k: int) -> Array | None:  # new every time: a state may be donated
+        return jnp.zeros((b, twice * k, twice * k), real) if k <= max_dim else None
+
+    return Statistics(jnp.zeros((b, 1, 1), real), side(m), side(n), side(m), side(n))
 
 
 def _replicated(x: Array) -> Array:

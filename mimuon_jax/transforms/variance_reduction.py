@@ -19,7 +19,7 @@ from jax.typing import DTypeLike
 from mimuon_jax.engine.axes import axes_of
 from mimuon_jax.linalg.measures import frobenius_along
 from mimuon_jax.transforms.checks import check_decay, check_number
-from mimuon_jax.transforms.momentum import cast_like, mix, zeros_like
+from mimuon_jax.transforms.momentum import as_gradients, cast_like, mix, zeros_like
 from mimuon_jax.transforms.roles import roles
 from mimuon_jax.types import Array, Matrices, MuonDimensionNumbers, Number, State, Tree
 
@@ -95,6 +95,7 @@ def mvr1(
 
     def update(updates: Tree, state: State, params: Tree = None) -> tuple[Tree, Mvr1State]:
         del params
+        updates = as_gradients(updates, state.mu)
         new = estimate(state.count, state.mu, updates, state.gradient)
         kept = jax.tree.map(lambda g, like: jnp.asarray(g, like.dtype), updates, state.gradient)
         count = jnp.asarray(optax.safe_increment(state.count))
@@ -165,7 +166,8 @@ def mvr2(
                 "update(updates, state, params, grad_fn=lambda params: gradient of this batch), or "
                 "use mvr1, which needs none"
             )
-        new = estimate(state.count, state.mu, updates, previous_gradient)
+        updates = as_gradients(updates, state.mu)
+        new = estimate(state.count, state.mu, updates, as_gradients(previous_gradient, state.mu))
         count = jnp.asarray(optax.safe_increment(state.count))
         return jax.tree.map(cast_like, new, updates), Mvr2State(count, new)
 
