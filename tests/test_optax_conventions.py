@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax.core import FrozenDict
 
-from mimuon_jax import ema, newton_schulz, polar_express, scale_by_gain
+from mimuon_jax import ema, muon, newton_schulz, polar_express, scale_by_gain
 from tests import contract
 from tests.contract import GRADIENTS, PARAMS
 
@@ -82,6 +83,41 @@ def test_what_the_mask_leaves_out_does_not_decay(name):
     contract.assert_close(tree, expected)
     contract.assert_close(function, expected)
     assert not np.allclose(none["wide"], all_["wide"])
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (
+            {"wide": True, "blok": False},
+            "has an entry for 'blok', which is not a parameter; .*block/",
+        ),
+        ({"wide": True, "block": {"bias": False}}, "has no entry for parameter 'block/tall'"),
+        (MASK | {"wide": {"kernel": True}}, "has an entry for 'wide/kernel', which is not a param"),
+        (MASK | {"wide": 0.1}, "holds 0.1 at 'wide'; give True or False"),
+        (lambda params: {"wide": True}, "has no entry for parameter"),
+        ([True, False], "has an entry for '0', which is not a parameter"),
+    ],
+)
+@pytest.mark.parametrize("name", ["muon", "sgdm"])
+def test_a_mask_that_does_not_fit_names_the_path(name, mask, message):
+    tx = contract.make(name, weight_decay=0.5, weight_decay_mask=mask)
+    with pytest.raises(ValueError, match=f"^weight_decay_mask {message}"):
+        tx.init(PARAMS)
+
+
+def test_a_mask_may_be_a_prefix_or_look_up_names_and_its_containers_may_differ():
+    settings = {"weight_decay": 0.5, "weight_decay_mask": MASK}
+    expected = first_update("sgdm", **settings)
+    prefix = MASK | {"block": False}
+    by_name = lambda params: prefix | {"wide": params["block"]["tall"].ndim < 3}  # noqa: E731
+    for mask in (prefix, by_name):
+        tx = contract.make("sgdm", **settings | {"weight_decay_mask": mask})
+        frozen = [FrozenDict(tree) for tree in (GRADIENTS[0], PARAMS)]
+        update = contract.update(tx, frozen[0], tx.init(frozen[1]), frozen[1])[0]
+        contract.assert_equal(update.unfreeze(), expected)
+    tx = muon(0.1, weight_decay=0.5, weight_decay_mask=by_name)
+    tx.init(PARAMS)
 
 
 def masked(leaf):

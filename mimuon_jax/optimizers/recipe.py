@@ -9,6 +9,7 @@ from jax.typing import DTypeLike
 
 from mimuon_jax.transforms.checks import check_decay, check_rate, check_weight
 from mimuon_jax.transforms.gains import is_rms
+from mimuon_jax.transforms.masks import as_mask
 from mimuon_jax.transforms.momentum import heavy_ball, with_nesterov
 from mimuon_jax.types import Gain, LearningRate, Mask, Number
 
@@ -38,7 +39,8 @@ def decayed(weight_decay: Number, mask: Mask = None) -> optax.GradientTransforma
     """Decoupled decay where the mask is true; for 0 the identity, which needs no ``params``."""
     check_weight("weight_decay", weight_decay)
     if isinstance(weight_decay, Tracer) or weight_decay:
-        return optax.add_decayed_weights(weight_decay, mask)
+        chosen = None if mask is None else as_mask("weight_decay_mask", mask)
+        return optax.add_decayed_weights(weight_decay, chosen)
     return optax.identity()
 
 

@@ -93,11 +93,7 @@ def entries_of(params: Tree, matrices: Matrices) -> dict[Names, Any]:
     if matrices is None:
         return {}
     if is_function(matrices):
-        # A function may look parameters up by name and read their rank, which masked ones lack.
-        scalar = jax.ShapeDtypeStruct((), "float32")
-        matrices = matrices(
-            jax.tree.map(lambda x: scalar if _is_mask(x) else x, params, is_leaf=_is_mask)
-        )
+        matrices = matrices(as_scalars(params))
     found = named_leaves(matrices, is_entry)
     for names, entry in found:
         if not is_entry(entry):
@@ -141,14 +137,25 @@ def named_leaves(
     ]
 
 
+def as_scalars(params: Tree) -> Tree:
+    """The parameters with scalars for masked ones, for functions that look them up by name."""
+    scalar = jax.ShapeDtypeStruct((), "float32")
+    return jax.tree.map(lambda x: scalar if is_mask(x) else x, params, is_leaf=is_mask)
+
+
 def is_absent(x: Any) -> bool:
     """Whether a leaf stands for an absent parameter."""
-    return x is None or _is_mask(x)
+    return x is None or is_mask(x)
+
+
+def is_mask(x: Any) -> bool:
+    """Whether optax masked a leaf."""
+    return isinstance(x, optax.MaskedNode)
 
 
 def is_masked(tree: Tree) -> bool:
     """Whether some leaves are masked, as the other side's are in ``optax.partition``."""
-    return any(map(_is_mask, jax.tree.leaves(tree, is_leaf=_is_mask)))
+    return any(map(is_mask, jax.tree.leaves(tree, is_leaf=is_mask)))
 
 
 def is_function(matrices: Matrices) -> bool:
@@ -185,11 +192,6 @@ def _names(path: Sequence[Any], is_alone: bool) -> Names:
     if not is_alone or len(names) < 2 or not isinstance(path[-1], jax.tree_util.GetAttrKey):
         return names
     return names[:-1] if names[-1] in ("value", "array") else names
-
-
-def _is_mask(x: Any) -> bool:
-    """Whether optax masked a leaf."""
-    return isinstance(x, optax.MaskedNode)
 
 
 def _not_an_entry(entry: Any, place: str) -> str:
