@@ -65,13 +65,13 @@ def parameters(name: str) -> set[str]:
 
 OPTIMIZERS = [name for name in FACTORIES if "learning_rate" in parameters(name)]
 every_optimizer = pytest.mark.parametrize("name", marked(OPTIMIZERS))
-# For tests in which each factory takes a second or more to compile. By default they run for all
-# building blocks and for two optimizers, which cover a gate and a second gradient.
-SLOW = (set(OPTIMIZERS) - {"mimuon", "muon_mvr2"}) | FAMILY
+# For tests in which each factory takes a second or more to compile. By default they run for three,
+# which cover a gate, a second gradient, and a state of other shapes than the parameters.
+SLOW = set(FACTORIES) - {"mimuon", "muon_mvr2", "scale_by_shampoo"}
 
 
 def mostly_slow(names: Iterable[str]) -> pytest.MarkDecorator:
-    """A parametrization by factories in which most optimizers are marked `slow`."""
+    """A parametrization by factories in which most are marked `slow`."""
     return pytest.mark.parametrize("name", marked(names, SLOW))
 
 

@@ -72,7 +72,7 @@ def test_dtypes_are_kept_and_never_promoted(name, dtype):
     assert jax.tree.map(repr, after) == jax.tree.map(repr, state)
 
 
-@every_factory
+@contract.mostly_slow(contract.FACTORIES)
 def test_bfloat16_is_float32_rounded(name):
     tx, rounded = make(name), contract.like(GRADIENTS[:3], jnp.bfloat16)
     actual, _ = contract.run_eagerly(tx, rounded, contract.like(PARAMS, jnp.bfloat16))

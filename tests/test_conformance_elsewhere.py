@@ -76,7 +76,7 @@ def test_multi_steps_is_a_step_of_the_mean(name):
     assert_close(accumulated[1::2], expected)
 
 
-@every_factory
+@contract.mostly_slow(contract.FACTORIES)
 def test_masked(name):
     mask = jax.tree.map(lambda _: True, PARAMS) | {"wide": False}
     masked, _ = contract.run_eagerly(optax.masked(make(name), mask), GRADIENTS[:3])

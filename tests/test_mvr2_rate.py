@@ -68,6 +68,7 @@ def slope(norms):
     return np.polyfit(steps, logs, 1)[0].mean()
 
 
+@pytest.mark.slow
 def test_mvr2_falls_faster_than_muon():
     muon_norms, mvr2_norms = gradient_norms(plain), gradient_norms(reduced)
     # Seen: -0.245 and -0.363, where the theory has -1/4 and -1/3; seeds differ by 0.02.

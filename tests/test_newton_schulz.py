@@ -228,7 +228,14 @@ def test_other_compute_dtypes_are_refused(dtype):
         compute_dtype(dtype)
 
 
-@pytest.mark.parametrize("form", [newton_schulz, gram_newton_schulz, fast_newton_schulz])
+@pytest.mark.parametrize(
+    "form",
+    [
+        newton_schulz,
+        pytest.param(gram_newton_schulz, marks=pytest.mark.slow),
+        pytest.param(fast_newton_schulz, marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("transposed", [False, True])
 def test_a_cpu_computes_large_matrices_one_by_one_and_the_same(form, transposed):
     x = jnp.asarray(gaussian(3, 256, 1024))

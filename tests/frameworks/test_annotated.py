@@ -62,9 +62,14 @@ def test_an_annotated_nnx_model_trains(name, devices, kind):
         def loss(model):
             return jnp.mean(model(X) ** 2)
 
-        before, gradients = nnx.value_and_grad(loss)(model)
-        optimizer.update(model, gradients, grad_fn=lambda params: gradients)
-        assert float(loss(model)) != float(before)
+        @nnx.jit
+        def step(model, optimizer):
+            before, gradients = nnx.value_and_grad(loss)(model)
+            optimizer.update(model, gradients, grad_fn=lambda params: gradients)
+            return before, loss(model)
+
+        before, after = step(model, optimizer)
+        assert float(after) != float(before)
 
 
 class Dense(nn.Module):

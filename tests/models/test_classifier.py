@@ -43,6 +43,7 @@ def test_every_kernel_but_the_heads_is_one_matrix():
     }
 
 
+@pytest.mark.slow
 def test_the_two_kinds_of_statistics():
     model = ResNet(dataclasses.replace(TINY, blocks=(1,)), rngs=nnx.Rngs(0))
     images = jax.random.normal(jax.random.key(1), (16, 8, 8, 2)) + 3.0

@@ -100,6 +100,7 @@ def test_a_training_pass_is_that_of_the_oracle_layer_by_layer():
         assert relative_error(moved[name], array) < 1e-5
 
 
+@pytest.mark.slow
 def test_a_chain_of_blocks_in_inference_is_that_of_the_oracle():
     conv = functools.partial(
         ConvNorm,

@@ -47,6 +47,7 @@ def evaluated(golden, images):
     return maps, outputs
 
 
+@pytest.mark.slow
 def test_every_layer_is_that_of_the_reference(golden, evaluated):
     archive, model = golden
     assert sum(x.size for x in jax.tree.leaves(nnx.state(model, nnx.Param))) == 403_668

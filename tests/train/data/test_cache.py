@@ -65,6 +65,7 @@ def test_a_failure_leaves_nothing(tmp_path: Path):
     cached(tmp_path, "x", make, note=pytest.fail)
 
 
+@pytest.mark.slow
 def test_a_killed_process_leaves_nothing_that_counts(tmp_path: Path, repository: Path):
     program = (
         "import sys, os, signal; from pathlib import Path; from train.data.cache import cached\n"
