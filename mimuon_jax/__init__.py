@@ -22,21 +22,26 @@ from mimuon_jax.linalg.powers import polar, power
 from mimuon_jax.optimizers.from_optax import from_optax_muon
 from mimuon_jax.optimizers.muon import mimuon, muon
 from mimuon_jax.optimizers.muon_mvr import muon_mvr1, muon_mvr2
+from mimuon_jax.optimizers.muonh import muonh, normuonh
 from mimuon_jax.optimizers.musgd import musgd
 from mimuon_jax.optimizers.normuon import adamuon, normuon
 from mimuon_jax.optimizers.sgdm import sgdm
 from mimuon_jax.optimizers.shampoo import shampoo
 from mimuon_jax.optimizers.spectral import spectral_adam, spectral_sgd
+from mimuon_jax.transforms.cautious import add_cautious_decay
 from mimuon_jax.transforms.describe import describe
 from mimuon_jax.transforms.fused import split_fused
 from mimuon_jax.transforms.gains import scale_by_gain
 from mimuon_jax.transforms.gates import threshold_gate
 from mimuon_jax.transforms.given import by_path
+from mimuon_jax.transforms.hyperball import match_param_norm, retract
 from mimuon_jax.transforms.module_types import roles_of
 from mimuon_jax.transforms.momentum import ema, heavy_ball
 from mimuon_jax.transforms.orthogonalize import orthogonalize
 from mimuon_jax.transforms.partition import partition
 from mimuon_jax.transforms.preconditioner import scale_by_shampoo
+from mimuon_jax.transforms.relative import floor_relative, pin_radius, radial_brake
+from mimuon_jax.transforms.spectra import clip_spectrum, contra, scale_by_dual_norm
 from mimuon_jax.transforms.spectral_power import spectral_power
 from mimuon_jax.transforms.units import normalize_units
 from mimuon_jax.transforms.variance_reduction import mvr1, mvr2, with_previous_gradient
@@ -47,35 +52,46 @@ __all__ = [
     "POLAR_EXPRESS",
     "Schedule",
     "adamuon",
+    "add_cautious_decay",
     "by_path",
+    "clip_spectrum",
+    "contra",
     "coupled_newton",
     "describe",
     "diagnostics",
     "ema",
     "equivariant",
     "fast_newton_schulz",
+    "floor_relative",
     "frobenius",
     "from_optax_muon",
     "gap",
     "gram_newton_schulz",
     "heavy_ball",
+    "match_param_norm",
     "mimuon",
     "muon",
     "muon_mvr1",
     "muon_mvr2",
+    "muonh",
     "musgd",
     "mvr1",
     "mvr2",
     "newton_schulz",
     "normalize_units",
     "normuon",
+    "normuonh",
     "orthogonalize",
     "partition",
+    "pin_radius",
     "polar",
     "polar_express",
     "power",
+    "radial_brake",
+    "retract",
     "rms",
     "roles_of",
+    "scale_by_dual_norm",
     "scale_by_gain",
     "scale_by_shampoo",
     "sgdm",

@@ -23,12 +23,14 @@ REQUIRED = {
     "transformation": mimuon_jax.orthogonalize("jordan"),
     "auxiliary": optax.sgd(0.1),
     "split": None,
+    "weight_decay": 0.1,
+    "floor": 2.0,
 }
 # Values that differ from the default: a threshold that opens the gate for one matrix of the tree
 # and closes it for the other, and the methods that compile fastest.
-CHOSEN = {"threshold": 0.5, "orthogonalizer": "jordan", "method": "svd"}
+CHOSEN = {"threshold": 0.5, "orthogonalizer": "jordan", "method": "svd", "limit": 0.25}
 # Arguments that must be Python numbers, because shapes or the method depend on them.
-STATIC = {"p", "max_dim", "update_every", "damping", "ns_steps"}
+STATIC = {"limit", "strength", "p", "max_dim", "update_every", "damping", "ns_steps"}
 
 
 def makes_transformation(function: Any) -> bool:
@@ -46,7 +48,10 @@ FACTORIES: dict[str, Callable[..., optax.GradientTransformation]] = {
 }
 # Variants of Muon and their pieces, made of parts that other factories have too. By default a few
 # tests run for them; all others are `slow`, and run for every factory.
-FAMILY = {"normalize_units", "normuon", "adamuon"}
+FAMILY = {"normalize_units", "normuon", "adamuon", "add_cautious_decay"}
+FAMILY |= {"match_param_norm", "retract", "muonh", "normuonh"}
+FAMILY |= {"floor_relative", "radial_brake", "pin_radius"}
+FAMILY |= {"contra", "scale_by_dual_norm", "clip_spectrum"}
 
 
 def marked(names: Iterable[str], slow: Container[str] = FAMILY) -> list[Any]:

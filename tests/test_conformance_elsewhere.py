@@ -73,7 +73,8 @@ def test_multi_steps_is_a_step_of_the_mean(name):
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(accumulated[::2]))
     means = [jax.tree.map(lambda a, b: (a + b) / 2, *GRADIENTS[i : i + 2]) for i in (0, 2)]
     expected, _ = contract.run_compiled(name, means)
-    assert_close(accumulated[1::2], expected)
+    # Small singular values are differences of numbers as large as the limit of a clip.
+    assert_close(accumulated[1::2], expected, rtol=1e-4 if name == "clip_spectrum" else None)
 
 
 @contract.mostly_slow(contract.FACTORIES)

@@ -5,7 +5,7 @@ import numpy as np
 import optax
 import pytest
 
-import mimuon_jax
+import mimuon_jax as mj
 from mimuon_jax import muon, normalize_units, orthogonalize, threshold_gate
 from tests.contract import assert_close
 from tests.test_identities import GRADIENTS, PARAMS, RATE, SETTINGS, walk
@@ -24,15 +24,13 @@ def assert_near(actual, expected, rtol=1e-5):
 def test_normuon_at_beta2_1_is_muon():
     settings = SETTINGS | {"weight_decay": 0.1, "gain": "rms"}
     expected = walk(muon(RATE, **settings), jit=True)
-    for per in ("output", "longer", "scalar"):
-        actual = walk(mimuon_jax.normuon(RATE, beta2=1.0, per=per, **settings), jit=True)
-        assert_near(actual, expected)
+    assert_near(walk(mj.normuon(RATE, beta2=1.0, **settings), jit=True), expected)
 
 
 def test_normuon_of_exact_factors_with_few_outputs_is_muon():
     """All outputs of a tall or square matrix have norm 1: its statistic is constant."""
     params = {"tall": PARAMS["wide"].T, "square": PARAMS["wide"][:, :4]}
-    normuon, plain = (f(RATE, orthogonalizer="svd") for f in (mimuon_jax.normuon, muon))
+    normuon, plain = (f(RATE, orthogonalizer="svd") for f in (mj.normuon, muon))
     states = normuon.init(params), plain.init(params)
     for gradient in GRADIENTS:
         gradient = {"tall": gradient["wide"].T, "square": gradient["wide"][:, :4]}
@@ -52,7 +50,7 @@ def test_at_beta2_0_all_neurons_of_normuon_have_the_same_norm():
 
 @pytest.mark.parametrize("beta2", [0.0, 0.5, 0.99])
 def test_the_first_update_of_adamuon_is_signs_and_every_one_has_its_rms(beta2):
-    tx = mimuon_jax.adamuon(1.0, beta2=beta2, **SVD)
+    tx = mj.adamuon(1.0, beta2=beta2, **SVD)
     state = tx.init(PARAMS)
     for step, gradient in enumerate(GRADIENTS):
         updates, state = tx.update(gradient, state, PARAMS)
@@ -60,7 +58,7 @@ def test_the_first_update_of_adamuon_is_signs_and_every_one_has_its_rms(beta2):
             u = np.asarray(updates[name])
             np.testing.assert_allclose(np.sqrt(np.mean(u**2, axis=(-2, -1))), 0.2, rtol=1e-5)
             if step == 0:
-                orths = mimuon_jax.polar(jnp.sign(gradient[name]))
+                orths = mj.polar(jnp.sign(gradient[name]))
                 np.testing.assert_allclose(u, -0.2 * np.sign(orths), atol=1e-5)
 
 
@@ -87,3 +85,128 @@ def test_a_closed_gate_leaves_the_statistic_as_it_is():
 def test_normalize_units_refuses(arguments, message):
     with pytest.raises(ValueError, match=message):
         normalize_units(**{"decay": 0.9} | arguments)
+
+
+def test_cautious_decay():
+    w = jnp.asarray([1.0, -1.0, 2.0, 3.0])
+    u = jnp.asarray([0.5, -0.5, 0.0, -0.5])
+    tx = mj.add_cautious_decay(0.1)
+    actual, _ = tx.update(u, tx.init(w), w)
+    np.testing.assert_allclose(actual, [0.6, -0.6, 0.2, -0.5], rtol=1e-6)
+    none = mj.add_cautious_decay(0.0)
+    assert_close(none.update(u, none.init(w), w)[0], u)
+    plain = optax.add_decayed_weights(0.1)  # where all entries move towards zero
+    assert_close(tx.update(w, tx.init(w), w)[0], plain.update(w, plain.init(w), w)[0])
+    params = {"a": w, "b": w}
+    masked = mj.add_cautious_decay(0.1, mask={"a": True, "b": False})
+    updates, _ = masked.update({"a": u, "b": u}, masked.init(params), params)
+    assert_close(updates, {"a": actual, "b": u})
+
+
+def norms(tree, names=("wide", "scanned")):
+    return [np.linalg.norm(np.asarray(tree[name]), axis=(-2, -1)) for name in names]
+
+
+def test_hyperball_keeps_every_norm_and_does_not_see_the_size_of_an_update():
+    def optimizer(size):
+        pieces = (
+            orthogonalize("jordan"),
+            optax.scale(size),
+            mj.match_param_norm(),
+            optax.scale(-RATE),
+            mj.retract(),
+        )
+        return mj.partition(optax.chain(*pieces), optax.set_to_zero(), **NUMBERS)
+
+    small, large = (walk(optimizer(size), jit=True) for size in (1e-3, 64.0))
+    assert_near(small, large)
+    for before, after in zip(norms(PARAMS), norms(small[-1]), strict=True):
+        np.testing.assert_allclose(after, before, rtol=1e-5)
+
+
+def test_a_tangential_step_on_a_hyperball_turns_by_arctan_of_the_rate():
+    w = jnp.asarray([[3.0, 0.0], [0.0, 4.0]])
+    u = jnp.asarray([[0.0, 1.0], [1.0, 0.0]])
+    tx = optax.chain(mj.match_param_norm(), optax.scale(-0.3), mj.retract())
+    updates, _ = tx.update({"w": u}, tx.init({"w": w}), {"w": w})
+    after = jnp.asarray(w + np.asarray(updates["w"]))
+    cosine = float((after * w).sum() / (jnp.linalg.norm(after) * jnp.linalg.norm(w)))
+    assert np.arccos(cosine) == pytest.approx(np.arctan(0.3), rel=1e-5)
+
+
+def test_the_spectral_sphere_keeps_the_spectral_norm():
+    tx = optax.chain(
+        orthogonalize("svd"),
+        mj.match_param_norm("spectral"),
+        optax.scale(-0.1),
+        mj.retract("spectral"),
+    )
+    params = {"w": jnp.diag(jnp.asarray([4.0, 2.0, 1.0]))}
+    updates, _ = tx.update({"w": PARAMS["wide"][:3, :3]}, tx.init(params), params)
+    after = np.asarray(params["w"]) + np.asarray(updates["w"])
+    assert np.linalg.norm(after, 2) == pytest.approx(4.0, rel=1e-4)
+    assert np.abs(np.asarray(updates["w"])).max() > 0.1
+
+
+def test_a_matrix_of_zeros_has_no_sphere():
+    params = {"layers": jnp.stack([jnp.ones((2, 2)), jnp.zeros((2, 2))])}
+    tx = mj.muonh(0.1, matrices={"layers": NUMBERS["matrices"]["scanned"]})
+    with pytest.raises(ValueError, match="parameter 'layers' has a matrix of norm 0"):
+        tx.init(params)
+
+
+def test_a_floor_of_0_changes_nothing_and_floors_never_shorten():
+    for per in ("matrix", "output"):
+        none, some = (mj.floor_relative(floor, per=per, **NUMBERS) for floor in (0.0, 0.8))
+        (same, _), (longer, _) = (
+            tx.update(GRADIENTS[0], tx.init(PARAMS), PARAMS) for tx in (none, some)
+        )
+        assert_close(same, GRADIENTS[0])
+        axes = (-2, -1) if per == "matrix" else -2
+        for name in ("wide", "scanned"):
+            u, w, v = (np.linalg.norm(t[name], axis=axes) for t in (GRADIENTS[0], PARAMS, longer))
+            np.testing.assert_allclose(v, np.maximum(u, 0.8 * w), rtol=1e-5)
+
+
+def test_a_brake_of_1_changes_nothing_and_one_of_0_with_a_pin_is_a_sphere():
+    free = mj.radial_brake(1.0, 1.0, **NUMBERS)
+    assert_near(free.update(GRADIENTS[0], free.init(PARAMS), PARAMS)[0], GRADIENTS[0])
+    pieces = (mj.radial_brake(0.0, 0.0), optax.scale(-0.2), mj.pin_radius())
+    tx = mj.partition(optax.chain(*pieces), optax.set_to_zero(), **NUMBERS)
+    for before, after in zip(norms(PARAMS), norms(walk(tx, jit=True)[-1]), strict=True):
+        np.testing.assert_allclose(after, before, rtol=1e-5)
+
+
+def test_contra_at_strength_0_and_a_clip_of_a_large_limit():
+    grads = {name: GRADIENTS[0][name] for name in ("wide", "wider")}
+    plain, contra = orthogonalize("svd"), mj.contra(0.0, orthogonalizer="svd")
+    assert_near(
+        contra.update(grads, contra.init(grads))[0], plain.update(grads, plain.init(grads))[0]
+    )
+    clip = mj.clip_spectrum(20.0)
+    assert_close(clip.update(grads, clip.init(grads))[0], grads, rtol=1e-4)
+
+
+def test_the_dual_norm_makes_updates_homogeneous_and_keeps_rank_1():
+    tx = mj.scale_by_dual_norm(orthogonalizer="jordan")
+    w = GRADIENTS[0]["wide"]
+    one, four = (tx.update({"w": x}, optax.EmptyState())[0]["w"] for x in (w, 4 * w))
+    assert_near(four, 4 * jnp.asarray(one))
+    exact = mj.scale_by_dual_norm(orthogonalizer="svd")
+    outer = {"w": jnp.outer(PARAMS["bias"], GRADIENTS[0]["bias"])}
+    assert_near(exact.update(outer, optax.EmptyState())[0], outer)
+
+
+PIECES_OF_PARAMS = [
+    mj.add_cautious_decay(0.1),
+    mj.match_param_norm(),
+    mj.floor_relative(0.1),
+    mj.radial_brake(),
+    mj.pin_radius(),
+]
+
+
+@pytest.mark.parametrize("tx", PIECES_OF_PARAMS)
+def test_what_needs_the_parameters_says_so(tx):
+    with pytest.raises(ValueError, match=r"needs the parameters: call update\(updates, state, p"):
+        tx.update({"w": jnp.ones((2, 2))}, optax.EmptyState())

@@ -65,6 +65,15 @@ def check_positive(name: str, value: Number, meaning: str) -> None:
     check_number(name, value, lambda x: 0 < x < math.inf, f"a positive number, {meaning}")
 
 
+def check_static(name: str, value: Any, fits: Callable[[float], bool], requirement: str) -> None:
+    """Refuses what is not a Python number that fits: shapes or the function depend on it."""
+    if not isinstance(value, int | float) or not fits(value):
+        raise ValueError(
+            f"{name}={value} must be a Python number {requirement}; under "
+            f'optax.inject_hyperparams pass static_args=("{name}",)'
+        )
+
+
 def check_rate(name: str, rate: LearningRate) -> None:
     """Refuses a learning rate that is not a finite number of at least 0; schedules pass."""
     if not callable(rate):

@@ -10,18 +10,14 @@ import optax
 from jax.typing import DTypeLike
 
 from mimuon_jax.engine.axes import axes_of, batch_shape
-from mimuon_jax.engine.batching import map_matrices
-from mimuon_jax.engine.sharding import of_leaves
-from mimuon_jax.linalg.equivariance import along_of, is_equivariant
-from mimuon_jax.linalg.measures import MEASURES
-from mimuon_jax.linalg.scaling import check_matrices, wide_dtype
+from mimuon_jax.linalg.scaling import wide_dtype
 from mimuon_jax.transforms.checks import check_number
+from mimuon_jax.transforms.measuring import as_measure, measure_matrices
 from mimuon_jax.transforms.roles import roles
 from mimuon_jax.types import (
     Array,
     Bool,
     Float,
-    Inexact,
     Matrices,
     Measure,
     MuonDimensionNumbers,
@@ -101,7 +97,7 @@ def threshold_gate(
     """
     requirement = ">= 0: 0 opens the gate for every matrix, inf for none"
     check_number("threshold", threshold, lambda x: x >= 0, requirement)
-    measured_by = _as_measure(measure)
+    measured_by = as_measure(measure)
     inner = optax.with_extra_args_support(transformation)
     outer = optax.with_extra_args_support(optax.identity() if otherwise is None else otherwise)
 
@@ -119,7 +115,7 @@ def threshold_gate(
         **extra: object,
     ) -> tuple[Tree, ThresholdGateState]:
         updates = jax.tree.map(jnp.asarray, updates)
-        measured = _measured(measured_by, updates, matrices, shardings)
+        measured = measure_matrices(measured_by, updates, matrices, shardings)
         # The gap is inf if there are fewer than two singular values; tau = inf closes that too.
         limit = jnp.asarray(threshold, float)
         is_open = {
@@ -138,18 +134,6 @@ def threshold_gate(
         return _selected(is_open, ours, theirs, matrices), new_state
 
     return optax.GradientTransformationExtraArgs(init, update)
-
-
-def _as_measure(measure: str | Measure) -> Measure:
-    """The function that a ``measure`` argument stands for."""
-    if callable(measure):
-        return measure
-    if measure in MEASURES:
-        return MEASURES[measure]
-    raise ValueError(
-        f"measure={measure!r} is unknown; use {', '.join(map(repr, MEASURES))} or a function "
-        "[..., m, n] -> [...]"
-    )
 
 
 def _kept(values: dict[str, Array], dtype: DTypeLike) -> PerMatrix:
@@ -171,41 +155,6 @@ def _zeros(params: Tree, matrices: Matrices, dtype: DTypeLike | None) -> PerMatr
 def _needed(flags: dict[str, Array], active: Mapping[str, Array] | None) -> dict[str, Array]:
     """The matrices that one side computes; a gate inside another gate computes only ``active``."""
     return {path: x if active is None else x & active.get(path, True) for path, x in flags.items()}
-
-
-def _measured(
-    measure: Measure, tree: Tree, matrices: Matrices, shardings: Shardings
-) -> dict[str, Float[Array, "*batch"]]:
-    """The measure of every matrix, by path; the arrays may be sharded."""
-    leaves = jax.tree.leaves(tree)
-    chosen = {i: r for i, r in enumerate(roles(tree, matrices)) if r.numbers is not None}
-    arrays = [jnp.asarray(leaves[i]) for i in chosen]
-    numbers = [role.numbers for role in chosen.values() if role.numbers is not None]
-    axes = [axes_of(x.ndim, n)[1:] for x, n in zip(arrays, numbers, strict=True)]
-    in_place = along_of(measure)
-    if in_place is not None:
-        values = [in_place(x, *own) for x, own in zip(arrays, axes, strict=True)]
-    else:
-        for role, x in zip(chosen.values(), arrays, strict=True):
-            check_matrices(x, f"the measure of parameter {role.path!r}", may_be_complex=True)
-        filled = map_matrices(
-            _Filled(measure),
-            [x.astype(wide_dtype(x.dtype)) for x in arrays],
-            numbers,
-            shardings=of_leaves(shardings, tree, chosen),
-            equivariant=is_equivariant(measure),
-        )
-        values = [jnp.max(y.real, axis=sum(own, ())) for y, own in zip(filled, axes, strict=True)]
-    return {role.path: value for role, value in zip(chosen.values(), values, strict=True)}
-
-
-class _Filled(NamedTuple):
-    """Fills every matrix with its measure, so that the value is moved like the matrix."""
-
-    measure: Measure
-
-    def __call__(self, x: Inexact[Array, "k m n"]) -> Float[Array, "k m n"]:
-        return jnp.broadcast_to(self.measure(x)[:, None, None], x.shape)
 
 
 def _rate(is_open: Mapping[str, Array]) -> Float[Array, ""]:

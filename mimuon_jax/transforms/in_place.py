@@ -9,10 +9,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import DTypeLike
 
 from mimuon_jax.engine.axes import axes_of
 from mimuon_jax.linalg.measures import frobenius_along
-from mimuon_jax.linalg.scaling import check_matrices
+from mimuon_jax.linalg.scaling import check_matrices, wide_dtype
 from mimuon_jax.transforms.roles import roles
 from mimuon_jax.types import Array, Matrices, State, Tree
 
@@ -40,21 +41,26 @@ def places(tree: Tree, matrices: Matrices = None) -> Iterator[Place]:
 
 
 def change_matrices(
-    function: Callable[..., Array], updates: Tree, *trees: Tree, matrices: Matrices = None
+    function: Callable[..., Array],
+    updates: Tree,
+    *trees: Tree,
+    matrices: Matrices = None,
+    dtype: DTypeLike | None = None,
 ) -> Tree:
-    """Replaces every matrix leaf by ``function(place, leaf, *leaves of trees)``, in float32.
+    """Replaces every matrix leaf by ``function(place, leaf, *leaves of trees)``.
 
-    The arrays are as they are in the tree, batch axes included; results keep the dtype of the
-    update. Auxiliary leaves pass through unchanged.
+    The arrays are float32 (float64 where the update is), batch axes included; results have the
+    given dtype, or that of the update. Auxiliary leaves pass through unchanged.
     """
     leaves, treedef = jax.tree.flatten(updates)
     others = [treedef.flatten_up_to(tree) for tree in trees]
     for place in places(updates, matrices):
         x = jnp.asarray(leaves[place.position])
         check_matrices(x, f"the update of parameter {place.path!r}")
-        rest = [jnp.asarray(tree[place.position]).astype(jnp.float32) for tree in others]
-        y = function(place, x.astype(jnp.float32), *rest)
-        leaves[place.position] = y.astype(x.dtype)
+        wide = wide_dtype(x.dtype)
+        rest = [jnp.asarray(tree[place.position]).astype(wide) for tree in others]
+        y = function(place, x.astype(wide), *rest)
+        leaves[place.position] = y.astype(x.dtype if dtype is None else dtype)
     return treedef.unflatten(leaves)
 
 

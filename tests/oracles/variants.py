@@ -90,3 +90,55 @@ def adamuon(*, rms: float, beta2: float, eps: float, **settings: Any) -> Move:
         return rms * o.size**0.5 * y / np.linalg.norm(y)
 
     return step(direction, **settings)
+
+
+def hyperball(*, learning_rate: float, beta2: float = 1.0, per: str = "longer") -> Move:
+    """MuonH, and with `beta2 < 1` NorMuonH: the norm of `W_0` is kept."""
+
+    def move(weights: Sequence[Array], gradients: Any, momenta: Sequence[Array]) -> Array:
+        o, y = normalized(momenta, beta2=beta2, per=per, eps=1e-8)
+        u = o if beta2 == 1 else y
+        radius = np.linalg.norm(weights[0])
+        z = weights[-1] - learning_rate * radius * u / np.linalg.norm(u)
+        return radius * z / np.linalg.norm(z)
+
+    return move
+
+
+def relative(
+    *, learning_rate: float, floor: float, per: str, outward: float, inward: float, pin: bool
+) -> Move:
+    """Muon with a radial brake, a floor and a pinned radius."""
+
+    def move(weights: Sequence[Array], gradients: Any, momenta: Sequence[Array]) -> Array:
+        w, u = weights[-1], orthogonal(momenta[-1])
+        a = (u * w).sum() / (w**2).sum()
+        u = u - (1 - (outward if a < 0 else inward)) * a * w
+        axis = None if per == "matrix" else 0
+        short = np.linalg.norm(w, axis=axis) * floor / np.linalg.norm(u, axis=axis)
+        u = u * np.maximum(1, short)
+        z, size = w - learning_rate * u, np.linalg.norm(w)
+        target = size - learning_rate * (u * w).sum() / size
+        return z * target / np.linalg.norm(z) if pin and target > 0 else z
+
+    return move
+
+
+def cautious(*, learning_rate: float, weight_decay: float) -> Move:
+    """Muon with decay of the entries that move towards zero."""
+
+    def move(weights: Sequence[Array], gradients: Any, momenta: Sequence[Array]) -> Array:
+        w, u = weights[-1], orthogonal(momenta[-1])
+        return w - learning_rate * (u + weight_decay * (u * w >= 0) * w)
+
+    return move
+
+
+def of_singular_values(function: Callable[[Array], Array], *, learning_rate: float) -> Move:
+    """`W <- W - eta U f(S) V^T`."""
+
+    def direction(weights: Any, gradients: Any, momenta: Sequence[Array]) -> Array:
+        u, s, vt = np.linalg.svd(momenta[-1], full_matrices=False)
+        return (u * function(s)) @ vt
+
+    return step(direction, learning_rate)

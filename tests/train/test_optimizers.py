@@ -74,6 +74,9 @@ CHANGED = {
 BESIDE = {
     ("mimuon", None): {"threshold": 0.6},  # rms of M: 0.48, 0.69; the gate opens at step 2 alone
     ("adamuon", "momentum"): {"nesterov": False},  # signs again
+    ("muonh", "measure"): {"measure": "spectral"},
+    ("normuonh", "measure"): {"measure": "spectral"},
+    ("normuonh", "per"): {"per": "output"},
     ("lion", None): {"b2": 0.5},  # only signs count: the momentum has to be worth something
     ("spectral_sgd", "gain"): {"p": 0.0},
     ("spectral_adam", "gain"): {"p": 0.0},

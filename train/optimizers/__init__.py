@@ -11,6 +11,7 @@ from train.errors import BadInput
 from train.optimizers.baselines import SGDM, AdamW, Lion, Shampoo
 from train.optimizers.muon import MiMuon, Muon, MuSGD
 from train.optimizers.muon_mvr import MuonMVR1, MuonMVR2
+from train.optimizers.muonh import MuonH, NorMuonH
 from train.optimizers.normuon import AdaMuon, NorMuon
 from train.optimizers.options import Optimizer, Split
 from train.optimizers.spectral import SpectralAdam, SpectralSGD
@@ -24,9 +25,11 @@ __all__ = [
     "MiMuon",
     "MuSGD",
     "Muon",
+    "MuonH",
     "MuonMVR1",
     "MuonMVR2",
     "NorMuon",
+    "NorMuonH",
     "Optimizer",
     "Shampoo",
     "SpectralAdam",
@@ -49,6 +52,8 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {
     "lion": Lion,
     "normuon": NorMuon,
     "adamuon": AdaMuon,
+    "muonh": MuonH,
+    "normuonh": NorMuonH,
 }
 
 
