@@ -93,6 +93,14 @@ def test_boxes_are_not_names():
     assert found["up/kernel"] == "matrix"
 
 
+def test_a_quantized_parameter_of_an_nnx_state_goes_by_its_own_name():
+    weight = nnx.Param(jnp.ones((4, 9)))
+    params = nnx.State({"lm_head": {"kernel": {"array": {"qvalue": weight, "scale": weight}}}})
+    found = [(role.path, role.why) for role in roles(params)]
+    assert found[0] == ("lm_head/kernel", "names an output head")
+    assert found[1] == ("lm_head/kernel/array/scale", "names a gain")
+
+
 def test_a_leaf_that_is_not_an_array_is_one_clear_line():
     with pytest.raises(ValueError, match=r"'relu'.*which is not an array"):
         roles({"w": jnp.ones((2, 2)), "activation": "relu"})

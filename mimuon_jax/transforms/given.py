@@ -187,11 +187,18 @@ def nested(entries: Mapping[Names, Any]) -> Tree:
 def _names(path: Sequence[Any], is_alone: bool) -> Names:
     """The names of a key path; ``is_alone``: the leaf is the only one of its parent."""
     names = tuple(jax.tree_util.keystr((key,), simple=True) for key in path)
+    if is_alone and len(names) > 1 and _is_of_wrapper(path[-1], names[-1]):
+        names = names[:-1]
     if len(names) > 1 and names[-1] == "qvalue":  # next to its scale
-        return _names(path[:-1], is_alone=True)
-    if not is_alone or len(names) < 2 or not isinstance(path[-1], jax.tree_util.GetAttrKey):
-        return names
-    return names[:-1] if names[-1] in ("value", "array") else names
+        names = names[:-2] if names[-2] == "array" and len(names) > 2 else names[:-1]
+    return names
+
+
+def _is_of_wrapper(key: Any, name: str) -> bool:
+    """Whether a key is that under which a wrapper of a single array keeps it."""
+    if isinstance(key, jax.tree_util.FlattenedIndexKey):  # without names, as in Haliax 1.3
+        return True
+    return isinstance(key, jax.tree_util.GetAttrKey) and name in ("value", "array")
 
 
 def _not_an_entry(entry: Any, place: str) -> str:

@@ -20,6 +20,7 @@ _FLAX = {"Linear", "Dense", "DenseParams", "LinearGeneral", "DenseGeneral", "Ein
 _FLAX |= {"Conv", "ConvLocal", "ConvTranspose", "Embed"} | _NORMS
 _EQUINOX = {"Linear", "Conv", "ConvTranspose", "Embedding", "GRUCell", "LSTMCell"}
 _EQUINOX |= _NORMS - {"WeightNorm"}  # which wraps another layer
+_HALIAX = {"Linear", "Embedding", "LayerNorm", "RmsNorm"}
 
 
 def roles_of(model: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -27,11 +28,11 @@ def roles_of(model: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
 
     It knows the layers of Flax nnx and linen (``Linear``, ``Dense``, ``LinearGeneral``,
     ``DenseGeneral``, ``Einsum``, ``Conv``, ``ConvTranspose``, ``Embed``, norms, ``LoRA``, and
-    layers made of these: attention, LSTM and GRU cells) and those of Equinox, whose weights are
-    ``[output, reduction]``. Depthwise and grouped convolutions are auxiliary: a grouped one has one
-    matrix per group of output channels, which axes alone cannot express (see `split_fused`).
-    Embeddings, norms, biases, and layers that are named as an output head or embedding
-    (``lm_head``) are auxiliary too.
+    layers made of these: attention, LSTM and GRU cells), those of Equinox, whose weights are
+    ``[output, reduction]``, and ``Linear``, embeddings and norms of Haliax. Depthwise and grouped
+    convolutions are auxiliary: a grouped one has one matrix per group of output channels, which
+    axes alone cannot express (see `split_fused`). Embeddings, norms, biases, and layers that are
+    named as an output head or embedding (``lm_head``) are auxiliary too.
 
     Args:
       model: an nnx or Equinox module, or a linen module.
@@ -74,20 +75,23 @@ def roles_of(model: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
 
 
 def equinox_roles(tree: Tree) -> dict[Names, Role]:
-    """Roles by module type of an Equinox model, or of its parameters or gradients; else empty."""
+    """Roles by module type of an Equinox model, or of its parameters or gradients; else empty.
+
+    Models of Haliax are Equinox models.
+    """
     if "equinox" not in sys.modules:
         return {}
     entries, _ = jax.tree_util.tree_flatten_with_path(
-        tree, is_leaf=lambda x: is_absent(x) or bool(_kinds(x, "equinox") & _EQUINOX)
+        tree, is_leaf=lambda x: is_absent(x) or bool(_equinox_kinds(x))
     )
     found = {}
     for path, layer in entries:
-        kinds = _kinds(layer, "equinox") & _EQUINOX
+        kinds = _equinox_kinds(layer)
         above = tuple(jax.tree_util.keystr((key,), simple=True) for key in path)
         for below, leaf in named_leaves(layer) if kinds else ():
             rank = len(getattr(leaf, "shape", ()))
             if rank >= 2:
-                verdict = _equinox_verdict(kinds, layer, below[-1])
+                verdict = _equinox_verdict(kinds, layer, below[0])
                 found |= _as_role(above + below, leaf.shape, layer, verdict)
     return found
 
@@ -130,6 +134,11 @@ def _kinds(module: Any, package: str) -> set[str]:
     return {base.__name__ for base in bases if base.__module__.split(".")[0] == package}
 
 
+def _equinox_kinds(module: Any) -> set[str]:
+    """Names of the known layer classes of Equinox or Haliax that a module is an instance of."""
+    return (_kinds(module, "equinox") & _EQUINOX) | (_kinds(module, "haliax") & _HALIAX)
+
+
 def _as_role(
     names: Names, shape: Sequence[int], layer: Any, verdict: Verdict | None
 ) -> dict[Names, Role]:
@@ -169,15 +178,28 @@ def _flax_verdict(kinds: set[str], layer: Any, own: str) -> Verdict | None:
 
 def _equinox_verdict(kinds: set[str], layer: Any, own: str) -> Verdict | None:
     """The verdict for a parameter of an Equinox layer; weights are ``[output, reduction]``."""
-    if kinds & (_NORMS | {"Embedding"}) or own.startswith("bias"):
+    if kinds & (_NORMS | {"Embedding", "RmsNorm"}) or own.startswith("bias"):
         return Verdict(None, own)
     if not own.startswith("weight"):
         return None
+    if hasattr(layer, "Out"):
+        return _haliax_verdict(layer)
     if kinds & {"Conv", "ConvTranspose"}:
         output = -layer.num_spatial_dims - 2
         numbers = MuonDimensionNumbers(tuple(range(output + 1, 0)), output)
         return _grouped(numbers, layer.groups, layer.in_channels)
     return Verdict(MuonDimensionNumbers(-1, -2), own)
+
+
+def _haliax_verdict(layer: Any) -> Verdict:
+    """The verdict for the weight of a Haliax ``Linear``, by the names of its axes."""
+    names = [axis.name for axis in layer.weight.axes]
+
+    def axes(spec: Any) -> tuple[int, ...]:
+        own = [spec] if hasattr(spec, "name") else spec
+        return tuple(names.index(axis.name) - len(names) for axis in own)
+
+    return Verdict(MuonDimensionNumbers(axes(layer.In), axes(layer.Out)), "weight")
 
 
 def _grouped(numbers: MuonDimensionNumbers, groups: int, channels: int | None) -> Verdict:

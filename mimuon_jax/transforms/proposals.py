@@ -73,7 +73,10 @@ def proposal(names: Sequence[str], shape: Sequence[int]) -> MuonDimensionNumbers
         return None
     if re.fullmatch(r"(query|key|value|[qkv])(_?proj)?", owner) and shape[0] == shape[1] * shape[2]:
         return MuonDimensionNumbers(0, (1, 2))  # [features, heads, head size]
-    if re.fullmatch(r"(out|o)(_?proj)?", owner) and shape[0] * shape[1] == shape[2]:
+    if (
+        re.fullmatch(r"(out|o|attention_output)(_?proj)?", owner)
+        and shape[0] * shape[1] == shape[2]
+    ):
         return MuonDimensionNumbers((0, 1), 2)  # [heads, head size, features]
     is_dense = words_of(owner) in (["dense"], ["linear"]) and own in ("kernel", "w")
     if is_dense or "experts" in (owner, own):

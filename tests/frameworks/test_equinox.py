@@ -1,5 +1,6 @@
 """Equinox models as parameters: their classes decide, and nothing calls them."""
 
+from collections import namedtuple
 from typing import Any
 
 import jax
@@ -92,6 +93,59 @@ def test_a_stack_of_layers_is_a_batch():
     table = describe(eqx.filter(stack, eqx.is_array))
     assert "weight     (3, 8, 4)  3 x [4, 8]  weight of Linear  type" in table
     assert "bias       (3, 8)     auxiliary   bias of Linear    type" in table
+
+
+Axis = namedtuple("Axis", "name size")
+
+
+@jax.tree_util.register_pytree_node_class
+class NamedArray:
+    """As in Haliax: one array, under no name, and the names of its axes."""
+
+    def __init__(self, array, axes):
+        self.array, self.axes = array, axes
+
+    def tree_flatten(self):
+        return (self.array,), self.axes
+
+    @classmethod
+    def tree_unflatten(cls, axes, children):
+        return cls(*children, axes)
+
+
+def of_haliax(name, **fields):
+    """An instance of a class that is called as one of Haliax, which needs an older JAX."""
+    static = {key: eqx.field(static=True) for key in fields if key in ("In", "Out")}
+    kind = type(name, (eqx.Module,), {"__annotations__": dict.fromkeys(fields, Any)} | static)
+    kind.__module__ = "haliax.nn"
+    return kind(**fields)
+
+
+def test_layers_of_haliax_are_read_by_the_names_of_their_axes():
+    inputs, outputs, layers, rows = (Axis(*x) for x in zip("ioln", (4, 8, 3, 9), strict=True))
+    heads = (Axis("h", 2), Axis("d", 5))
+
+    def linear(*axes, of, to):
+        weight = NamedArray(jnp.ones([axis.size for axis in axes]), axes)
+        return of_haliax("Linear", weight=weight, In=of, Out=to)
+
+    model = {
+        "up": linear(inputs, outputs, of=inputs, to=outputs),
+        "transposed": linear(outputs, inputs, of=inputs, to=outputs),
+        "stack": linear(layers, inputs, outputs, of=inputs, to=outputs),
+        "query": linear(*heads, inputs, of=(inputs,), to=heads),
+        "embed": of_haliax("Embedding", weight=NamedArray(jnp.ones((9, 4)), (rows, inputs))),
+        "lm_head": linear(inputs, rows, of=inputs, to=rows),
+    }
+    found = {role.path: axes(role) for role in roles(eqx.filter(model, eqx.is_array))}
+    assert found == {
+        "up/weight": ((0,), (1,)),
+        "transposed/weight": ((1,), (0,)),
+        "stack/weight": ((1,), (2,)),
+        "query/weight": ((2,), (0, 1)),
+        "embed/weight": None,
+        "lm_head/weight": None,
+    }
 
 
 def test_a_model_of_numbers_is_a_tree_of_numbers(model):
