@@ -19,6 +19,7 @@ from mimuon_jax.linalg.equivariance import equivariant
 from mimuon_jax.linalg.measures import frobenius, gap, rms, spectral_norm
 from mimuon_jax.linalg.newton_schulz import fast_newton_schulz, gram_newton_schulz, newton_schulz
 from mimuon_jax.linalg.powers import polar, power
+from mimuon_jax.linalg.presets import PRESETS
 from mimuon_jax.optimizers.from_optax import from_optax_muon
 from mimuon_jax.optimizers.muon import mimuon, muon
 from mimuon_jax.optimizers.muon_mvr import muon_mvr1, muon_mvr2
@@ -45,11 +46,18 @@ from mimuon_jax.transforms.spectra import clip_spectrum, contra, scale_by_dual_n
 from mimuon_jax.transforms.spectral_power import spectral_power
 from mimuon_jax.transforms.units import normalize_units
 from mimuon_jax.transforms.variance_reduction import mvr1, mvr2, with_previous_gradient
+from mimuon_jax.transforms.wrappers import (
+    evaluation_params,
+    lookahead_ema,
+    outer_nesterov,
+    track_average,
+)
 
 __all__ = [
     "DION",
     "JORDAN",
     "POLAR_EXPRESS",
+    "PRESETS",
     "Schedule",
     "adamuon",
     "add_cautious_decay",
@@ -61,6 +69,7 @@ __all__ = [
     "diagnostics",
     "ema",
     "equivariant",
+    "evaluation_params",
     "fast_newton_schulz",
     "floor_relative",
     "frobenius",
@@ -68,6 +77,7 @@ __all__ = [
     "gap",
     "gram_newton_schulz",
     "heavy_ball",
+    "lookahead_ema",
     "match_param_norm",
     "mimuon",
     "muon",
@@ -82,6 +92,7 @@ __all__ = [
     "normuon",
     "normuonh",
     "orthogonalize",
+    "outer_nesterov",
     "partition",
     "pin_radius",
     "polar",
@@ -102,5 +113,6 @@ __all__ = [
     "spectral_sgd",
     "split_fused",
     "threshold_gate",
+    "track_average",
     "with_previous_gradient",
 ]

@@ -28,9 +28,19 @@ REQUIRED = {
 }
 # Values that differ from the default: a threshold that opens the gate for one matrix of the tree
 # and closes it for the other, and the methods that compile fastest.
-CHOSEN = {"threshold": 0.5, "orthogonalizer": "jordan", "method": "svd", "limit": 0.25}
+CHOSEN = {"threshold": 0.5, "orthogonalizer": "jordan", "method": "svd", "limit": 0.25, "every": 2}
 # Arguments that must be Python numbers, because shapes or the method depend on them.
-STATIC = {"limit", "strength", "p", "max_dim", "update_every", "damping", "ns_steps"}
+STATIC = {
+    "every",
+    "start",
+    "limit",
+    "strength",
+    "p",
+    "max_dim",
+    "update_every",
+    "damping",
+    "ns_steps",
+}
 
 
 def makes_transformation(function: Any) -> bool:
@@ -51,6 +61,7 @@ FACTORIES: dict[str, Callable[..., optax.GradientTransformation]] = {
 FAMILY = {"normalize_units", "normuon", "adamuon", "add_cautious_decay"}
 FAMILY |= {"match_param_norm", "retract", "muonh", "normuonh"}
 FAMILY |= {"floor_relative", "radial_brake", "pin_radius"}
+FAMILY |= {"lookahead_ema", "outer_nesterov", "track_average"}
 FAMILY |= {"contra", "scale_by_dual_norm", "clip_spectrum"}
 
 

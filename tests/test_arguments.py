@@ -25,7 +25,7 @@ def numbers(name):
     for key, parameter in signature(contract.FACTORIES[name]).parameters.items():
         kinds = typing.get_args(parameter.annotation) or (parameter.annotation,)
         if float in kinds:
-            found[key] = jax.Array in kinds
+            found[key] = jax.Array in kinds and optax.Schedule not in kinds
     return found
 
 

@@ -33,7 +33,12 @@ pytestmark = pytest.mark.standard_promotion
 
 def test_every_public_name_is_annotated():
     # `by_path` and `roles_of` return values for `matrices`; `equivariant` is a decorator.
-    others = contract.FACTORIES.keys() | {"by_path", "roles_of", "equivariant"}
+    others = contract.FACTORIES.keys() | {
+        "by_path",
+        "roles_of",
+        "equivariant",
+        "evaluation_params",
+    }
     for name in set(mimuon_jax.__all__) - others:
         value = getattr(mimuon_jax, name)
         if inspect.isroutine(value):
@@ -43,7 +48,7 @@ def test_every_public_name_is_annotated():
             )
             assert known, f"{name} returns {returned}: is it an optimizer?"
         else:
-            assert isinstance(value, types.ModuleType | mimuon_jax.Schedule | type)
+            assert isinstance(value, types.ModuleType | mimuon_jax.Schedule | type | dict)
 
 
 def test_optimizers_take_a_learning_rate_and_then_keywords_alone():

@@ -41,8 +41,8 @@ class Schedule:
       source: where the coefficients come from.
 
     Raises:
-      ValueError: there is no triple, a triple is not three finite numbers, or the pre-scale is not
-        positive and finite.
+      ValueError: there is no triple, a triple is not three finite numbers, the pre-scale is not
+        positive and finite, or a singular value in (0, 1] would not stay positive.
 
     Example:
       >>> from mimuon_jax.linalg.coefficients import Schedule
@@ -64,6 +64,7 @@ class Schedule:
                 raise ValueError(f"triples[{step}]={triple} is not three finite numbers (a, b, c)")
         if not (math.isfinite(self.prescale) and self.prescale > 0):
             raise ValueError(f"prescale={self.prescale} is not a positive finite number")
+        _check_signs(triples, self.prescale)
         # Tuples can be hashed, lists cannot.
         object.__setattr__(self, "triples", triples)
 
@@ -71,6 +72,22 @@ class Schedule:
     def steps(self) -> int:
         """The number of steps."""
         return len(self.triples)
+
+
+def _check_signs(triples: Sequence[Sequence[float]], prescale: float) -> None:
+    """Raises if the iteration turns the sign of a singular value."""
+    start = np.concatenate([np.geomspace(1e-6, 1e-2, 500), np.linspace(1e-2, 1.0, 4000)])
+    s = start / prescale
+    with np.errstate(over="ignore", invalid="ignore"):
+        for a, b, c in triples:
+            s = a * s + b * s**3 + c * s**5
+    if not np.all(s > 0):
+        worst = int(np.argmin(np.where(np.isnan(s), -np.inf, s)))
+        raise ValueError(
+            f"triples={tuple(triples)} map a singular value of {start[worst]:.3g} of the norm to "
+            f"{s[worst]:.3g}: updates of nearly rank 1 would have the wrong sign (as with the "
+            "older AOL coefficients, 4.0098, -7.0585, ...); use a schedule that stays positive"
+        )
 
 
 def polar_express(steps: int, *, safety: float = 1.01) -> Schedule:
