@@ -51,12 +51,22 @@ An orthogonalizer maps `M = U S V^T` to `Y`. With `D = U^T Y V`, in float64:
 - *error* is the largest `|D_ii - 1|` where `s_i > 1e-3 ||M||_F`, the interval that Polar Express is
   made for;
 - *largest* is the largest singular value of `Y`;
-- *drift* says how far the singular vectors turned. It is the norm of each row of `D` without its
-  diagonal, as a root mean square over all rows with a non-zero singular value. The directions of
+- *drift* says how far the singular vectors turned: the root mean square, over the directions with
+  a non-zero singular value, of the length of the part of `D` off its diagonal. The directions of
   small singular values turn first, since rounding mixes them.
+
+The *Gram form* (`gram_newton_schulz`) iterates on `M M^T`, which is smaller, instead of `M`.
+*Coupled iterations* (`coupled_newton`) compute a power and its inverse together; their *damping* is
+added to the squared singular values of `M / ||M||_F`, so that the inverse of a tiny one stays
+finite.
 
 Each cell shows the worst matrix of its kind, so the cells of one row may refer to different
 matrices.
+
+In short: the default, `newton_schulz` with six steps of Polar Express, brings every singular value
+above a thousandth of the norm within 0.6 % of 1, on every platform. `fast_newton_schulz` is as
+accurate and needs fewer FLOPs. `spectral_sgd` and `spectral_adam` compute powers in float32 by
+default; 16-bit powers err by 20 to 70 % on ill-conditioned matrices.
 """
 
 
@@ -92,8 +102,9 @@ def main() -> None:
 _OF = ("error", "largest", "drift")
 
 DEFAULTS = """\
-With `dtype=None`, the dtype depends on the platform: the fastest that keeps the error. These rows
-round the factors of the products as each platform does, on the backend named above.
+With `dtype=None`, the dtype depends on the platform: the fastest one whose error is about that of
+float32. These rows round the factors of the products as each platform does, on the backend named
+above.
 """
 
 POWERS = """\

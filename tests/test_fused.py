@@ -115,6 +115,7 @@ def test_dimension_numbers_are_those_of_the_whole():
         ({"w": {"reduction": (4, 2)}}, "reduction axis, 4"),
         ({"v": (4, 2)}, "does not match any matrix, .* the matrices are w"),
         ({"bias": (3, 2)}, "does not match any matrix"),
+        ((4, 2), r"split=\(4, 2\) does not say which parameters it splits"),
     ],
 )
 @pytest.mark.usefixtures("unchecked")

@@ -50,8 +50,8 @@ def split_fused(
       A transformation whose state is that of ``transformation``.
 
     Raises:
-      ValueError: at ``init``, if a pattern does not match any matrix, if sizes do not add up to the
-        axis, or if there are several such axes; and as `partition`.
+      ValueError: ``split`` is not a mapping; at ``init``, if a pattern does not match any matrix,
+        if sizes do not add up to the axis, or if there are several such axes; and as `partition`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -64,6 +64,11 @@ def split_fused(
     inner = optax.with_extra_args_support(transformation)
     if not split:
         return inner
+    if not isinstance(split, Mapping):
+        raise ValueError(
+            f"split={split!r} does not say which parameters it splits; give {{pattern: sizes}}, "
+            'for example {"qkv/kernel": (512, 128, 128)}'
+        )
 
     def init(params: Tree) -> State:
         decided = roles(params, matrices)

@@ -90,10 +90,11 @@ def test_a_training_pass_is_that_of_the_oracle_layer_by_layer():
     maps, outputs, after = run(model, IMAGES, training=True)
     network = Network(yolo26.to_torch(model), repeats=1, nested=True, training=True)
     expected_maps, expected = network.outputs(IMAGES.astype(np.float64).transpose(0, 3, 1, 2))
+    # In float32 through all layers. Observed: 3.4e-5 with JAX 0.10.2, 5.3e-5 with 0.12.
     for ours, theirs in zip(maps, expected_maps, strict=True):
-        assert relative_error(ours.transpose(0, 3, 1, 2), theirs) < 4e-5
+        assert relative_error(ours.transpose(0, 3, 1, 2), theirs) < 1e-4
     for name, array in named(outputs).items():
-        assert relative_error(array, expected[name]) < 4e-5
+        assert relative_error(array, expected[name]) < 1e-4
     moved = yolo26.to_torch(with_statistics(model, after))
     assert len(network.after) == len(leaves(model, nnx.BatchStat))
     for name, array in network.after.items():

@@ -157,7 +157,7 @@ class Comparison:
             row.append(round(step_memory(outcomes[0].run), 1))
             rows.append([*row, self.paper.get(label)] if self.paper else row)
         columns = ["optimizer", "setting", *(c.title for c in self.columns)]
-        columns += ["runs that finished", "step (ms, median)", "memory of a step (MiB per device)"]
+        columns += ["runs that finished", "step (ms, median)", "memory per step (MiB per device)"]
         return Table(
             name="results",
             title="Results: mean ± standard deviation over seeds",
