@@ -32,7 +32,7 @@ CHOSEN = {"threshold": 0.5, "orthogonalizer": "jordan", "method": "svd", "limit"
 # Arguments that must be Python numbers, because shapes or the method depend on them.
 STATIC = {
     "every",
-    "start",
+    "first_step",
     "limit",
     "strength",
     "p",

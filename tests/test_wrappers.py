@@ -70,7 +70,7 @@ def test_outer_steps_follow_their_definition():
 
 
 def test_the_running_mean_starts_late_and_is_mixed_in():
-    tx = optax.chain(INNER, track_average(4.0, start=1))
+    tx = optax.chain(INNER, track_average(4.0, first_step=1))
     params, state = PARAMS, tx.init(PARAMS)
     w = mean = np.zeros((4, 7))
     for t, gradient in enumerate(GRADIENTS[:3]):
@@ -87,8 +87,8 @@ def test_the_running_mean_starts_late_and_is_mixed_in():
 def test_what_is_refused():
     with pytest.raises(ValueError, match="every=0 must be a Python int >= 1"):
         outer_nesterov(INNER, every=0)
-    with pytest.raises(ValueError, match="start=-1 must be a Python int >= 0"):
-        track_average(10.0, start=-1)
+    with pytest.raises(ValueError, match="first_step=-1 must be a Python int >= 0"):
+        track_average(10.0, first_step=-1)
     twice = optax.chain(track_average(2.0), track_average(3.0))
     with pytest.raises(ValueError, match="the state holds 2 of TailState"):
         evaluation_params(twice.init(PARAMS), PARAMS)

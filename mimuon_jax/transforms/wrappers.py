@@ -187,16 +187,17 @@ def outer_nesterov(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def track_average(horizon: Number = 150.0, *, start: int = 0) -> optax.GradientTransformation:
+def track_average(horizon: Number = 150.0, *, first_step: int = 0) -> optax.GradientTransformation:
     """Keeps a running mean of the parameters, to be evaluated in their place.
 
-    ``E <- E + (W - E) / horizon`` from step ``start`` on, ``W`` with the update applied; until then
-    ``E = W``. Updates pass through unchanged, so it comes last.
+    ``E <- E + (W - E) / horizon`` from step ``first_step`` on, ``W`` with the update applied; until
+    then ``E = W``. Updates pass through unchanged, so it comes last.
 
     Args:
       horizon: ``>= 1``, in steps. The source: 150, which is the time to the end of a power
         cool-down divided by its power.
-      start: first step to be averaged, a Python number: 2000 to 2400 of 2750 in the source.
+      first_step: the first step to be averaged, a Python number: 2000 to 2400 of 2750 in the
+        source.
 
     Returns:
       A transformation whose ``update`` needs ``params``. Its state holds a copy of them.
@@ -216,10 +217,10 @@ def track_average(horizon: Number = 150.0, *, start: int = 0) -> optax.GradientT
       [-0.625]
     """
     check_number("horizon", horizon, lambda x: x >= 1, ">= 1, in steps")
-    if not isinstance(start, int) or start < 0:
+    if not isinstance(first_step, int) or first_step < 0:
         raise ValueError(
-            f"start={start} must be a Python int >= 0; under optax.inject_hyperparams pass "
-            'static_args=("start",)'
+            f"first_step={first_step} must be a Python int >= 0; under optax.inject_hyperparams "
+            'pass static_args=("first_step",)'
         )
 
     def init(params: Tree) -> TailState:
@@ -227,7 +228,7 @@ def track_average(horizon: Number = 150.0, *, start: int = 0) -> optax.GradientT
 
     def update(updates: Tree, state: State, params: Tree = None) -> tuple[Tree, TailState]:
         check_given("track_average", params)
-        part = jnp.where(state.count < start, 1.0, 1 / jnp.asarray(horizon, jnp.float32))
+        part = jnp.where(state.count < first_step, 1.0, 1 / jnp.asarray(horizon, jnp.float32))
 
         def averaged(e: Array, w: Array, u: Array) -> Array:
             return mix(1 - part, e, part, w + jnp.asarray(u).astype(w.dtype), e)
