@@ -49,7 +49,7 @@ MISTAKES = {
     "lm --optimizer=": "--optimizer needs a name",
     "lm --optimizer mimun": "--optimizer 'mimun' is unknown (did you mean mimuon?)",
     "lm --optimizer muon --optimizer.threshold 1": "belongs to --optimizer mimuon",
-    "lm --steps": "Missing value for argument '--steps'",
+    "lm --steps": "Missing value for argument",
     "lm --steps many": "--steps: invalid literal for int() with base 10: 'many'",
     "lm --steps 0": "steps=0 must be at least 1",
     "lm --steps -3": "steps=-3 must be at least 1",
