@@ -27,8 +27,8 @@ def gradients(scale):
 
 def first(tx, scale):
     """The first update from gradients of a scale, and the state after it."""
-    params = jax.tree.map(jnp.asarray, gradients(scale))
-    return contract.update(tx, params, tx.init(params), params)
+    params, given = (jax.tree.map(jnp.asarray, gradients(s)) for s in (1.0, scale))
+    return contract.update(tx, given, tx.init(params), params)
 
 
 #: The power of a factor of the gradient by which the updates of matrices grow; if not here, 0.
