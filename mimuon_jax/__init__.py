@@ -20,12 +20,15 @@ from mimuon_jax.linalg.measures import frobenius, gap, rms, spectral_norm
 from mimuon_jax.linalg.newton_schulz import fast_newton_schulz, gram_newton_schulz, newton_schulz
 from mimuon_jax.linalg.powers import polar, power
 from mimuon_jax.linalg.presets import PRESETS
+from mimuon_jax.optimizers.dion2 import dion2
 from mimuon_jax.optimizers.from_optax import from_optax_muon
 from mimuon_jax.optimizers.muon import mimuon, muon
 from mimuon_jax.optimizers.muon_mvr import muon_mvr1, muon_mvr2
 from mimuon_jax.optimizers.muonh import muonh, normuonh
 from mimuon_jax.optimizers.musgd import musgd
 from mimuon_jax.optimizers.normuon import adamuon, normuon
+from mimuon_jax.optimizers.polargrad import polargrad
+from mimuon_jax.optimizers.scion import scion
 from mimuon_jax.optimizers.sgdm import sgdm
 from mimuon_jax.optimizers.shampoo import shampoo
 from mimuon_jax.optimizers.spectral import spectral_adam, spectral_sgd
@@ -38,10 +41,12 @@ from mimuon_jax.transforms.given import by_path
 from mimuon_jax.transforms.hyperball import match_param_norm, retract
 from mimuon_jax.transforms.module_types import roles_of
 from mimuon_jax.transforms.momentum import ema, heavy_ball
+from mimuon_jax.transforms.norms import lmo
 from mimuon_jax.transforms.orthogonalize import orthogonalize
 from mimuon_jax.transforms.partition import partition
 from mimuon_jax.transforms.preconditioner import scale_by_shampoo
 from mimuon_jax.transforms.relative import floor_relative, pin_radius, radial_brake
+from mimuon_jax.transforms.slices import select_slices
 from mimuon_jax.transforms.spectra import clip_spectrum, contra, scale_by_dual_norm
 from mimuon_jax.transforms.spectral_power import spectral_power
 from mimuon_jax.transforms.units import normalize_units
@@ -67,6 +72,7 @@ __all__ = [
     "coupled_newton",
     "describe",
     "diagnostics",
+    "dion2",
     "ema",
     "equivariant",
     "evaluation_params",
@@ -77,6 +83,7 @@ __all__ = [
     "gap",
     "gram_newton_schulz",
     "heavy_ball",
+    "lmo",
     "lookahead_ema",
     "match_param_norm",
     "mimuon",
@@ -97,6 +104,7 @@ __all__ = [
     "pin_radius",
     "polar",
     "polar_express",
+    "polargrad",
     "power",
     "radial_brake",
     "retract",
@@ -105,6 +113,8 @@ __all__ = [
     "scale_by_dual_norm",
     "scale_by_gain",
     "scale_by_shampoo",
+    "scion",
+    "select_slices",
     "sgdm",
     "shampoo",
     "spectral_adam",

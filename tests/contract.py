@@ -62,6 +62,7 @@ FAMILY = {"normalize_units", "normuon", "adamuon", "add_cautious_decay"}
 FAMILY |= {"match_param_norm", "retract", "muonh", "normuonh"}
 FAMILY |= {"floor_relative", "radial_brake", "pin_radius"}
 FAMILY |= {"lookahead_ema", "outer_nesterov", "track_average"}
+FAMILY |= {"lmo", "scion", "select_slices", "dion2", "polargrad"}
 FAMILY |= {"contra", "scale_by_dual_norm", "clip_spectrum"}
 
 

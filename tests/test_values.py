@@ -71,7 +71,7 @@ def unitary(seed, size, *, is_diagonal=False):
 
 #: Optimizers that scale by rows, entries or norms of real matrices refuse complex ones.
 TAKE_COMPLEX = {"from_optax_muon", "mimuon", "muon", "muon_mvr1", "muon_mvr2", "musgd", "sgdm"}
-TAKE_COMPLEX |= {"shampoo", "spectral_adam", "spectral_sgd"}
+TAKE_COMPLEX |= {"scion", "shampoo", "spectral_adam", "spectral_sgd"}
 
 
 @contract.mostly_slow(contract.OPTIMIZERS)

@@ -8,7 +8,7 @@ import pytest
 import mimuon_jax as mj
 from mimuon_jax import muon, normalize_units, orthogonalize, threshold_gate
 from tests.contract import assert_close
-from tests.test_identities import GRADIENTS, PARAMS, RATE, SETTINGS, walk
+from tests.test_identities import GRADIENTS, PARAMS, RATE, SETTINGS, matrices, walk
 
 pytestmark = pytest.mark.standard_promotion
 
@@ -210,3 +210,77 @@ PIECES_OF_PARAMS = [
 def test_what_needs_the_parameters_says_so(tx):
     with pytest.raises(ValueError, match=r"needs the parameters: call update\(updates, state, p"):
         tx.update({"w": jnp.ones((2, 2))}, optax.EmptyState())
+
+
+def test_dion2_of_all_slices_is_muon_without_look_ahead():
+    settings = SETTINGS | {"weight_decay": 0.1}
+    plain = muon(RATE, nesterov=False, gain="spectral", momentum=0.9, **settings)
+    actual = walk(mj.dion2(RATE, fraction=1.0, momentum=0.9, **settings), jit=True)
+    assert_near(actual, walk(plain, jit=True))
+
+
+def test_dion2_moves_the_longest_slices_and_remembers_the_others():
+    b = jnp.asarray(np.diag([1.0, 4.0, 2.0, 3.0])[:, :3] + np.eye(4, 3, -1) * 0.5, jnp.float32)
+    tx = mj.select_slices(0.5, 0.25, orthogonalizer="svd")
+    updates, state = tx.update({"w": b}, tx.init({"w": b}))
+    moved = np.any(np.asarray(updates["w"]) != 0, axis=0)
+    np.testing.assert_array_equal(moved, [False, True, True])  # columns 4.5 and 2.5 of 1.5
+    np.testing.assert_allclose(np.asarray(updates["w"])[:, 1:], mj.polar(b[:, 1:]), atol=1e-5)
+    np.testing.assert_allclose(state.mu["w"], np.asarray(b) * [1.0, 0.25, 0.25])
+
+
+def test_unconstrained_scion_of_radius_1_is_muon_with_the_spectral_gain():
+    settings = SETTINGS | {"weight_decay": 0.0}
+    plain = muon(RATE, momentum=mj.ema(0.9), nesterov=False, gain="spectral", **settings)
+    actual = walk(mj.scion(RATE, radius=1.0, **settings), jit=True)
+    assert_near(matrices(actual), matrices(walk(plain, jit=True)))
+
+
+def test_constrained_scion_is_muon_with_its_gain_times_the_radius_and_full_decay():
+    gain = lambda m, n: 3.0 * (n / m) ** 0.5  # noqa: E731
+    settings = {"nesterov": False, "gain": gain, "weight_decay": 1.0, "momentum": 0.9}
+    actual = walk(mj.scion(RATE, radius=3.0, **SETTINGS), jit=True)
+    assert_near(matrices(actual), matrices(walk(muon(RATE, **settings, **SETTINGS), jit=True)))
+
+
+def test_parameters_of_scion_stay_in_their_balls():
+    tx = mj.scion(0.5, radius=2.0, auxiliary_radius=3.0, orthogonalizer="svd")
+    params: dict = {"wide": 0.1 * PARAMS["wide"], "bias": 0.1 * PARAMS["bias"]}
+    state = tx.init(params)
+    for gradient in GRADIENTS * 2:
+        updates, state = tx.update({k: gradient[k] for k in params}, state, params)
+        params = {k: params[k] + np.asarray(updates[k]) for k in params}
+        bound = 2.0 * (7 / 4) ** 0.5
+        assert np.linalg.norm(np.asarray(params["wide"]), 2) <= bound * (1 + 1e-5)
+        assert np.sqrt(np.mean(np.asarray(params["bias"]) ** 2)) <= 3.0 * (1 + 1e-5)
+
+
+def test_every_norm_of_scion():
+    x = np.asarray(GRADIENTS[0]["wide"], np.float64)
+    grads = {name: jnp.asarray(x, jnp.float32) for name in ("a", "b", "c", "embed", "lm_head")}
+    grads["scale"] = jnp.float32(-3.0)
+    tx = mj.lmo({"^a$": "row", "^b$": "sign"}, orthogonalizer="svd")
+    updates, _ = tx.update(grads, tx.init(grads))
+    expected = {
+        "a": x / np.linalg.norm(x, axis=0) / 2,
+        "b": np.sign(x) / 4,
+        "c": (7 / 4) ** 0.5 * np.asarray(mj.polar(jnp.asarray(x, jnp.float32))),
+        "embed": x / np.sqrt(np.mean(x**2, axis=1, keepdims=True)),
+        "lm_head": np.sign(x) / 4,
+        "scale": -1.0,
+    }
+    for name, y in expected.items():
+        np.testing.assert_allclose(updates[name], y, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_norms_that_do_not_fit():
+    with pytest.raises(ValueError, match="is unknown; use 'spectral', 'rms', 'row', 'sign'"):
+        mj.lmo({"a": "column"})
+    for norms, message in (
+        ({"bias": "spectral"}, "does not fit parameter 'bias'"),
+        ({"bias": "row"}, "does not fit parameter 'bias'"),
+        ({"nothing": "row"}, "does not match any parameter; they are bias, w"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            mj.lmo(norms).init({"w": jnp.ones((2, 2)), "bias": jnp.ones(2)})

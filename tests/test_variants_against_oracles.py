@@ -125,3 +125,35 @@ def test_functions_of_singular_values(name):
     optimizer = chained(PART, piece, optax.scale_by_learning_rate(0.01))
     move = variants.of_singular_values(function, learning_rate=0.01)
     check(PART, optimizer, move, rtol=rtol)
+
+
+@pytest.mark.parametrize(
+    ("tree", "fraction"), [(PART, 0.5), pytest.param(WHOLE, 0.25, marks=pytest.mark.slow)]
+)
+def test_dion2(tree, fraction):
+    optimizer = mj.dion2(0.1, fraction=fraction, **library(tree), **DECAY)
+    settings = {"learning_rate": 0.1, "gain": "spectral", **DECAY}
+    check(tree, optimizer, variants.dion2(fraction=fraction, mu=0.9, **settings))
+
+
+@pytest.mark.slow
+def test_polargrad():
+    optimizer = mj.polargrad(0.1, **library(WHOLE), **DECAY)
+    move = variants.of_singular_values(lambda s: 0 * s + s.sum(), learning_rate=0.1, **DECAY)
+    check(WHOLE, optimizer, move, momentum=oracles.ema(0.9))
+
+
+@pytest.mark.slow
+def test_scion():
+    optimizer = mj.scion(0.1, radius=2.0, auxiliary=optax.adam(0.03), **scion_settings())
+    settings = {"learning_rate": 0.1, "weight_decay": 1.0}
+    move = variants.step(
+        lambda w, g, m: 2 * oracles.GAINS["spectral"](*m[-1].shape) * oracles.orthogonal(m[-1]),
+        **settings,
+    )
+    check(WHOLE, optimizer, move, momentum=oracles.heavy_ball(0.9))
+
+
+def scion_settings():
+    settings = library(WHOLE)
+    return {key: settings[key] for key in ("orthogonalizer", "momentum", "matrices")}

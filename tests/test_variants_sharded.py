@@ -22,7 +22,15 @@ NUMBERS = {"scanned": MuonDimensionNumbers(1, 2)}
 FSDP = {"up": P("x"), "down": P("x"), "scanned": P(None, "x")}
 BOTH = {"up": P("x", "y"), "down": P("y", "x"), "scanned": P(None, "x", "y")}
 #: How often all matrices of a step go to their owners and back.
-EXCHANGES = {"normuon": 1, "adamuon": 1, "muonh": 1, "normuonh": 1}
+EXCHANGES = {
+    "normuon": 1,
+    "adamuon": 1,
+    "muonh": 1,
+    "normuonh": 1,
+    "scion": 1,
+    "dion2": 1,
+    "polargrad": 1,
+}
 
 
 def tree(seed):

@@ -3,6 +3,7 @@
 Nothing is assembled, so no entry moves between devices; sums over sharded axes are added up.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -30,6 +31,11 @@ class Place(NamedTuple):
     def axes(self) -> tuple[int, ...]:
         """All axes of one matrix; every other axis is a batch axis."""
         return self.reduction + self.output
+
+    def shorter(self, x: Array) -> tuple[int, ...]:
+        """The axes of the shorter side; of a square matrix the reduction axes."""
+        m, n = (math.prod(x.shape[axis] for axis in side) for side in (self.reduction, self.output))
+        return self.reduction if m <= n else self.output
 
 
 def places(tree: Tree, matrices: Matrices = None) -> Iterator[Place]:

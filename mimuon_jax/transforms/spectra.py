@@ -13,9 +13,10 @@ from mimuon_jax.linalg.newton_schulz import newton_schulz
 from mimuon_jax.linalg.spectra import clipped_spectrum, contra_polar, dual_polar
 from mimuon_jax.transforms.checks import check_static
 from mimuon_jax.transforms.fused import Split
+from mimuon_jax.transforms.in_place import change_matrices
 from mimuon_jax.transforms.orthogonalize import as_orthogonalizer
 from mimuon_jax.transforms.per_matrix import per_matrix
-from mimuon_jax.types import Gain, Matrices, Orthogonalizer, Shardings
+from mimuon_jax.types import Gain, Matrices, Orthogonalizer, Shardings, State, Tree
 
 
 def contra(
@@ -90,7 +91,7 @@ def scale_by_dual_norm(
       A transformation without state.
 
     Raises:
-      ValueError: an unknown name; at ``init``, as `partition`.
+      ValueError: an unknown name; at ``init``, as `partition`; at ``update``, a complex matrix.
 
     Source:
       "PolarGrad", 2025 (arXiv 2505.21799); Bernstein and Newhouse, 2024 (arXiv 2409.20325);
@@ -105,7 +106,16 @@ def scale_by_dual_norm(
       [[6.0, 0.0], [0.0, 6.0]]
     """
     function = functools.partial(dual_polar, orthogonalizer=as_orthogonalizer(orthogonalizer))
-    return per_matrix(function, gain=gain, split=split, matrices=matrices, shardings=shardings)
+    inner = per_matrix(function, gain=gain, split=split, matrices=matrices, shardings=shardings)
+
+    def update(
+        updates: Tree, state: State, params: Tree = None, **extra: object
+    ) -> tuple[Tree, State]:
+        # Complex matrices are computed as real ones of twice the size, and twice the nuclear norm.
+        change_matrices(lambda place, x: x, updates, matrices=matrices)
+        return inner.update(updates, state, params, **extra)
+
+    return optax.GradientTransformationExtraArgs(inner.init, update)
 
 
 def clip_spectrum(

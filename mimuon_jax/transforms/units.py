@@ -16,7 +16,7 @@ from mimuon_jax.types import Array, Matrices, Number, State, Tree
 #: The axes over which the squares of a unit are averaged, by kind of unit.
 UNITS: dict[str, Callable[[Place, Array], tuple[int, ...]]] = {
     "output": lambda place, x: place.reduction,
-    "longer": lambda place, x: _shorter(place, x),
+    "longer": lambda place, x: place.shorter(x),
     "element": lambda place, x: (),
     "scalar": lambda place, x: place.axes,
 }
@@ -121,12 +121,6 @@ def normalize_units(
         return updates, UnitsState(_kept(new, updates, per, matrices))
 
     return optax.GradientTransformationExtraArgs(init, update)
-
-
-def _shorter(place: Place, x: Array) -> tuple[int, ...]:
-    """The axes of the shorter side; of a square matrix the reduction axes."""
-    m, n = (math.prod(x.shape[axis] for axis in axes) for axes in (place.reduction, place.output))
-    return place.reduction if m <= n else place.output
 
 
 def _check_restore(restore: str | Number | None) -> None:

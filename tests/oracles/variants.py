@@ -134,11 +134,28 @@ def cautious(*, learning_rate: float, weight_decay: float) -> Move:
     return move
 
 
-def of_singular_values(function: Callable[[Array], Array], *, learning_rate: float) -> Move:
+def of_singular_values(function: Callable[[Array], Array], **settings: float) -> Move:
     """`W <- W - eta U f(S) V^T`."""
 
     def direction(weights: Any, gradients: Any, momenta: Sequence[Array]) -> Array:
         u, s, vt = np.linalg.svd(momenta[-1], full_matrices=False)
         return (u * function(s)) @ vt
 
-    return step(direction, learning_rate)
+    return step(direction, **settings)
+
+
+def dion2(*, fraction: float, mu: float, gain: str | None, **settings: Any) -> Move:
+    """Dion2: the longest slices along the shorter side, orthogonalized; the others wait."""
+
+    def direction(weights: Any, gradients: Sequence[Array], momenta: Any) -> Array:
+        u = m = np.zeros_like(gradients[0])
+        for g in gradients:
+            b = m + g if g.shape[0] <= g.shape[1] else (m + g).T
+            count = int(np.ceil(fraction * len(b)))
+            chosen = np.argsort(-np.abs(b).sum(axis=1))[:count]
+            u, m = np.zeros_like(b), b.copy()
+            u[chosen], m[chosen] = orthogonal(b[chosen]), mu * b[chosen]
+            u, m = (u, m) if g.shape[0] <= g.shape[1] else (u.T, m.T)
+        return np.asarray(GAINS[gain](*u.shape) * u)
+
+    return step(direction, **settings)

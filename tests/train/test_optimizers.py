@@ -67,6 +67,9 @@ CHANGED = {
     "beta2": 0.2,
     "per": "longer",
     "rms": 0.1,
+    "radius": 2.0,
+    "auxiliary_radius": 2.0,
+    "fraction": 1.0,
 }
 
 
@@ -124,7 +127,7 @@ def test_options_are_the_keywords_of_the_library_in_its_order(name: str):
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_option_of_the_library_can_be_set(name: str):
     functions = {"learning_rate", "auxiliary", "matrices", "shardings", "split"}  # of the task
-    functions |= {"weight_decay_mask"}
+    functions |= {"weight_decay_mask", "norms"}
     types = {"mask", "mu_dtype", "eps_root"} | {"state_dtype"}  # of optax alone, and a dtype
     keywords = {*inspect.signature(library_function(name)).parameters} - functions - types
     fields = {f.name for f in dataclasses.fields(OPTIMIZERS[name])}

@@ -15,12 +15,14 @@ from train.optimizers.muonh import MuonH, NorMuonH
 from train.optimizers.normuon import AdaMuon, NorMuon
 from train.optimizers.options import Optimizer, Split
 from train.optimizers.spectral import SpectralAdam, SpectralSGD
+from train.optimizers.variants import Dion2, PolarGrad, Scion
 
 __all__ = [
     "OPTIMIZERS",
     "SGDM",
     "AdaMuon",
     "AdamW",
+    "Dion2",
     "Lion",
     "MiMuon",
     "MuSGD",
@@ -31,6 +33,8 @@ __all__ = [
     "NorMuon",
     "NorMuonH",
     "Optimizer",
+    "PolarGrad",
+    "Scion",
     "Shampoo",
     "SpectralAdam",
     "SpectralSGD",
@@ -54,6 +58,9 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {
     "adamuon": AdaMuon,
     "muonh": MuonH,
     "normuonh": NorMuonH,
+    "scion": Scion,
+    "dion2": Dion2,
+    "polargrad": PolarGrad,
 }
 
 
