@@ -29,8 +29,10 @@ REQUIRED = {
 # Values that differ from the default: a threshold that opens the gate for one matrix of the tree
 # and closes it for the other, and the methods that compile fastest.
 CHOSEN = {"threshold": 0.5, "orthogonalizer": "jordan", "method": "svd", "limit": 0.25, "every": 2}
+CHOSEN |= {"radius": 2.0, "auxiliary_radius": 3.0}  # of Scion, in whose balls parameters are
 # Arguments that must be Python numbers, because shapes or the method depend on them.
 STATIC = {
+    "fraction",
     "every",
     "first_step",
     "limit",

@@ -73,7 +73,7 @@ def test_what_the_mask_leaves_out_does_not_decay(name):
     none, all_, tree, function = (
         first_update(name, **settings)
         for settings in (
-            {},
+            {"weight_decay": 0.0},
             chosen,
             chosen | {"weight_decay_mask": MASK},
             chosen | {"weight_decay_mask": lambda params: jax.tree.map(masked, params)},

@@ -32,7 +32,7 @@ def first(tx, scale):
 
 
 #: The power of a factor of the gradient by which the updates of matrices grow; if not here, 0.
-POWERS = {"spectral_sgd": 0.5, "sgdm": 1.0}
+POWERS = {"spectral_sgd": 0.5, "sgdm": 1.0, "polargrad": 1.0}
 SETTINGS = {
     "mimuon": {"threshold": 0.0},
     "musgd": {"sgd_weight": 0.0},

@@ -77,6 +77,7 @@ CHANGED = {
 BESIDE = {
     ("mimuon", None): {"threshold": 0.6},  # rms of M: 0.48, 0.69; the gate opens at step 2 alone
     ("adamuon", "momentum"): {"nesterov": False},  # signs again
+    ("dion2", "momentum"): {"fraction": 1.0},  # otherwise it takes more steps than these
     ("muonh", "measure"): {"measure": "spectral"},
     ("normuonh", "measure"): {"measure": "spectral"},
     ("normuonh", "per"): {"per": "output"},
