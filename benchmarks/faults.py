@@ -141,11 +141,12 @@ def _failing(real: Callable[..., Any], below: str, k: int, number: int) -> Calla
 
 
 def full_disks(whole: Path, room: Iterable[int]) -> Iterator[Outcome]:
-    """Disks with so many KiB left, where this process may mount one in memory; else none."""
+    """Disks with so many KiB left; without the right to mount one, files of a limited size."""
     with tempfile.TemporaryDirectory() as folder:
         disk = Path(folder)
         words = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder]
         if not shutil.which("mount") or subprocess.run(words, capture_output=True).returncode:
+            yield from limited_files(whole, [512 + 16 * kibibytes for kibibytes in room])
             return
         try:
             for kibibytes in room:
@@ -157,6 +158,24 @@ def full_disks(whole: Path, room: Iterable[int]) -> Iterator[Outcome]:
                 yield Outcome(f"{kibibytes} KiB left", code, problem)
         finally:
             subprocess.run(["umount", folder], check=False)
+
+
+def limited_files(whole: Path, limits: Iterable[int]) -> Iterator[Outcome]:
+    """No file may have more than so many bytes, which the operating system lets anybody decide."""
+    import resource  # not on Windows
+
+    directory = whole.with_name("limited")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for limit in limits:
+        shutil.rmtree(directory, ignore_errors=True)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+        try:
+            code, error = call(directory)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        yield Outcome(
+            f"files of {limit} bytes", code, wrong(code, error) or repaired(whole, directory)
+        )
 
 
 def damaged_files(whole: Path, where: str) -> Iterator[Outcome]:

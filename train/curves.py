@@ -28,7 +28,7 @@ def draw_curves(
     records = read_metrics(metrics_path)
     split = {s: [r for r in records if r["split"] == s] for s in ("train", "validation")}
     figure = Figure(figsize=(7 if best == "loss" else 12, 4.5), layout="constrained")
-    figure.suptitle(title)
+    figure.suptitle(title, parse_math=False)  # a name may have a $
     axes = figure.add_subplot(1, 1 if best == "loss" else 2, 1)
     axes.plot(*_line(split["train"], "loss"), label="training, per batch")
     steps, losses = _line(split["validation"], "loss")

@@ -92,9 +92,10 @@ def draw_gates(path: Path, picture_path: Path, *, title: str) -> None:
         cmap="viridis",
         extent=(0.5, len(is_open) + 0.5, len(names) - 0.5, -0.5),
     )
-    axes.set(xlabel="optimizer step", title=title)
+    axes.set_xlabel("optimizer step")
+    axes.set_title(title, parse_math=False)  # a name may have a $
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_yticks(range(len(names)), names, fontsize=6)
+    axes.set_yticks(range(len(names)), names, fontsize=6, parse_math=False)
     figure.colorbar(image, ax=axes, label="share of steps with an open gate")
     with replacing(picture_path) as temporary:
         figure.savefig(temporary, dpi=150, format="png")

@@ -41,10 +41,16 @@ class Record:
         self._config, self._items, self._reporter = config, task.items_per_step, reporter
         self._unit = task.unit
         files = run_directory.files(directory)
-        self._file = MetricsFile(files.metrics, step=step)
-        self._board = TensorBoard(files.tensorboard, step=step)
-        self._gates = GateLog(files.gates, step=step)
-        self._trace = Trace(files.tensorboard if config.profile else None, step=step)
+        with contextlib.ExitStack() as opened:  # closes the others even if one fails
+            self._file = MetricsFile(files.metrics, step=step)
+            opened.callback(self._file.close)
+            self._board = TensorBoard(files.tensorboard, step=step)
+            opened.callback(self._board.close)
+            self._gates = GateLog(files.gates, step=step)
+            opened.callback(self._gates.close)
+            self._trace = Trace(files.tensorboard if config.profile else None, step=step)
+            opened.callback(self._trace.close)
+            self._opened = opened.pop_all()
         peak = peak_flops(jax.devices()[0].device_kind)
         # Seconds per step if the devices computed the products of the model at their peak.
         self._ideal_seconds = None if peak is None else model_flops(task) / (peak * devices)
@@ -136,6 +142,4 @@ class Record:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with contextlib.ExitStack() as stack:  # closes the others even if closing one fails
-            for opened in (self._file, self._board, self._gates, self._trace):
-                stack.callback(opened.close)
+        self._opened.close()

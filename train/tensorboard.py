@@ -1,5 +1,6 @@
 """The metrics for TensorBoard: `tensorboard --logdir RUN_DIR`."""
 
+import contextlib
 import re
 import socket
 import time
@@ -35,10 +36,13 @@ class TensorBoard:
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
             self._writer = RecordWriter(str(folder / _file_name(folder)))
-        self._add(Event(wall_time=time.time(), file_version="brain.Event:2"))
-        start = SessionLog(status=SessionLog.START)
-        first = step + 1 if step else 0
-        self._add(Event(wall_time=time.time(), step=first, session_log=start))
+        with contextlib.ExitStack() as failed:
+            failed.callback(self._writer.close)
+            self._add(Event(wall_time=time.time(), file_version="brain.Event:2"))
+            start = SessionLog(status=SessionLog.START)
+            first = step + 1 if step else 0
+            self._add(Event(wall_time=time.time(), step=first, session_log=start))
+            failed.pop_all()
 
     def write(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
         """Adds the metrics of a step."""

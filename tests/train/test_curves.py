@@ -9,6 +9,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from train.curves import draw_curves
+from train.gates import GateLog, draw_gates
 
 TRAIN = [{"step": k, "split": "train", "loss": 4.0 - k} for k in range(1, 4)]
 VALIDATION = [
@@ -59,3 +60,16 @@ def test_what_the_best_checkpoint_is_chosen_by_has_a_picture(drawn: Any):
     _, other = drawn([*TRAIN, *VALIDATION], "fitness")
     np.testing.assert_array_equal(other.get_lines()[0].get_ydata(), [0.1, 0.2, 0.6])
     assert other.get_ylabel() == "validation fitness"
+
+
+def test_names_with_dollars_are_not_formulas(tmp_path: Path):
+    name = r"$\no formula$"  # as a formula, an error
+    (tmp_path / "metrics.jsonl").write_text("".join(f"{json.dumps(r)}\n" for r in TRAIN))
+    log = GateLog(tmp_path / "gates.bits", step=0)
+    log.write({name: np.array(True)})
+    log.close()
+    curve, gates = tmp_path / "loss.png", tmp_path / "gates.png"
+    draw_curves(tmp_path / "metrics.jsonl", curve, title=name, loss_unit="nats", best="loss")
+    draw_gates(tmp_path / "gates.bits", gates, title=name)
+    assert curve.stat().st_size > 0
+    assert gates.stat().st_size > 0

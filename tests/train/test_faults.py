@@ -16,7 +16,7 @@ import pytest
 
 from benchmarks import disturbed, faults
 from benchmarks.regression import Regression
-from train import checkpoints, cli, distributed, loop, run_directory
+from train import checkpoints, cli, distributed, loop, record, run_directory
 from train.checkpoint_folder import read_evaluations, steps
 from train.checkpoints import load_model
 from train.config import to_json
@@ -53,10 +53,33 @@ def test_a_failing_system_call_is_one_line_and_the_same_command_continues(name: 
     assert (fault.code, fault.problem) == (1, "")
 
 
+@pytest.mark.parametrize("name", ["MetricsFile", "TensorBoard", "GateLog", "Trace"])
+def test_a_record_that_cannot_be_opened_leaves_no_file_open(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def full(*_: Any, **__: Any) -> None:
+        raise FULL
+
+    with monkeypatch.context() as patch:
+        patch.setattr(record, name, full)
+        code, error = disturbed.call(tmp_path / "run")
+    assert (code, disturbed.wrong(code, error)) == (1, "")
+    opened = list(Path("/proc/self/fd").iterdir())
+    assert not [p for p in opened if p.exists() and p.resolve().is_relative_to(tmp_path)]
+
+
 def test_a_full_disk_is_one_line_and_the_same_command_continues(whole: Path):
     outcomes = list(faults.full_disks(whole, [0, 60]))
     assert [outcome.problem for outcome in outcomes if outcome.problem] == []
     assert {outcome.code for outcome in outcomes} <= {1}
+
+
+def test_without_the_right_to_mount_a_disk_the_size_of_files_is_limited(
+    whole: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    (outcome,) = faults.full_disks(whole, [0])
+    assert outcome == ("files of 512 bytes", 1, "")
 
 
 @pytest.mark.parametrize("name", ["12", "12.unsealed", "12.removed", "9999999999"])
@@ -347,9 +370,6 @@ def test_training_does_not_depend_on_the_locale(tmp_path: Path, repository: Path
 
 
 @pytest.mark.slow
-# A run that ends at an injected failure leaves its log to the garbage collector in this process.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 def test_failing_calls_and_full_disks_lose_nothing():
     # The other rows take minutes each: `python -m benchmarks faults` has the whole table.
     rows = list(itertools.islice(faults.rows(1), 2))
