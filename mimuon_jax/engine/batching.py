@@ -3,15 +3,24 @@
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import jax.numpy as jnp
 from jax import Array
 from jax.sharding import NamedSharding, PartitionSpec
 
 from mimuon_jax.engine.axes import axes_of, from_matrices, to_matrices
+from mimuon_jax.engine.ensembles import deeper_numbers, deeper_sharding, mapped_as_batches
 from mimuon_jax.engine.exchange import Function, carry_out
 from mimuon_jax.engine.plan import Layout, Shards, plan
-from mimuon_jax.engine.sharding import Spec, distribute
+from mimuon_jax.engine.sharding import (
+    Spec,
+    check_shardings,
+    distribute,
+    is_distributed,
+    unknown_axes,
+)
+from mimuon_jax.engine.stacks import Devices, Stack, through_stacks
 from mimuon_jax.types import MuonDimensionNumbers
 
 
@@ -70,6 +79,71 @@ def map_matrices(
     arrays = [jnp.asarray(x) for x in arrays]
     batch_axes = [axes_of(x.ndim, number)[0] for x, number in zip(arrays, numbers, strict=True)]
     flags = _flags(arrays, batch_axes, active)
+    ranks = [x.ndim for x in arrays]
+
+    def run(depth: int, *operands: Array) -> list[Array]:
+        return _on_mesh(
+            function,
+            operands[: len(ranks)],
+            [deeper_numbers(n, rank, depth) for n, rank in zip(numbers, ranks, strict=True)],
+            operands[len(ranks) :],
+            shardings and [deeper_sharding(sharding, depth) for sharding in shardings],
+            equivariant,
+            ensembles=depth > 0,
+        )
+
+    if shardings is not None:
+        check_shardings(arrays, shardings)
+    mapped = mapped_as_batches(run) if is_distributed(arrays, shardings) else partial(run, 0)
+    return mapped(*arrays, *flags)
+
+
+def _on_mesh(
+    function: Function,
+    arrays: Sequence[Array],
+    numbers: Sequence[MuonDimensionNumbers],
+    flags: Sequence[Array],
+    shardings: Sequence[NamedSharding | PartitionSpec | None] | None,
+    equivariant: bool,
+    *,
+    ensembles: bool,
+) -> list[Array]:
+    """`map_matrices`, with one flag per array or none."""
+    mesh, sizes = unknown_axes(arrays, shardings)
+    if not sizes:
+        return _where_known(function, arrays, numbers, flags, shardings, equivariant)
+
+    def apply(stacks: Sequence[Stack]) -> list[Array]:
+        return _where_known(
+            function,
+            [stack.x for stack in stacks],
+            [stack.numbers for stack in stacks],
+            [stack.active for stack in stacks if stack.active is not None],
+            [NamedSharding(mesh, stack.spec) for stack in stacks],
+            equivariant,
+        )
+
+    return through_stacks(
+        apply,
+        arrays,
+        numbers,
+        flags,
+        Devices(mesh, sizes),
+        equivariant=equivariant,
+        ensembles=ensembles,
+    )
+
+
+def _where_known(
+    function: Function,
+    arrays: Sequence[Array],
+    numbers: Sequence[MuonDimensionNumbers],
+    flags: Sequence[Array],
+    shardings: Sequence[NamedSharding | PartitionSpec | None] | None,
+    equivariant: bool,
+) -> list[Array]:
+    """`map_matrices` where the layout of the arrays is known, or there is only one device."""
+    batch_axes = [axes_of(x.ndim, number)[0] for x, number in zip(arrays, numbers, strict=True)]
 
     def program(specs: Sequence[Spec], sizes: Mapping[str, int]) -> Callable:
         def run(*operands: Array) -> tuple[Array, ...]:

@@ -24,7 +24,7 @@ from mimuon_jax.engine.plan import Batch, Exchange, Layout, device_count
 Function = Callable[[Array], Array]
 
 
-class _Run(NamedTuple):
+class Run(NamedTuple):
     """Matrices ``start:stop`` of one array, neighbours in a batch from member ``first`` on."""
 
     array: int
@@ -71,10 +71,10 @@ def _locally(
     function: Function,
     matrices: Sequence[Array],
     active: Sequence[Array] | None,
-) -> Iterator[tuple[_Run, Array]]:
+) -> Iterator[tuple[Run, Array]]:
     """Computes batches whose matrices are whole on this device already."""
     for batch in batches:
-        runs = _runs(batch)
+        runs = runs_of(batch)
         wholes = [
             _oriented(matrices[run.array][run.start : run.stop], run.transposed) for run in runs
         ]
@@ -92,7 +92,7 @@ def _at_owners(
     function: Function,
     matrices: Sequence[Array],
     active: Sequence[Array] | None,
-) -> Iterator[tuple[_Run, Array]]:
+) -> Iterator[tuple[Run, Array]]:
     """Computes batches whose matrices are sharded, or replicated, so that devices share the work.
 
     The owners form a grid: its rows are the positions along the replicated axes, its columns those
@@ -103,7 +103,7 @@ def _at_owners(
     owners = rows * columns
     row = _position(exchange.replicated)
     owner = row * columns + _position(exchange.sharded)
-    runs = [_runs(batch) for batch in exchange.batches]
+    runs = [runs_of(batch) for batch in exchange.batches]
 
     blocks = []
     for batch, own in zip(exchange.batches, runs, strict=True):
@@ -134,18 +134,18 @@ def _at_owners(
         yield from _unpacked(x.reshape(batch.slots * owners, *block), own, matrices)
 
 
-def _runs(batch: Batch) -> list[_Run]:
+def runs_of(batch: Batch) -> list[Run]:
     """The members of a batch as few slices of arrays."""
-    runs: list[_Run] = []
+    runs: list[Run] = []
     for first, (array, matrix, transposed) in enumerate(batch.members):
         if runs and runs[-1].array == array and runs[-1].stop == matrix:
             runs[-1] = runs[-1]._replace(stop=matrix + 1)
         else:
-            runs.append(_Run(array, transposed, matrix, matrix + 1, first))
+            runs.append(Run(array, transposed, matrix, matrix + 1, first))
     return runs
 
 
-def _packed(runs: Sequence[_Run], matrices: Sequence[Array], block: tuple[int, ...]) -> Array:
+def _packed(runs: Sequence[Run], matrices: Sequence[Array], block: tuple[int, ...]) -> Array:
     """The members of a batch as ``[members, *block]``."""
     blocks = []
     for alike in _alike(runs, matrices):
@@ -155,8 +155,8 @@ def _packed(runs: Sequence[_Run], matrices: Sequence[Array], block: tuple[int, .
 
 
 def _unpacked(
-    blocks: Array, runs: Sequence[_Run], matrices: Sequence[Array]
-) -> Iterator[tuple[_Run, Array]]:
+    blocks: Array, runs: Sequence[Run], matrices: Sequence[Array]
+) -> Iterator[tuple[Run, Array]]:
     """Undoes `_packed`: the shards of each run, shaped like ``matrices``."""
     for alike in _alike(runs, matrices):
         first, last = alike[0], alike[-1]
@@ -168,13 +168,13 @@ def _unpacked(
             yield run, x[place : place + run.stop - run.start]
 
 
-def _alike(runs: Sequence[_Run], matrices: Sequence[Array]) -> list[list[_Run]]:
+def _alike(runs: Sequence[Run], matrices: Sequence[Array]) -> list[list[Run]]:
     """Neighbours whose arrays hold shards of one shape: few operations for many arrays."""
     shape_of = lambda run: matrices[run.array].shape[1:]  # noqa: E731
     return [list(alike) for _, alike in itertools.groupby(runs, key=shape_of)]
 
 
-def _flags(runs: Sequence[_Run], active: Sequence[Array] | None) -> Array | None:
+def _flags(runs: Sequence[Run], active: Sequence[Array] | None) -> Array | None:
     """Which members of a batch need a result."""
     if active is None:
         return None

@@ -14,7 +14,6 @@ from typing import Any, TypeAlias
 import jax
 from jax import Array
 from jax.core import Tracer
-from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from mimuon_jax.types import Shardings, Tree
@@ -56,8 +55,6 @@ def distribute(
       ValueError: there are shardings but no mesh, or they do not fit the mesh or the arrays.
     """
     mesh = _mesh(arrays, shardings)
-    if shardings is not None:
-        _check(arrays, shardings, mesh)
     manual = _sizes(mesh, (AxisType.Manual,))
     alone = math.prod(_sizes(mesh, _FREE).values()) == 1
     if alone and manual and shardings is not None:
@@ -69,10 +66,49 @@ def distribute(
     specs = _specs(arrays, shardings, mesh) if mapped else None
     if specs is not None:
         return _by_shard_map(program, arrays, flags, batch_axes, specs, mesh)
-    traced = any(isinstance(x, Tracer) for x in arrays)
-    if traced and not alone and not manual:
-        return _by_partitioner(program, arrays, flags, batch_axes)
     return program([((),) * x.ndim for x in arrays], {})(*arrays, *flags)
+
+
+def unknown_axes(
+    arrays: Sequence[Array], shardings: Sequence[Sharding] | None
+) -> tuple[AnyMesh, dict[str, int]]:
+    """The mesh of the arrays, and its axes that may shard them in a way that nobody knows."""
+    mesh = _mesh(arrays, shardings)
+    manual = _sizes(mesh, (AxisType.Manual,))
+    if not _traced(arrays) or manual or _specs(arrays, shardings, mesh) is not None:
+        return mesh, {}
+    return mesh, {axis: size for axis, size in _sizes(mesh, _FREE).items() if size > 1}
+
+
+def is_distributed(arrays: Sequence[Array], shardings: Sequence[Sharding] | None) -> bool:
+    """Whether several devices share the work, and the same ones for all members of an ensemble."""
+    mesh = _mesh(arrays, shardings)
+    several = math.prod(_sizes(mesh, _FREE).values()) > 1
+    return several and _traced(arrays) and not _mapped_away(mesh)
+
+
+def _traced(arrays: Sequence[Array]) -> bool:
+    """Whether the arrays are being traced."""
+    return any(isinstance(x, Tracer) for x in arrays)
+
+
+def _mapped_away(mesh: AnyMesh) -> set[str]:
+    """The Explicit axes over which a `jax.vmap` around this maps: `jax.shard_map` refuses them."""
+    kinds = zip(mesh.axis_names, mesh.axis_types, strict=True)
+    explicit = [axis for axis, kind in kinds if kind == AxisType.Explicit]
+    return set() if _mappable(mesh, explicit) else {a for a in explicit if not _mappable(mesh, [a])}
+
+
+def _mappable(mesh: AnyMesh, axes: Sequence[str]) -> bool:
+    """Whether `jax.shard_map` accepts the axes here."""
+    nothing = jax.shard_map(
+        lambda: (), mesh=mesh, axis_names=set(axes), in_specs=(), out_specs=PartitionSpec()
+    )
+    try:
+        jax.eval_shape(nothing)
+    except ValueError:
+        return False
+    return True
 
 
 def of_leaves(shardings: Shardings, tree: Tree, chosen: Iterable[int]) -> list[Sharding] | None:
@@ -135,40 +171,6 @@ def _by_shard_map(
     return run(*arrays, *flags)
 
 
-def _by_partitioner(
-    program: Program,
-    arrays: Sequence[Array],
-    flags: Sequence[Array],
-    batch_axes: Sequence[tuple[int, ...]],
-) -> tuple[Array, ...]:
-    """Runs the program where only XLA will know the shardings."""
-    call = custom_partitioning(program([((),) * x.ndim for x in arrays], {}))
-
-    def partition(mesh: Mesh, operands: Sequence[Any], results: object) -> tuple:
-        del results
-        sizes = dict(mesh.shape)
-        specs = [
-            _divisible(_spec(x.sharding, len(x.shape), sizes), x.shape, sizes)
-            for x in operands[: len(arrays)]
-        ]
-        inputs = _partition_specs(specs, batch_axes if flags else ())
-        shardings = tuple(NamedSharding(mesh, spec) for spec in inputs)
-        lowered = _on_one_device(program, specs, sizes)
-        return mesh, lowered, shardings[: len(arrays)], shardings
-
-    # Every axis of every array is a factor of its own; the results are sharded like the arrays.
-    number = itertools.count()
-    factors = [" ".join(f"f{next(number)}" for _ in x.shape) for x in (*arrays, *flags)]
-    call.def_partition(
-        partition=partition,
-        infer_sharding_from_operands=lambda mesh, operands, results: tuple(
-            x.sharding for x in operands[: len(arrays)]
-        ),
-        sharding_rule=f"{', '.join(factors)} -> {', '.join(factors[: len(arrays)])}",
-    )
-    return tuple(call(*arrays, *flags))
-
-
 def _on_one_device(
     program: Program, specs: Sequence[Spec], sizes: Mapping[str, int]
 ) -> Callable[..., tuple[Array, ...]]:
@@ -197,7 +199,8 @@ def _placed(x: Array) -> Any:
 def _sizes(mesh: AnyMesh, types: Sequence[AxisType]) -> dict[str, int]:
     """Sizes of the axes of the given types, in the order of the mesh."""
     kinds = zip(mesh.axis_names, mesh.axis_types, strict=True)
-    return {axis: mesh.shape[axis] for axis, kind in kinds if kind in types}
+    taken = _mapped_away(mesh) if AxisType.Explicit in types else ()
+    return {a: mesh.shape[a] for a, kind in kinds if kind in types and a not in taken}
 
 
 def _specs(
@@ -254,8 +257,9 @@ def _only(spec: PartitionSpec, sizes: Mapping[str, int]) -> PartitionSpec:
     return PartitionSpec(*(axes or None for axes in _spec(spec, len(spec), sizes)))
 
 
-def _check(arrays: Sequence[Array], shardings: Sequence[object], mesh: Mesh | AbstractMesh) -> None:
+def check_shardings(arrays: Sequence[Array], shardings: Sequence[Any]) -> None:
     """Raises ``ValueError`` if a sharding does not fit the mesh or its array."""
+    mesh = _mesh(arrays, shardings)
     if len(shardings) != len(arrays):
         raise ValueError(f"{len(shardings)} shardings for {len(arrays)} arrays; give one per array")
     for x, sharding in zip(arrays, shardings, strict=True):

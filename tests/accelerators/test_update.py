@@ -52,11 +52,13 @@ def code_size(program):
     return memory.generated_code_size_in_bytes
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("target", [TPU, GPU], indirect=True)
-def test_an_update_is_one_exchange_and_products_in_16_bits(target, layout):
+# What a device receives at least: an eighth of all matrices, and its part of all updates.
+LEAST = 2 * 4 * sum(math.prod(shape) for shape in SHAPES.values()) / 8
+
+
+def update(target, layout, kind):
     sizes, names, specs = LAYOUTS[layout]
-    kinds = (AxisType.Explicit,) * len(sizes)
+    kinds = (kind,) * len(sizes)
     mesh = Mesh(np.array(devices(target)[:8]).reshape(sizes), names, axis_types=kinds)
     leaves = {
         name: jax.ShapeDtypeStruct(
@@ -65,13 +67,28 @@ def test_an_update_is_one_exchange_and_products_in_16_bits(target, layout):
         for name, shape in SHAPES.items()
     }
     numbers = dict.fromkeys(SHAPES, MuonDimensionNumbers(1, 2))
-    program = compiled(lower(muon(0.02, matrices=numbers), leaves, platform(target)), target)
+    return compiled(lower(muon(0.02, matrices=numbers), leaves, platform(target)), target)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("target", [TPU, GPU], indirect=True)
+def test_an_update_is_one_exchange_and_products_in_16_bits(target, layout):
+    program = update(target, layout, AxisType.Explicit)
     done = work(program.as_text())
     assert done.collectives == {"all-to-all": 2}
-    assert done.received == 2 * 4 * sum(math.prod(shape) for shape in SHAPES.values()) / 8
+    assert done.received == LEAST
     assert set(done.operands) == {{"tpu": "bf16", "cuda": "f16"}[platform(target)]}
     assert done.products == 2 * 18  # two shapes of matrices, of one slot or two, in six steps
     assert code_size(program) < 4e6
+
+
+@pytest.mark.parametrize(("layout", "exchanges", "factor"), [("fsdp", 2, 1), ("2d", 4, 2)])
+@pytest.mark.parametrize("target", [TPU, GPU], indirect=True)
+def test_unknown_auto_axes_exchange_every_shape_on_its_own(target, layout, exchanges, factor):
+    done = work(update(target, layout, AxisType.Auto).as_text())
+    assert done.collectives == {"all-to-all": exchanges * len(SHAPES)}
+    assert done.received == factor * LEAST
+    assert set(done.operands) == {{"tpu": "bf16", "cuda": "f16"}[platform(target)]}
 
 
 def by_hand(x):

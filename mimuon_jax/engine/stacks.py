@@ -1,0 +1,223 @@
+"""Arrays that Auto mesh axes shard in a way that only XLA will know, once it compiles.
+
+Their matrices are stacked, and sharding constraints ask XLA to spread each stack over all devices.
+What moves together is of one kind, so XLA finds it sharded alike and moves it in one collective.
+"""
+
+import functools
+import itertools
+import math
+import operator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.experimental.shard_alike import shard_alike
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
+
+from mimuon_jax.engine.assembly import concatenate, pad
+from mimuon_jax.engine.axes import axes_of
+from mimuon_jax.engine.exchange import Run, runs_of
+from mimuon_jax.engine.plan import Batch, Layout, Shards, local_shape, plan
+from mimuon_jax.types import MuonDimensionNumbers
+
+
+class Devices(NamedTuple):
+    """The devices over which stacks are spread: those along some axes of a mesh."""
+
+    mesh: Mesh | AbstractMesh
+    sizes: Mapping[str, int]
+
+    def sharding(self, rank: int, axis: int, count: int) -> NamedSharding:
+        """One array axis over the first ``count`` mesh axes, the others as XLA likes."""
+        spec = [PartitionSpec.UNCONSTRAINED] * rank
+        spec[axis] = tuple(self.sizes)[:count] or None
+        return NamedSharding(self.mesh, PartitionSpec(*spec))
+
+    def move(self, x: Array, axis: int, counts: Sequence[int]) -> Array:
+        """Shards one array axis over more and more mesh axes, or over fewer and fewer.
+
+        One mesh axis at a time: XLA makes an all-to-all of each such step, but all-gathers of all
+        steps at once.
+        """
+        for count in counts:
+            x = lax.with_sharding_constraint(x, self.sharding(x.ndim, axis, count))
+        return x
+
+
+class Stack(NamedTuple):
+    """Matrices of which every device holds some, whole."""
+
+    x: Array
+    numbers: MuonDimensionNumbers
+    spec: PartitionSpec
+    active: Array | None  # shaped like the batch axes; None: all
+    #: From the results to triples: number of an array, of its first matrix, matrices ``[b, ...]``.
+    undo: Callable[[Array], Iterator[tuple[int, int, Array]]]
+
+
+def through_stacks(
+    apply: Callable[[list[Stack]], Sequence[Array]],
+    arrays: Sequence[Array],
+    numbers: Sequence[MuonDimensionNumbers],
+    flags: Sequence[Array],
+    devices: Devices,
+    *,
+    equivariant: bool,
+    ensembles: bool,
+) -> list[Array]:
+    """Applies a function to the matrices of all arrays, spread over all devices.
+
+    Args:
+      apply: the function, for stacks.
+      arrays: as in `map_matrices`.
+      numbers: one per array.
+      flags: none, or one per array, shaped like its batch axes.
+      devices: those of the mesh.
+      equivariant: as in `map_matrices`.
+      ensembles: whether the first batch axis of every array is one of models.
+
+    Returns:
+      The results, sharded like the arrays.
+    """
+    axes = [axes_of(x.ndim, n) for x, n in zip(arrays, numbers, strict=True)]
+    orders = [sum(own, ()) for own in axes]
+    xs = [x.transpose(order) for x, order in zip(arrays, orders, strict=True)]
+    kinds: dict[tuple, list[int]] = {}
+    for i, (x, (batch, reduction, _)) in enumerate(zip(xs, axes, strict=True)):
+        shape = x.shape[len(batch) :]
+        shards = Shards(shape, ((),) * len(shape), len(reduction))
+        kinds.setdefault((x.shape[: len(batch)], shards, str(x.dtype)), []).append(i)
+    stacks: list[Stack] = []
+    layouts: dict[int, Layout] = {}
+    for (batch, shards, dtype), members in kinds.items():
+        fits = [i for i, size in enumerate(batch) if size % math.prod(devices.sizes.values()) == 0]
+        # A single batch axis is often one of layers, and two mesh axes those of a matrix. From
+        # these to one over the layers XLA finds no way but all-gathers.
+        fits = fits if len(devices.sizes) == 1 or len(batch) > 1 or ensembles else []
+        if fits:
+            stacks.append(_of_arrays(members, xs, flags, shards, 1 + fits[0], devices))
+        else:
+            layout = Layout(shards, math.prod(batch), tuple(devices.sizes), dtype)
+            layouts.update(dict.fromkeys(members, layout))
+    stacks += _of_batches(layouts, xs, flags, devices, equivariant)
+    pieces: list[list[tuple[int, Array]]] = [[] for _ in xs]
+    for stack, y in zip(stacks, apply(stacks), strict=True):
+        for i, start, piece in stack.undo(y):
+            pieces[i].append((start, piece))
+    results = []
+    for x, order, own in zip(xs, orders, pieces, strict=True):
+        y = concatenate([piece for _, piece in sorted(own, key=lambda p: p[0])])
+        results.append(y.reshape(x.shape).transpose([order.index(i) for i in range(x.ndim)]))
+    return [shard_alike(x, y)[1] for x, y in zip(arrays, results, strict=True)]
+
+
+def _of_arrays(
+    members: Sequence[int],
+    xs: Sequence[Array],
+    flags: Sequence[Array],
+    shards: Shards,
+    axis: int,
+    devices: Devices,
+) -> Stack:
+    """Arrays of one shape, with a batch axis that all devices divide: often sharded over it."""
+    x = jnp.stack([xs[i] for i in members])
+    matrix = range(x.ndim - len(shards.shape), x.ndim)
+
+    def undo(y: Array) -> Iterator[tuple[int, int, Array]]:
+        # A sum to take away the axis of one: through a reshape XLA would learn the layout of the
+        # result from the stack, and give it to the array.
+        ones = [jnp.sum(y, 0)] if len(members) == 1 else list(y)
+        for i, one in zip(members, ones, strict=True):
+            yield i, 0, one.reshape(-1, *shards.shape)
+
+    return Stack(
+        devices.move(x, axis, [len(devices.sizes)]),
+        MuonDimensionNumbers(matrix[: shards.reductions], matrix[shards.reductions :]),
+        PartitionSpec(*[None] * axis, tuple(devices.sizes)),
+        jnp.stack([flags[i] for i in members]) if flags else None,
+        undo,
+    )
+
+
+def _of_batches(
+    layouts: Mapping[int, Layout],
+    xs: Sequence[Array],
+    flags: Sequence[Array],
+    devices: Devices,
+    equivariant: bool,
+) -> Iterator[Stack]:
+    """One stack per batch of the plan that divides all matrices among the devices."""
+    sizes = tuple(devices.sizes.items())
+    exchanges = plan(tuple(layouts.values()), sizes, equivariant=equivariant)
+    array = list(layouts)
+    # Batch axes are whole on all devices before matrices of several arrays are joined.
+    whole = {i: xs[i].reshape(-1, *layouts[i].shards.shape) for i in array}
+    whole = {i: x if len(x) == 1 else devices.move(x, 0, [0]) for i, x in whole.items()}
+    for batch in itertools.chain(*(exchange.batches for exchange in exchanges)):
+        runs = [run._replace(array=array[run.array]) for run in runs_of(batch)]
+        groups = [
+            (list(own), shards)
+            for shards, own in itertools.groupby(runs, lambda run: layouts[run.array].shards)
+        ]
+        parts = [concatenate([whole[r.array][r.start : r.stop] for r in own]) for own, _ in groups]
+        parts = [devices.move(x, 0, [0]) for x in parts]
+        placed = [
+            _placed(x, own[0], shards, batch, devices)
+            for x, (own, shards) in zip(parts, groups, strict=True)
+        ]
+        active = None
+        if flags:
+            active = concatenate([flags[r.array].reshape(-1)[r.start : r.stop] for r in runs])
+            slots, owners = placed[0].shape[:2]
+            active = pad(active, (slots * owners,)).reshape(slots, owners)
+
+        def undo(
+            y: Array,
+            batch: Batch = batch,
+            groups: Sequence[tuple[list[Run], Shards]] = groups,
+            parts: Sequence[Array] = parts,
+        ) -> Iterator[tuple[int, int, Array]]:
+            for x, (own, shards) in zip(parts, groups, strict=True):
+                results = _taken(y, x, own[0], shards, devices)
+                for run in own:
+                    place = run.first - own[0].first
+                    yield run.array, run.start, results[place : place + run.stop - run.start]
+
+        yield Stack(
+            # Zeros where a matrix of another kind is.
+            functools.reduce(operator.add, placed),
+            MuonDimensionNumbers(2, 3),
+            PartitionSpec(None, tuple(devices.sizes)),
+            active,
+            undo,
+        )
+
+
+def _placed(x: Array, run: Run, shards: Shards, batch: Batch, devices: Devices) -> Array:
+    """Matrices of one kind at their places, from ``run`` on, in ``[slots, owners, m, n]``."""
+    owners = math.prod(devices.sizes.values())
+    first, last = run.first // owners, -(-(run.first + len(x)) // owners)
+    before = run.first - first * owners
+    after = (last - first) * owners - before - len(x)
+    x = jnp.pad(x, [(before, after), *[(0, 0)] * (x.ndim - 1)])
+    x = x.reshape(last - first, owners, *x.shape[1:])
+    x = devices.move(
+        x, 1, range(len(devices.sizes) + 1)
+    )  # from 0: to pad a sharded axis costs more
+    x = x.reshape(last - first, owners, *local_shape(shards))
+    x = pad(x.mT if run.transposed else x, batch.shape)
+    return jnp.pad(x, [(first, batch.slots - last), *[(0, 0)] * 3])
+
+
+def _taken(y: Array, x: Array, run: Run, shards: Shards, devices: Devices) -> Array:
+    """Undoes `_placed`: what has become of ``x``, sharded like it."""
+    owners = y.shape[1]
+    first, last = run.first // owners, -(-(run.first + len(x)) // owners)
+    m, n = local_shape(shards)
+    y = y[first:last]
+    y = y[..., :n, :m].mT if run.transposed else y[..., :m, :n]
+    y = y.reshape(last - first, owners, *shards.shape)
+    y = devices.move(y, 1, range(len(devices.sizes) - 1, -1, -1))
+    return y.reshape(-1, *shards.shape)[run.first - first * owners :][: len(x)]
