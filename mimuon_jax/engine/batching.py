@@ -42,8 +42,9 @@ def map_matrices(
     none at all for matrices that are whole on a device already (sharded batch axes). Large sums are
     divided into several such exchanges (`plan.MAX_BYTES`).
 
-    Explicit mesh axes are known from the types of the arrays. For Auto axes XLA supplies the
-    shardings, except under ``jax.vmap``, ``jax.grad`` and ``jax.export``, which need ``shardings``.
+    Explicit mesh axes are known from the types of the arrays. Without ``shardings`` only XLA knows
+    how Auto axes shard them. Then every shape, and every mesh axis, has an exchange of its own, see
+    `stacks`. Under ``jax.vmap`` the mapped axis is a batch axis: an ensemble is more matrices.
     Inside ``jax.shard_map`` the arrays count as whole, unless ``shardings`` states how they are
     sharded.
 

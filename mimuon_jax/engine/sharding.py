@@ -1,8 +1,8 @@
 """How arrays are sharded, and the ways to run one program on every device of a mesh.
 
 Explicit mesh axes are read from the types of the arrays, and outside jit all axes from the arrays
-themselves. For Auto axes under jit the caller may provide the shardings; otherwise XLA's
-partitioner supplies them at compile time.
+themselves. For Auto axes under jit the caller may provide the shardings; otherwise they are unknown
+until XLA compiles, see `stacks`.
 """
 
 import itertools

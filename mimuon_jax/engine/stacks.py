@@ -9,7 +9,7 @@ import itertools
 import math
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import Array, lax
@@ -31,7 +31,7 @@ class Devices(NamedTuple):
 
     def sharding(self, rank: int, axis: int, count: int) -> NamedSharding:
         """One array axis over the first ``count`` mesh axes, the others as XLA likes."""
-        spec = [PartitionSpec.UNCONSTRAINED] * rank
+        spec: list[Any] = [PartitionSpec.UNCONSTRAINED] * rank
         spec[axis] = tuple(self.sizes)[:count] or None
         return NamedSharding(self.mesh, PartitionSpec(*spec))
 
@@ -122,14 +122,11 @@ def _of_arrays(
     devices: Devices,
 ) -> Stack:
     """Arrays of one shape, with a batch axis that all devices divide: often sharded over it."""
-    x = jnp.stack([xs[i] for i in members])
+    x = _apart(jnp.stack([xs[i] for i in members]))
     matrix = range(x.ndim - len(shards.shape), x.ndim)
 
     def undo(y: Array) -> Iterator[tuple[int, int, Array]]:
-        # A sum to take away the axis of one: through a reshape XLA would learn the layout of the
-        # result from the stack, and give it to the array.
-        ones = [jnp.sum(y, 0)] if len(members) == 1 else list(y)
-        for i, one in zip(members, ones, strict=True):
+        for i, one in zip(members, _apart(y), strict=True):
             yield i, 0, one.reshape(-1, *shards.shape)
 
     return Stack(
@@ -141,6 +138,14 @@ def _of_arrays(
     )
 
 
+def _apart(stack: Array) -> Array:
+    """The same stack, whose layout XLA does not give to the arrays in it.
+
+    XLA carries a sharding through reshapes first, and a stack of one array is a reshape of it.
+    """
+    return jnp.sum(stack[None], 0) if len(stack) == 1 else stack
+
+
 def _of_batches(
     layouts: Mapping[int, Layout],
     xs: Sequence[Array],
@@ -149,50 +154,52 @@ def _of_batches(
     equivariant: bool,
 ) -> Iterator[Stack]:
     """One stack per batch of the plan that divides all matrices among the devices."""
-    sizes = tuple(devices.sizes.items())
-    exchanges = plan(tuple(layouts.values()), sizes, equivariant=equivariant)
-    array = list(layouts)
+    members = list(layouts)
+    matrices = {i: xs[i].reshape(-1, *layouts[i].shards.shape) for i in members}
     # Batch axes are whole on all devices before matrices of several arrays are joined.
-    whole = {i: xs[i].reshape(-1, *layouts[i].shards.shape) for i in array}
-    whole = {i: x if len(x) == 1 else devices.move(x, 0, [0]) for i, x in whole.items()}
-    for batch in itertools.chain(*(exchange.batches for exchange in exchanges)):
-        runs = [run._replace(array=array[run.array]) for run in runs_of(batch)]
-        groups = [
-            (list(own), shards)
-            for shards, own in itertools.groupby(runs, lambda run: layouts[run.array].shards)
-        ]
-        parts = [concatenate([whole[r.array][r.start : r.stop] for r in own]) for own, _ in groups]
-        parts = [devices.move(x, 0, [0]) for x in parts]
-        placed = [
-            _placed(x, own[0], shards, batch, devices)
-            for x, (own, shards) in zip(parts, groups, strict=True)
-        ]
-        active = None
-        if flags:
-            active = concatenate([flags[r.array].reshape(-1)[r.start : r.stop] for r in runs])
-            slots, owners = placed[0].shape[:2]
-            active = pad(active, (slots * owners,)).reshape(slots, owners)
+    matrices = {i: x if len(x) == 1 else devices.move(x, 0, [0]) for i, x in matrices.items()}
+    sizes = tuple(devices.sizes.items())
+    for exchange in plan(tuple(layouts.values()), sizes, equivariant=equivariant):
+        for batch in exchange.batches:
+            runs = [run._replace(array=members[run.array]) for run in runs_of(batch)]
+            active = [flags[r.array].reshape(-1)[r.start : r.stop] for r in runs] if flags else []
+            yield _of_batch(batch, runs, layouts, matrices, active, devices)
 
-        def undo(
-            y: Array,
-            batch: Batch = batch,
-            groups: Sequence[tuple[list[Run], Shards]] = groups,
-            parts: Sequence[Array] = parts,
-        ) -> Iterator[tuple[int, int, Array]]:
-            for x, (own, shards) in zip(parts, groups, strict=True):
-                results = _taken(y, x, own[0], shards, devices)
-                for run in own:
-                    place = run.first - own[0].first
-                    yield run.array, run.start, results[place : place + run.stop - run.start]
 
-        yield Stack(
-            # Zeros where a matrix of another kind is.
-            functools.reduce(operator.add, placed),
-            MuonDimensionNumbers(2, 3),
-            PartitionSpec(None, tuple(devices.sizes)),
-            active,
-            undo,
-        )
+def _of_batch(
+    batch: Batch,
+    runs: Sequence[Run],
+    layouts: Mapping[int, Layout],
+    matrices: Mapping[int, Array],
+    flags: Sequence[Array],
+    devices: Devices,
+) -> Stack:
+    """The matrices of a batch as ``[slots, owners, m, n]``; ``flags``: none, or one per run."""
+    kinds = itertools.groupby(runs, lambda run: layouts[run.array].shards)
+    groups = [(list(own), shards) for shards, own in kinds]
+    parts = [concatenate([matrices[r.array][r.start : r.stop] for r in own]) for own, _ in groups]
+    parts = [devices.move(x, 0, [0]) for x in parts]
+    placed = [
+        _placed(x, own[0], shards, batch, devices)
+        for x, (own, shards) in zip(parts, groups, strict=True)
+    ]
+
+    def undo(y: Array) -> Iterator[tuple[int, int, Array]]:
+        for x, (own, shards) in zip(parts, groups, strict=True):
+            results = _taken(y, len(x), own[0], shards, devices)
+            for run in own:
+                place = run.first - own[0].first
+                yield run.array, run.start, results[place : place + run.stop - run.start]
+
+    slots, owners = placed[0].shape[:2]
+    active = pad(concatenate(flags), (slots * owners,)).reshape(slots, owners) if flags else None
+    return Stack(
+        functools.reduce(operator.add, placed),  # each is zero where the others have matrices
+        MuonDimensionNumbers(2, 3),
+        PartitionSpec(None, tuple(devices.sizes)),
+        active,
+        undo,
+    )
 
 
 def _placed(x: Array, run: Run, shards: Shards, batch: Batch, devices: Devices) -> Array:
@@ -203,21 +210,20 @@ def _placed(x: Array, run: Run, shards: Shards, batch: Batch, devices: Devices) 
     after = (last - first) * owners - before - len(x)
     x = jnp.pad(x, [(before, after), *[(0, 0)] * (x.ndim - 1)])
     x = x.reshape(last - first, owners, *x.shape[1:])
-    x = devices.move(
-        x, 1, range(len(devices.sizes) + 1)
-    )  # from 0: to pad a sharded axis costs more
+    # From 0 on, since padding along a sharded axis would be communication.
+    x = devices.move(x, 1, range(len(devices.sizes) + 1))
     x = x.reshape(last - first, owners, *local_shape(shards))
     x = pad(x.mT if run.transposed else x, batch.shape)
     return jnp.pad(x, [(first, batch.slots - last), *[(0, 0)] * 3])
 
 
-def _taken(y: Array, x: Array, run: Run, shards: Shards, devices: Devices) -> Array:
-    """Undoes `_placed`: what has become of ``x``, sharded like it."""
+def _taken(y: Array, count: int, run: Run, shards: Shards, devices: Devices) -> Array:
+    """Undoes `_placed` for ``count`` matrices."""
     owners = y.shape[1]
-    first, last = run.first // owners, -(-(run.first + len(x)) // owners)
+    first, last = run.first // owners, -(-(run.first + count) // owners)
     m, n = local_shape(shards)
     y = y[first:last]
     y = y[..., :n, :m].mT if run.transposed else y[..., :m, :n]
     y = y.reshape(last - first, owners, *shards.shape)
     y = devices.move(y, 1, range(len(devices.sizes) - 1, -1, -1))
-    return y.reshape(-1, *shards.shape)[run.first - first * owners :][: len(x)]
+    return y.reshape(-1, *shards.shape)[run.first - first * owners :][:count]

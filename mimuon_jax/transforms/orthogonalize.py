@@ -69,9 +69,9 @@ def orthogonalize(
       matrices: as in `partition`.
       shardings: how the parameters are sharded: a tree, a prefix tree or a function
         ``params -> tree`` with one ``NamedSharding`` or ``PartitionSpec`` per parameter (None: not
-        sharded). None: read from the arrays, or from the compiler. Only needed for Auto mesh axes
-        on TPUs and under ``jax.vmap``, ``jax.grad`` or ``jax.export``. Wrong shardings cost time,
-        never correctness.
+        sharded). None: read from the arrays if they show it, as on Explicit mesh axes; otherwise,
+        on Auto axes, matrices are moved without knowing it, in more exchanges. Wrong shardings
+        cost time, never correctness.
 
     Returns:
       A transformation without state. Its ``update`` takes ``active``, ``{path: bool [*batch]}``

@@ -56,24 +56,24 @@ def code_size(program):
 LEAST = 2 * 4 * sum(math.prod(shape) for shape in SHAPES.values()) / 8
 
 
-def update(target, layout, kind):
+def abstract(target, layout, kind):
     sizes, names, specs = LAYOUTS[layout]
     kinds = (kind,) * len(sizes)
     mesh = Mesh(np.array(devices(target)[:8]).reshape(sizes), names, axis_types=kinds)
-    leaves = {
+    return {
         name: jax.ShapeDtypeStruct(
             shape, jnp.float32, sharding=NamedSharding(mesh, P(None, *specs[name]))
         )
         for name, shape in SHAPES.items()
     }
-    numbers = dict.fromkeys(SHAPES, MuonDimensionNumbers(1, 2))
-    return compiled(lower(muon(0.02, matrices=numbers), leaves, platform(target)), target)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("target", [TPU, GPU], indirect=True)
 def test_an_update_is_one_exchange_and_products_in_16_bits(target, layout):
-    program = update(target, layout, AxisType.Explicit)
+    leaves = abstract(target, layout, AxisType.Explicit)
+    numbers = dict.fromkeys(SHAPES, MuonDimensionNumbers(1, 2))
+    program = compiled(lower(muon(0.02, matrices=numbers), leaves, platform(target)), target)
     done = work(program.as_text())
     assert done.collectives == {"all-to-all": 2}
     assert done.received == LEAST
@@ -82,13 +82,20 @@ def test_an_update_is_one_exchange_and_products_in_16_bits(target, layout):
     assert code_size(program) < 4e6
 
 
-@pytest.mark.parametrize(("layout", "exchanges", "factor"), [("fsdp", 2, 1), ("2d", 4, 2)])
+@pytest.mark.parametrize(("layout", "axes"), [("fsdp", 1), ("2d", 2)])
 @pytest.mark.parametrize("target", [TPU, GPU], indirect=True)
-def test_unknown_auto_axes_exchange_every_shape_on_its_own(target, layout, exchanges, factor):
-    done = work(update(target, layout, AxisType.Auto).as_text())
-    assert done.collectives == {"all-to-all": exchanges * len(SHAPES)}
-    assert done.received == factor * LEAST
-    assert set(done.operands) == {{"tpu": "bf16", "cuda": "f16"}[platform(target)]}
+def test_unknown_auto_axes_exchange_every_shape_along_every_mesh_axis(target, layout, axes):
+    leaves = list(abstract(target, layout, AxisType.Auto).values())
+    numbers = [MuonDimensionNumbers(1, 2)] * len(leaves)
+    run = jax.jit(
+        lambda xs: map_matrices(lambda x: 2 * x, xs, numbers, equivariant=True),
+        out_shardings=[x.sharding for x in leaves],
+    )
+    lowered = run.trace(leaves).lower(lowering_platforms=(platform(target),))
+    done = work(compiled(lowered, target).as_text())
+    assert set(done.collectives) == {"all-to-all"}
+    assert done.collectives.total() <= 2 * axes * len(SHAPES)
+    assert done.received == axes * LEAST
 
 
 def by_hand(x):
