@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from train import presets
+from train import experiments, presets
 from train.commands import COMMANDS
 from train.config import Config
 from train.errors import (
@@ -23,6 +23,15 @@ from train.errors import (
 from train.loop import run
 from train.optimizers import OPTIMIZERS
 from train.options import PROGRAM, parse_options
+
+#: What a command is followed by.
+OPERANDS = {
+    "evaluate": "RUN_DIR",
+    "sample": "RUN_DIR",
+    "predict": "RUN_DIR IMAGE_OR_FOLDER",
+    "export": "RUN_DIR FOLDER",
+    "compare": "EXPERIMENT",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,6 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code, message = 2, f"error: {error}"
     except TrainingStopped as error:
         code, message = 1, f"stopped: {error}"
+    except BrokenPipeError:  # of `--help | head` too, which has nothing to continue
+        code, message = 1, "stopped: the output was closed"
     except (MachineError, OSError) as error:
         code = 1
         message = f"stopped: {error}; once that is repaired, the same command continues"
@@ -66,6 +77,8 @@ def parse(arguments: Sequence[str]) -> Config | None:
         require(asked, f"name a preset first: {PROGRAM} {'|'.join(presets.names())} [options]")
         print(_overview())
         return None
+    is_experiment = arguments[0] not in presets.names() and arguments[0] in experiments.names()
+    require(not is_experiment, f"{arguments[0]} is an experiment: {PROGRAM} compare {arguments[0]}")
     preset = presets.load(arguments[0])
     name, options = _take_optimizer(arguments[1:])
     tuned: dict[str, Any] = {key: make() for key, make in OPTIMIZERS.items()} | preset.OPTIMIZERS
@@ -149,8 +162,7 @@ def _overview() -> str:
     """What `python -m train --help` prints."""
     lines = [
         f"usage: {PROGRAM} PRESET [--optimizer NAME] [options]",
-        f"       {PROGRAM} evaluate|sample|predict|export RUN_DIR [options]",
-        f"       {PROGRAM} compare EXPERIMENT [options]",
+        *(f"       {PROGRAM} {name} {words} [options]" for name, words in OPERANDS.items()),
     ]
     modules = {name: presets.load(name) for name in presets.names()}
     for title, known in (("presets", modules), ("commands", COMMANDS)):
@@ -162,7 +174,7 @@ def _overview() -> str:
 
 def _command_help(name: str) -> str:
     """What `python -m train COMMAND --help` prints."""
-    usage = f"{PROGRAM} {name} {'EXPERIMENT' if name == 'compare' else 'RUN_DIR'}"
+    usage = f"{PROGRAM} {name} {OPERANDS[name]}"
     about = one_line(COMMANDS[name].__doc__)
     return f"usage: {usage} [options]\n\n{about}\n\n{usage} --help lists the options"
 

@@ -49,6 +49,7 @@ MISTAKES = {
     "lm --optimizer=": "--optimizer needs a name",
     "lm --optimizer mimun": "--optimizer 'mimun' is unknown (did you mean mimuon?)",
     "lm --optimizer muon --optimizer.threshold 1": "belongs to --optimizer mimuon",
+    "table2": "table2 is an experiment: python -m train compare table2",
     "lm --steps": "Missing value for argument",
     "lm --steps many": "--steps: invalid literal for int() with base 10: 'many'",
     "lm --steps 0": "steps=0 must be at least 1",

@@ -204,7 +204,7 @@ def test_a_mistake_is_one_line(
 @pytest.mark.parametrize(
     ("words", "shown"),
     [
-        ("--help", ["evaluate ", "sample ", "evaluate|sample|predict|export RUN_DIR"]),
+        ("--help", ["evaluate ", "sample ", "evaluate RUN_DIR", "export RUN_DIR FOLDER"]),
         ("evaluate --help", ["RUN_DIR --help lists the options"]),
         ("evaluate RUN --help", ["--data.validation", "--mesh", "--checkpoint {best,newest}"]),
         ("sample RUN --help", ["--prompt", "--temperature", "--seed"]),
