@@ -107,7 +107,7 @@ def test_compilations_are_counted():
     assert found
 
 
-@every_factory_by_default
+@every_factory
 def test_a_step_compiles_once_and_jit_equals_eager(name):
     init, step = contract.compiled(name)
     (first,), state = contract.run(step, init(PARAMS), GRADIENTS[:1], PARAMS)

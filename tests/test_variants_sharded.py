@@ -61,8 +61,9 @@ def two_steps(name, place=lambda tree: tree):
     return updates, state
 
 
+DEFAULT = ("normuon", 8, AxisType.Explicit)
 CASES = [
-    pytest.param(name, *case, marks=[pytest.mark.slow] * (name != "normuon" or case[0] < 8))
+    pytest.param(name, *case, marks=[pytest.mark.slow] * ((name, *case[:2]) != DEFAULT))
     for name in EXCHANGES
     for case in [
         (8, AxisType.Explicit, BOTH),

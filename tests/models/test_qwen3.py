@@ -211,9 +211,8 @@ def test_rematerialization_keeps_less_of_the_forward_pass(known):
     assert stored(functools.partial(jax.checkpoint, prevent_cse=False)) < 0.7 * stored(None)
 
 
-@pytest.mark.parametrize(
-    "axis_type", [pytest.param(AxisType.Auto, marks=pytest.mark.slow), AxisType.Explicit]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
 def test_a_batch_spread_over_eight_devices_gives_the_same_loss_and_gradients(known, axis_type):
     config, model, _ = known
     tokens = jax.random.randint(jax.random.key(0), (8, 8), 0, config.vocab_size)

@@ -59,6 +59,7 @@ def test_every_layer_is_that_of_the_reference(golden, evaluated):
         assert relative_error(named(outputs)[tower], archive[f"A/eval/{name}"]) < 1e-5
 
 
+@pytest.mark.slow
 def test_decoded_boxes_are_those_of_the_reference(golden, evaluated):
     archive, (_, outputs) = golden[0], evaluated
     many = archive["A/eval/o2m_decoded_xywh_prob"].transpose(0, 2, 1)

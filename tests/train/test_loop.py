@@ -430,6 +430,7 @@ def test_the_environment_is_recorded_without_git(tmp_path: Path, monkeypatch: py
     assert json.loads((tmp_path / "environment.jsonl").read_text())["git_revision"] is None
 
 
+@pytest.mark.slow
 def test_the_command_line_trains_resumes_and_says_when_it_is_done(
     text_file: Path,
     tmp_path: Path,

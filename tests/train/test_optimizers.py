@@ -231,7 +231,9 @@ def test_each_optimizer_is_told_the_facts_of_the_task_that_it_takes():
     assert told == {"momentum": 0.5, "matrices": None, "split": split}
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n in FAST else pytest.mark.slow) for n in OPTIMIZERS]
+)
 def test_fused_matrices_are_split_by_every_optimizer_of_the_library_that_can(name: str):
     can = "split" in inspect.signature(library_function(name)).parameters
     whole, parts = (
