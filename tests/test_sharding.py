@@ -145,6 +145,7 @@ def test_a_block_of_rows_holds_the_first_columns_and_below_them_the_next():
     np.testing.assert_array_equal(from_block(block, (2, 6), 2), x)
 
 
+@pytest.mark.slow
 def test_shards_that_travel_in_rows_give_the_same(expected, monkeypatch):
     """The shards in the other tests are so narrow that they are sent flattened."""
     monkeypatch.setattr(plan, "_LANES", 1)

@@ -27,6 +27,7 @@ def test_normuon_at_beta2_1_is_muon():
     assert_near(walk(mj.normuon(RATE, beta2=1.0, **settings), jit=True), expected)
 
 
+@pytest.mark.slow
 def test_normuon_of_exact_factors_with_few_outputs_is_muon():
     """All outputs of a tall or square matrix have norm 1: its statistic is constant."""
     params = {"tall": PARAMS["wide"].T, "square": PARAMS["wide"][:, :4]}
@@ -48,6 +49,7 @@ def test_at_beta2_0_all_neurons_of_normuon_have_the_same_norm():
     np.testing.assert_allclose(lengths, size / 7**0.5, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beta2", [0.0, 0.5, 0.99])
 def test_the_first_update_of_adamuon_is_signs_and_every_one_has_its_rms(beta2):
     tx = mj.adamuon(1.0, beta2=beta2, **SVD)
@@ -107,6 +109,7 @@ def norms(tree, names=("wide", "scanned")):
     return [np.linalg.norm(np.asarray(tree[name]), axis=(-2, -1)) for name in names]
 
 
+@pytest.mark.slow
 def test_hyperball_keeps_every_norm_and_does_not_see_the_size_of_an_update():
     def optimizer(size):
         pieces = (
@@ -168,6 +171,7 @@ def test_a_floor_of_0_changes_nothing_and_floors_never_shorten():
             np.testing.assert_allclose(v, np.maximum(u, 0.8 * w), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_brake_of_1_changes_nothing_and_one_of_0_with_a_pin_is_a_sphere():
     free = mj.radial_brake(1.0, 1.0, **NUMBERS)
     assert_near(free.update(GRADIENTS[0], free.init(PARAMS), PARAMS)[0], GRADIENTS[0])
@@ -212,6 +216,7 @@ def test_what_needs_the_parameters_says_so(tx):
         tx.update({"w": jnp.ones((2, 2))}, optax.EmptyState())
 
 
+@pytest.mark.slow
 def test_dion2_of_all_slices_is_muon_without_look_ahead():
     settings = SETTINGS | {"weight_decay": 0.1}
     plain = muon(RATE, nesterov=False, gain="spectral", momentum=0.9, **settings)

@@ -168,6 +168,7 @@ def packed():
     return case, evaluate
 
 
+@pytest.mark.slow
 def test_a_model_gets_the_loss_and_gradient_of_hugging_face(packed):
     case, evaluate = packed
     tokens = case["tokens"]

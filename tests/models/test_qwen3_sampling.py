@@ -44,6 +44,7 @@ def test_the_cache_has_the_compute_dtype():
     assert logits.dtype == jnp.float32
 
 
+@pytest.mark.slow
 def test_temperature_zero_and_top_one_take_the_most_likely_token(known):
     model, tokens = known
     rows = tokens

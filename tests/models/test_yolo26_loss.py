@@ -83,7 +83,7 @@ def golden_raw(golden, mode, head):
     return tuple(golden[f"A/{mode}/{head}_{x}"].transpose(0, 2, 1) for x in ("boxes", "scores"))
 
 
-@pytest.mark.parametrize("mode", ["eval", "train"])
+@pytest.mark.parametrize("mode", [pytest.param("eval", marks=pytest.mark.slow), "train"])
 @pytest.mark.parametrize("head", HEADS)
 def test_terms_and_assignment_equal_the_golden_ones(golden, golden_targets, mode, head):
     raw, name = golden_raw(golden, mode, head), f"A/loss_{mode}/{head}"
@@ -304,6 +304,7 @@ def test_a_target_that_cannot_be_shows_as_nan(field, wrong):
     assert np.isnan(loss)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "axis_type", [AxisType.Auto, pytest.param(AxisType.Explicit, marks=pytest.mark.slow)]
 )

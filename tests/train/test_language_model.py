@@ -180,6 +180,7 @@ def test_a_run_on_packed_subwords_goes_on_bit_for_bit(
         assert (tmp_path / name / "tokenizer.json").read_text() == learned
 
 
+@pytest.mark.slow
 def test_gpt_2_is_trained_with_its_fused_matrices_named(small: Make, tmp_path: Path):
     model = dataclasses.replace(gpt2.tiny(), n_embd=16, n_layer=2, n_head=2, n_positions=32)
     config = dataclasses.replace(small(tmp_path), model=model)
