@@ -42,6 +42,7 @@ def test_laws():
         assert root(x.astype(dtype)).dtype == dtype
 
 
+@pytest.mark.slow
 def test_blocks_change_nothing(monkeypatch):
     monkeypatch.setattr(symmetric, "SMALLEST", 1)
     y = coupled_newton(jnp.asarray(STACK[0]), 0.5)
@@ -59,6 +60,7 @@ def test_error_on_real_momenta(p, bar):
     assert max(errors) < bar, dict(zip(momenta, errors, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("p", "damping", "dtype", "bar"),
     [
@@ -81,7 +83,10 @@ def test_error_on_synthetic_spectra(p, damping, dtype, bar):
 
 
 @pytest.mark.parametrize("p", [0.5, 0.25])
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float16, jnp.bfloat16])
+@pytest.mark.parametrize(
+    "dtype",
+    [jnp.float16, *(pytest.param(d, marks=pytest.mark.slow) for d in (jnp.float32, jnp.bfloat16))],
+)
 def test_the_least_damping_keeps_small_ill_conditioned_matrices_finite(p, dtype):
     """Few rows are hardest: the Gram matrix has large entries with large rounding errors."""
     s = np.arange(1, 9) ** -4.0

@@ -54,6 +54,7 @@ def test_every_form_of_an_orthogonalizer_lowers_to_as_many_products(form):
     assert products(form()) == plain
 
 
+@pytest.mark.slow
 def test_a_function_without_the_declaration_gets_every_shape_unchanged():
     undeclared = orthogonalize(lambda x: newton_schulz(x, schedule=DION))
     declined = orthogonalize(SCHEDULED, equivariant=False)

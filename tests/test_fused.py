@@ -73,6 +73,7 @@ def test_a_gate_around_the_split_decides_for_the_whole():
     np.testing.assert_allclose(updates["qk"], jnp.array([[1, 0, 1, 0], [0, 1, 0, 1]]), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_axes_of_both_sides():
     x = normal(4, 6)
     for split, parts in [

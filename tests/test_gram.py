@@ -126,6 +126,7 @@ def test_the_fast_form_suits_the_shape(shape, dtype, count):
     assert products(lambda x: fast_newton_schulz(x, dtype=dtype), shape) == count
 
 
+@pytest.mark.slow
 def test_the_fast_form_costs_what_its_documentation_says():
     m, n = 512, 1536
     expected = 6 * m * m * n * (0.625 + 1) + 30 * 0.625 * m**3

@@ -87,7 +87,8 @@ in_both_ways = pytest.mark.parametrize("jit", [False, True], ids=["eager", "jit"
 
 @in_both_ways
 @pytest.mark.parametrize(
-    ("measure", "gain", "nesterov"), [("rms", "width", False), ("gap", "rms", True)]
+    ("measure", "gain", "nesterov"),
+    [pytest.param("rms", "width", False, marks=pytest.mark.slow), ("gap", "rms", True)],
 )
 def test_mimuon_at_threshold_0_is_muon(jit, measure, gain, nesterov):
     settings = SETTINGS | {"gain": gain, "nesterov": nesterov, "weight_decay": 0.1}

@@ -177,6 +177,7 @@ def test_a_model_gets_the_loss_and_gradient_of_hugging_face(packed):
     assert errors(gradients, case["gradients"]) < 1e-4
 
 
+@pytest.mark.slow
 def test_packed_documents_have_the_loss_of_separate_ones_and_nothing_of_each_other(packed):
     case, evaluate = packed
     tokens = case["tokens"]

@@ -226,6 +226,7 @@ def test_sizes_have_their_number_of_parameters():
         assert f"{count:,}" in str(size.__doc__)
 
 
+@pytest.mark.slow
 def test_initial_parameters_are_normal_and_smaller_where_they_write_into_the_stream():
     # One shape of matrix where possible: fewer draws to compile.
     sizes = dict.fromkeys(("vocab_size", "n_positions", "n_embd", "n_inner"), 64)

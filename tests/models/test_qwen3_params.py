@@ -74,6 +74,7 @@ def test_published_sizes_have_the_published_number_of_parameters(size, count):
     assert f"{count:,}" in size.__doc__
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(SMALL)])
 def test_every_field_changes_parameters_or_logits(field):
     base = dataclasses.replace(SMALL, num_attention_heads=12) if "heads" in field else SMALL
@@ -157,6 +158,7 @@ def is_number(x):
     return x is None or isinstance(x, MuonDimensionNumbers)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("as_dict", [False, True], ids=["state and callable", "dict and tree"])
 def test_the_muon_of_optax_takes_the_axes_unchanged(as_dict):
     state = nnx.state(build(SMALL, random_params(SMALL)), nnx.Param)

@@ -19,7 +19,9 @@ def known():
     return build(case["config"], case["params"]), case["tokens"]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n != "tied_ratio4")) for n in NAMES]
+)
 def test_decoding_token_by_token_equals_one_forward_pass(name):
     case = golden(name)
     model = build(case["config"], case["params"])
@@ -58,7 +60,7 @@ def test_temperature_zero_and_top_one_take_the_most_likely_token(known):
 
 
 @pytest.mark.parametrize("top_k", [None, 5])
-@pytest.mark.parametrize("temperature", [0.5, 2.0])
+@pytest.mark.parametrize("temperature", [0.5, pytest.param(2.0, marks=pytest.mark.slow)])
 def test_samples_follow_the_softmax_of_the_scaled_logits(known, temperature, top_k):
     model, tokens = known
     count = 8000

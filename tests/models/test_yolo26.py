@@ -58,9 +58,7 @@ def leaves(model, kind=nnx.Param):
     return jax.tree.leaves(nnx.state(model, kind))
 
 
-@pytest.mark.parametrize(
-    "scale", ["n", *(pytest.param(s, marks=pytest.mark.slow) for s in "sml"), "x"]
-)
+@pytest.mark.parametrize("scale", ["n", *(pytest.param(s, marks=pytest.mark.slow) for s in "smlx")])
 def test_a_scale_has_the_published_counts(scale):
     model = abstract(yolo26.scaled(scale, 20))
     params = leaves(model)
@@ -85,6 +83,7 @@ def test_a_folded_model_has_the_published_number_of_parameters(scale):
     assert not leaves(model, nnx.BatchStat)
 
 
+@pytest.mark.slow
 def test_a_training_pass_is_that_of_the_oracle_layer_by_layer():
     model = random_model(TINY)
     maps, outputs, after = run(model, IMAGES, training=True)
@@ -139,6 +138,7 @@ def test_statistics_are_those_of_the_whole_batch_on_any_number_of_devices():
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_new_model_has_the_initial_values_of_the_specification():
     model = jax.jit(lambda: nnx.split(yolo26.YOLO26(TINY, rngs=nnx.Rngs(0))))()
     arrays = {path: np.asarray(x) for path, x in flat_arrays(nnx.merge(*model)).items()}
@@ -174,6 +174,7 @@ def test_the_one_to_one_head_gives_the_levels_no_gradient():
     assert all((g != 0).any() for g in gradients(levels, "one_to_many"))
 
 
+@pytest.mark.slow
 def test_bfloat16_gives_float32_outputs_and_statistics():
     model = abstract(TINY, dtype=jnp.bfloat16, param_dtype=jnp.bfloat16)
     graph, params, model_state = nnx.split(model, nnx.Param, ...)

@@ -48,7 +48,7 @@ def test_class_towers_learn_faster_and_only_kernels_decay():
     assert sum(decayed) == 126
 
 
-@pytest.mark.parametrize("scale", ENTRIES)
+@pytest.mark.parametrize("scale", ["n", *(pytest.param(s, marks=pytest.mark.slow) for s in "ml")])
 def test_names_are_those_of_a_pytorch_state_dict(scale):
     paths = list(flat_arrays(abstract(yolo26.scaled(scale, 20))))
     names = [torch_name(path) for path in paths]

@@ -47,7 +47,9 @@ def copied(whole: Path, tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-@pytest.mark.parametrize("name", faults.FAILING)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n != "rename")) for n in faults.FAILING]
+)
 def test_a_failing_system_call_is_one_line_and_the_same_command_continues(name: str, whole: Path):
     fault = faults.failing_call(whole, name, k=3, number=28)
     assert (fault.code, fault.problem) == (1, "")
@@ -82,7 +84,13 @@ def test_without_the_right_to_mount_a_disk_the_size_of_files_is_limited(
     assert outcome == ("files of 512 bytes", 1, "")
 
 
-@pytest.mark.parametrize("name", ["12", "12.unsealed", "12.removed", "9999999999"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "12.unsealed",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("12", "12.removed", "9" * 10)),
+    ],
+)
 @pytest.mark.parametrize("kind", faults.FOREIGN)
 def test_a_foreign_name_beside_the_checkpoints(name: str, kind: str, copied: Path, whole: Path):
     faults.FOREIGN[kind](copied / "checkpoints" / name)

@@ -105,6 +105,7 @@ def test_a_run_writes_what_it_promises(finished: Result):
     assert config["data"]["bytes"] > 0
 
 
+@pytest.mark.slow
 def test_validation_weighs_every_held_out_byte_alike(small: Make, tmp_path: Path):
     losses = []
     for batch_size in (8, 64):  # 8 does not divide the number of windows, 64 exceeds it

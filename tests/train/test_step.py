@@ -143,7 +143,12 @@ def close(x: Any, y: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("mesh", "micro_batches"), [("data=1", 4), ("data=2,fsdp=2", 1), ("data=2,fsdp=2,tensor=2", 2)]
+    ("mesh", "micro_batches"),
+    [
+        pytest.param("data=1", 4, marks=pytest.mark.slow),
+        pytest.param("data=2,fsdp=2", 1, marks=pytest.mark.slow),
+        ("data=2,fsdp=2,tensor=2", 2),
+    ],
 )
 @pytest.mark.parametrize("explicit", [False, True])
 def test_meshes_and_micro_batches_change_nothing(
