@@ -5,25 +5,22 @@ N query heads, K key and value heads, H features of a head, V vocabulary, L laye
 """
 
 from collections.abc import Callable
-from typing import Any, Literal, get_args
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import AxisType, PartitionSpec
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
+from models.attention import Implementation, Keys, Queries, dot_product_attention
 from models.cross_entropy import logits
 
 Hidden = Float[Array, "B T D"]
-Queries = Float[Array, "B T N H"]
-Keys = Float[Array, "B S K H"]
 Attend = Callable[[Queries, Keys, Keys], tuple[Queries, Any]]
 # One layer: its parameters, the stream, and the function that attends.
 Block = Callable[[Any, Hidden, Attend], tuple[Hidden, Any]]
 Remat = Callable[[Callable], Callable]
-# "cudnn" is a flash kernel: half precision on NVIDIA GPUs, never all scores at once. None: "xla".
-Implementation = Literal["xla", "cudnn"]
 
 
 class Decoder(nnx.Module):
@@ -37,7 +34,7 @@ class Decoder(nnx.Module):
         layers: the layers' parameters, stacked along a leading L.
         final_norm: the norm after the last layer.
         max_positions: maximum number of tokens in a row; None: any number.
-        attention: the `implementation` of `jax.nn.dot_product_attention` that `hidden_states` uses.
+        attention: the implementation that `hidden_states` uses, see `dot_product_attention`.
     """
 
     config: Any
@@ -45,7 +42,7 @@ class Decoder(nnx.Module):
     layers: nnx.Module
     final_norm: Callable[[Hidden], Hidden]
     max_positions: int | None = None
-    attention: Implementation | None = None
+    attention: Implementation = "auto"
 
     def __call__(
         self,
@@ -156,34 +153,6 @@ def rows(table: nnx.Embed, indices: Int[Array, "#B T"]) -> Hidden:
     sharding = jax.typeof(indices).sharding
     explicit = AxisType.Explicit in sharding.mesh.axis_types
     return table(indices, out_sharding=PartitionSpec(*sharding.spec, None) if explicit else None)
-
-
-def dot_product_attention(
-    query: Queries,
-    key: Keys,
-    value: Keys,
-    *,
-    mask: Bool[Array, "#B 1 T S"] | None = None,
-    is_causal: bool = False,
-    implementation: Implementation | None = None,
-) -> Queries:
-    """`softmax(q k^T / sqrt(H)) v` over the visible positions, each key head shared by N/K."""
-    # jax's function mixes bfloat16 with float32 inside, which strict promotion would refuse. So
-    # does compiling its gradient, which only the caller can allow.
-    with jax.numpy_dtype_promotion("standard"):
-        return jax.nn.dot_product_attention(
-            query, key, value, mask=mask, is_causal=is_causal, implementation=implementation
-        )
-
-
-def check_attention(implementation: Any) -> Implementation | None:
-    """The name of an implementation of attention, or an error with the known ones."""
-    if implementation is not None and implementation not in get_args(Implementation):
-        raise ValueError(
-            f"attention={implementation!r} is unknown; use "
-            f"{', '.join(map(repr, get_args(Implementation)))} or None (jax's choice)"
-        )
-    return implementation
 
 
 def check_tokens(tokens: Int[Array, "B T"], vocab_size: int) -> None:

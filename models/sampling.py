@@ -12,14 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from models.decoder import (
-    Decoder,
-    Hidden,
-    Keys,
-    Queries,
-    check_tokens,
-    dot_product_attention,
-)
+from models.attention import Keys, Queries, dot_product_attention
+from models.decoder import Decoder, Hidden, check_tokens
 
 
 class Cache(NamedTuple):

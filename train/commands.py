@@ -29,6 +29,7 @@ from train.errors import BadInput, MachineError, one_line, require
 from train.files import writing
 from train.mesh import Rules, check_batch_size, make_mesh, tree_shardings
 from train.options import PROGRAM, parse_options, path_of
+from train.precision import products
 from train.task import Tree
 from train.tasks.detection import Detection
 from train.tasks.language_model import LanguageModel, Sample, sample_text
@@ -123,7 +124,9 @@ def evaluate(arguments: Sequence[str]) -> None:
         best=task.best,
     )
     print(f"{directory}, {options.checkpoint} checkpoint, step {step} of {config.steps}:")
-    for name, value in task.evaluate(*model).items():
+    with products(config.precision):
+        metrics = task.evaluate(*model)
+    for name, value in metrics.items():
         unit = f" {task.loss_unit}" if name == "loss" else ""
         print(f"  {name:16} {value:.6g}{unit}")
 
@@ -147,7 +150,9 @@ def sample(arguments: Sequence[str]) -> None:
     graph, init = config.architecture()
     layout = _layout(init, [(".*", P())], make_mesh("data=1", devices=jax.local_devices()[:1]))
     _, *model = _load(directory, layout, which=options.checkpoint, best=("loss", "min"))
-    print(sample_text(nnx.merge(graph, *model), _tokenizer(config), options, seed=options.seed))
+    with products(config.precision):
+        text = sample_text(nnx.merge(graph, *model), _tokenizer(config), options, seed=options.seed)
+    print(text)
 
 
 def predict(arguments: Sequence[str]) -> None:
@@ -176,7 +181,7 @@ def predict(arguments: Sequence[str]) -> None:
     )
     _, *model = _load(directory, layout, which=options.checkpoint, best=("fitness", "max"))
     output = options.output or directory / "predict"
-    with writing(output):
+    with products(config.precision), writing(output):
         predict_images(
             config.finder(nnx.merge(graph, *model), options.head),
             path_of(words[0]),

@@ -14,6 +14,7 @@ import tyro
 from train.distributed import Processes
 from train.errors import BadInput, require
 from train.optimizers import MiMuon, Optimizer
+from train.precision import Precision
 
 if TYPE_CHECKING:
     import jax
@@ -31,6 +32,7 @@ MAY_CHANGE = frozenset(
         "checkpoint_every",
         "keep_checkpoints",
         "profile",
+        "attention",
         "data.cache",
     }
 )
@@ -77,6 +79,11 @@ class Config:
     max_skipped_steps: int = 10
     """Stop after this many consecutive steps whose loss or gradient is not finite. Such a step is
     skipped: it changes nothing, and training continues with the next batch."""
+
+    precision: Precision = "default"
+    """Precision of the model's float32 products. default: JAX's, which is fast (TF32 on NVIDIA
+    GPUs, one pass in bfloat16 on TPUs, float32 on CPUs); high: three passes on TPUs; highest:
+    float32 everywhere. Products in bfloat16 and those of the Muon family do not change."""
 
     mesh: str = "data=-1"
     """Device mesh as AXIS=SIZE,...; one size may be -1, for all remaining devices. Axes: data

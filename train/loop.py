@@ -22,6 +22,7 @@ from train.interruption import Interruption
 from train.mesh import automatic, batch_sharding, check_batch_size, make_mesh
 from train.metrics import validations
 from train.optimizers import make_optimizer
+from train.precision import products
 from train.progress import Reporter
 from train.record import Record
 from train.run_directory import Result
@@ -47,6 +48,12 @@ def run(config: Config, *, quiet: bool = False) -> Result:
         MachineError: a full disk, a lost folder; the same call continues once that is repaired.
     """
     distributed.join(config.processes)
+    with products(config.precision):
+        return _run(config, quiet)
+
+
+def _run(config: Config, quiet: bool) -> Result:
+    """`run`, in a context that has the configured precision."""
     mesh = make_mesh(config.mesh, explicit=config.mesh_axes == "explicit")
     check_batch_size(config.batch_size, mesh, config.micro_batches)
     task = config.task(automatic(mesh))

@@ -24,8 +24,12 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "nump
 CHECKOUT = Path(__file__).resolve().parent.parent
 
 _RENAMED = {"skipped_at_most": "max_skipped_steps"}  # fields of config.json in earlier releases
-# Fields that earlier releases did not have, by the type of the model.
-_ADDED = {"Qwen3Config": {"attention_bias": False, "rope_scaling": to_json(RotaryScaling())}}
+# Fields that earlier releases did not have: of all configurations, and by type.
+_ADDED_TO_ALL = {"precision": "default"}
+_ADDED = {
+    "LanguageModel": {"attention": "auto"},
+    "Qwen3Config": {"attention_bias": False, "rope_scaling": to_json(RotaryScaling())},
+}
 
 
 class Result(NamedTuple):
@@ -238,6 +242,7 @@ def _stored(path: Path) -> dict[str, Any]:
     try:
         stored = read_json(path, dict)
         fields = {_RENAMED.get(name, name): value for name, value in stored["config"].items()}
+        fields = {**_ADDED_TO_ALL, **_ADDED.get(str(fields.get("type")), {}), **fields}
         model = fields.get("model")
         if isinstance(model, dict):
             fields["model"] = {**_ADDED.get(str(model.get("type")), {}), **model}

@@ -27,7 +27,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from models.decoder import Attend, Block, Decoder, Hidden, Implementation, check_attention, rows
+from models.attention import Implementation, check_attention
+from models.decoder import Attend, Block, Decoder, Hidden, rows
 from models.gpt2.config import GPT2Config
 
 
@@ -89,12 +90,12 @@ class GPT2(Decoder):
         dtype: of matrix products and attention, e.g. `jnp.bfloat16`. Norms, softmax and logits are
             always float32.
         param_dtype: of the stored parameters.
-        attention: how attention is computed in training: "cudnn" is a flash kernel for half
-            precision on NVIDIA GPUs; "xla" works everywhere and holds `[B, N, T, T]` scores of one
-            layer. None: jax's choice.
+        attention: how attention is computed in training: "cudnn" is a flash kernel for 16 bits on
+            NVIDIA GPUs; "xla" works everywhere and holds `[B, N, T, T]` scores of one layer; "auto"
+            is "cudnn" where it can be, see `models.attention`.
 
     Raises:
-        ValueError: an unknown `attention`.
+        ValueError: an unknown `attention`, or "cudnn" for float32.
 
     Source: Radford et al., "Language Models are Unsupervised Multitask Learners", 2019.
 
@@ -112,11 +113,11 @@ class GPT2(Decoder):
         rngs: nnx.Rngs,
         dtype: DTypeLike = jnp.float32,
         param_dtype: DTypeLike = jnp.float32,
-        attention: Implementation | None = None,
+        attention: Implementation = "auto",
     ) -> None:
         self.config = config
         self.dtype = jnp.dtype(dtype)
-        self.attention = check_attention(attention)
+        self.attention = check_attention(attention, dtype)
         self.max_positions = config.n_positions
         stored: dict[str, Any] = {"param_dtype": jnp.dtype(param_dtype)}
         normal = nnx.initializers.normal(config.initializer_range)

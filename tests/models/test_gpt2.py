@@ -194,7 +194,7 @@ def test_half_precision_keeps_float32_parameters_and_logits_and_its_loss_takes_c
         assert hidden.dtype == jnp.bfloat16
         return cross_entropy(hidden, model.head, tokens[:, 1:], chunk_size=4)
 
-    with jax.numpy_dtype_promotion("standard"):  # see `models.decoder.dot_product_attention`
+    with jax.numpy_dtype_promotion("standard"):  # see `models.attention`
         loss, gradients = jax.jit(jax.value_and_grad(loss))(half)
     assert {leaf.dtype for leaf in jax.tree.leaves(gradients)} == {jnp.dtype("float32")}
     # bfloat16 keeps 8 bits: 4e-3 a rounding. Observed: 4e-3 on the loss.
@@ -210,14 +210,18 @@ def test_attention_is_computed_as_asked_for(usual, monkeypatch):
         return query
 
     monkeypatch.setattr(jax.nn, "dot_product_attention", watch)
-    for attention in (None, "xla", "cudnn"):
-        model = abstract(case["config"], attention=attention)
+    for attention in ("auto", "xla", "cudnn"):
+        model = abstract(case["config"], attention=attention, dtype="bfloat16")
         jax.eval_shape(lambda model: model(case["tokens"]), model)
-    assert asked == [None, "xla", "cudnn"]
+    assert asked == ["cudnn", "cudnn", "xla", "xla", "cudnn"]  # "auto" asks whether it can be used
     with pytest.raises(
-        ValueError, match="attention='flash' is unknown; use 'xla', 'cudnn' or None"
+        ValueError, match="attention='flash' is unknown; use 'auto', 'xla', 'cudnn'"
     ):
         abstract(case["config"], attention="flash")
+    with pytest.raises(
+        ValueError, match=r"attention='cudnn' computes in 16 bits.*float32; use dtype"
+    ):
+        abstract(case["config"], attention="cudnn")
 
 
 def test_sizes_have_their_number_of_parameters():

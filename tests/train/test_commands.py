@@ -106,9 +106,10 @@ def test_a_field_renamed_since_an_earlier_release_is_read(
     assert run_directory.read_config(tmp_path).max_skipped_steps == 7
 
 
-def test_a_model_from_before_scaled_rotations_is_read(small: Callable[..., Any], tmp_path: Path):
+def test_a_run_from_before_some_fields_is_read(small: Callable[..., Any], tmp_path: Path):
     config = small(tmp_path)
     stored = to_json(config)
+    del stored["precision"], stored["attention"]
     del stored["model"]["rope_scaling"], stored["model"]["attention_bias"]
     (tmp_path / "config.json").write_text(json.dumps({"config": stored, "data": {}}))
     assert run_directory.read_config(tmp_path) == config

@@ -122,6 +122,24 @@ def test_the_vocabulary_has_to_fit(subwords: Make, small: Make, tmp_path: Path):
         )
 
 
+def test_attention_by_cudnn_needs_whole_heads_a_gpu_and_16_bits(small: Make, tmp_path: Path):
+    config = small(tmp_path, compute_dtype="bfloat16")  # one key head
+    for spec, expected in (("data=2", "auto"), ("tensor=2", "xla")):
+        graph, init = config.architecture(make_mesh(spec))
+        model = nnx.merge(graph, *jax.eval_shape(init, jax.random.key(0)))
+        assert model.attention == expected
+    chosen = dataclasses.replace(config, attention="cudnn")
+    assert chosen.reopened(tmp_path).attention == "auto"
+    with pytest.raises(
+        BadInput, match=r"needs an NVIDIA GPU.*here are 1 on a cpu; use --attention"
+    ):
+        chosen.architecture(make_mesh("data=1"))
+    with pytest.raises(
+        BadInput, match=r"attention=cudnn computes in 16 bits.*=float32; use --comp"
+    ):
+        dataclasses.replace(chosen, compute_dtype="float32")
+
+
 def test_a_mismatch_is_one_line_of_the_command_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

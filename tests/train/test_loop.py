@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 from collections.abc import Callable, Iterable
@@ -302,6 +303,21 @@ def test_a_run_moves_from_eight_devices_to_one(
     np.testing.assert_allclose(
         [line["loss"] for line in after], [line["loss"] for line in before], rtol=1e-6
     )
+
+
+def test_the_products_of_a_run_have_its_precision(
+    small: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def products(config: Any, quiet: bool) -> Any:
+        return str(jax.make_jaxpr(lambda x: x @ x)(jnp.ones((2, 2))))
+
+    monkeypatch.setattr(loop, "_run", products)
+    found = {p: str(run(small(tmp_path, precision=p))) for p in ("default", "high", "highest")}
+    assert {p: re.findall(r"precision=(.*)", text) for p, text in found.items()} == {
+        "default": [],
+        "high": ["(Precision.HIGH, Precision.HIGH)"],
+        "highest": ["(Precision.HIGHEST, Precision.HIGHEST)"],
+    }
 
 
 def test_a_second_process_is_refused(small: Make, copied: Path):

@@ -16,6 +16,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Integer, PRNGKeyArray
 
+from models.attention import Implementation
 from models.cross_entropy import cross_entropy
 from models.decoder import Decoder
 from models.gpt2 import GPT2, GPT2Config, fused_matrices
@@ -77,6 +78,11 @@ class LanguageModel(Config):
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of matrix products and attention; parameters and losses are float32."""
 
+    attention: Implementation = "auto"
+    """How attention is computed. cudnn: a kernel for bfloat16 on NVIDIA GPUs that never holds all
+    scores; xla: works everywhere and holds all scores of a layer; auto: cudnn where it is found and
+    can compute what is asked for (not rows of several documents), otherwise xla."""
+
     remat: bool = False
     """Compute every layer again in the backward pass, for less memory and a third more time."""
 
@@ -97,6 +103,11 @@ class LanguageModel(Config):
             "positions of the model; shorten it, or use a larger --model.n-positions",
         )
         require(
+            self.attention != "cudnn" or self.compute_dtype == "bfloat16",
+            f"attention=cudnn computes in 16 bits, and compute_dtype={self.compute_dtype}; use "
+            "--compute-dtype bfloat16, or --attention auto",
+        )
+        require(
             self.pretrained is None or isinstance(self.model, Qwen3Config),
             f"pretrained={self.pretrained} is for Qwen3, and the model is a GPT-2",
         )
@@ -107,15 +118,19 @@ class LanguageModel(Config):
         return self.model.n_positions if isinstance(self.model, GPT2Config) else math.inf
 
     def reopened(self, directory: Path) -> Self:
-        """The same configuration for a run that is now in `directory`, with its tokenizer."""
+        """The same configuration for a run that is now in `directory`, to be used anywhere."""
         tokenizer, data = directory / TOKENIZER_FILE, self.data
         if tokenizer.exists():
             data = dataclasses.replace(data, tokenizer=str(tokenizer))
-        return dataclasses.replace(self, run_dir=directory, data=data)
+        return dataclasses.replace(self, run_dir=directory, data=data, attention="auto")
 
-    def architecture(self) -> tuple[nnx.GraphDef[Decoder], Callable[[PRNGKeyArray], Any]]:
+    def architecture(
+        self, mesh: Mesh | None = None
+    ) -> tuple[nnx.GraphDef[Decoder], Callable[[PRNGKeyArray], Any]]:
         """The model's graph, and the function that initializes `params` and `model_state`."""
-        make = functools.partial(_decoder, self.model, jnp.dtype(self.compute_dtype))
+        made: dict[str, Any] = {"dtype": jnp.dtype(self.compute_dtype)}
+        made["attention"] = self.attention if mesh is None else self._attention(mesh)
+        make = functools.partial(_decoder, self.model, **made)
         graph, _, _ = nnx.split(nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0))), nnx.Param, ...)
 
         def init(key: PRNGKeyArray) -> tuple[Tree, Tree]:
@@ -123,6 +138,18 @@ class LanguageModel(Config):
             return nnx.to_pure_dict(params), nnx.to_pure_dict(model_state)
 
         return graph, init
+
+    def _attention(self, mesh: Mesh) -> Implementation:
+        """The implementation on a mesh: cuDNN's needs a GPU, and whole heads on every device."""
+        model, parts = self.model, mesh.shape["tensor"]
+        heads = model.n_head if isinstance(model, GPT2Config) else model.num_key_value_heads
+        whole, platform = heads % parts == 0, mesh.devices.flat[0].platform
+        require(
+            self.attention != "cudnn" or (whole and platform in ("gpu", "cuda")),
+            f"attention=cudnn needs an NVIDIA GPU and a number of key heads that tensor={parts} "
+            f"divides; here are {heads} on a {platform}; use --attention auto",
+        )
+        return self.attention if whole else "xla"
 
     def published(self, layout: Tree) -> Tree:
         """The parameters in the folder `pretrained` as float32; each device reads its own part."""
@@ -159,7 +186,7 @@ class LanguageModel(Config):
         """Reads the text and builds the model's functions."""
         data = load(self.data, vocab_size=self.model.vocab_size)
         self._require_positions(data.tokenizer)
-        graph, init = self.architecture()
+        graph, init = self.architecture(mesh)
         rules = sharding_rules.decoder(self.model)
         remat = functools.partial(jax.checkpoint, prevent_cse=False) if self.remat else None
         layer_by_layer = sharding_rules.layer_by_layer(rules, mesh, remat)
@@ -220,11 +247,9 @@ def sample_text(model: Decoder, tokenizer: Tokenizer, options: Sample, *, seed: 
     return tokenizer.decode(prompt + np.asarray(added[0]).tolist())
 
 
-def _decoder(config: Qwen3Config | GPT2Config, dtype: jnp.dtype, *, rngs: nnx.Rngs) -> Decoder:
+def _decoder(config: Qwen3Config | GPT2Config, **options: Any) -> Decoder:
     """The model of an architecture."""
-    if isinstance(config, GPT2Config):
-        return GPT2(config, rngs=rngs, dtype=dtype)
-    return Qwen3(config, rngs=rngs, dtype=dtype)
+    return GPT2(config, **options) if isinstance(config, GPT2Config) else Qwen3(config, **options)
 
 
 def _tokens(batch: Tree) -> tuple[Integer[Array, "B T+1"], dict[str, Any]]:
