@@ -101,3 +101,14 @@ def test_public_functions_hide_no_module():
         for info in pkgutil.iter_modules(package.__path__):
             bound = getattr(package, info.name, None)
             assert bound is None or inspect.ismodule(bound), f"{package.__name__}.{info.name}"
+
+
+def test_only_what_jax_keeps_is_used(sources):
+    """`jax.experimental.shard_alike` was gone two releases later, and the package with it."""
+    short = [
+        (module, line)
+        for module, text in sources.items()
+        for line in text.splitlines()
+        if "jax.experimental" in line or "jax._src" in line
+    ]
+    assert short == []

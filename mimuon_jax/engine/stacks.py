@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.experimental.shard_alike import shard_alike
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from mimuon_jax.engine.assembly import concatenate, pad
@@ -110,7 +109,15 @@ def through_stacks(
     for x, order, own in zip(xs, orders, pieces, strict=True):
         y = concatenate([piece for _, piece in sorted(own, key=lambda p: p[0])])
         results.append(y.reshape(x.shape).transpose([order.index(i) for i in range(x.ndim)]))
-    return [shard_alike(x, y)[1] for x, y in zip(arrays, results, strict=True)]
+    return [_sharded_like(x, y) for x, y in zip(arrays, results, strict=True)]
+
+
+def _sharded_like(x: Array, y: Array) -> Array:
+    """``y`` with the sharding of ``x``: XLA shards all that an elementwise operation joins alike.
+
+    JAX has no other public way. A gradient that is not a number has an update that is not one.
+    """
+    return jnp.where(jnp.isnan(x), x, y)
 
 
 def _of_arrays(
