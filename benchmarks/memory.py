@@ -1,6 +1,7 @@
 """Peak memory of one compiled training step of Qwen3-0.6B on eight devices, for several meshes."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -56,14 +57,17 @@ def rows(layers: int | None, vocabulary: int | None, batch: int, length: int) ->
         yield Memory(spec, given, temporary, given + temporary + fresh)
 
 
-def decoder_task(config: Qwen3Config, mesh: Mesh) -> Task:
-    """The task of language-model training, without its data."""
-    graph, _ = nnx.split(nnx.eval_shape(lambda: Qwen3(config, rngs=nnx.Rngs(0))), nnx.Param)
+def decoder_task(
+    config: Qwen3Config, mesh: Mesh, *, dtype: Any = jnp.float32, remat: Any = jax.checkpoint
+) -> Task:
+    """The task of language-model training, without its data; products are in ``dtype``."""
+    make = functools.partial(Qwen3, config, dtype=dtype)
+    graph, _ = nnx.split(nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0))), nnx.Param)
     rules = sharding_rules.qwen3(config)
-    around = sharding_rules.layer_by_layer(rules, mesh, jax.checkpoint)
+    around = sharding_rules.layer_by_layer(rules, mesh, remat)
 
     def init(key):
-        return nnx.to_pure_dict(nnx.state(Qwen3(config, rngs=nnx.Rngs(key)), nnx.Param)), {}
+        return nnx.to_pure_dict(nnx.state(make(rngs=nnx.Rngs(key)), nnx.Param)), {}
 
     def loss(params, model_state, tokens, key, step):
         model = nnx.merge(graph, sharding_rules.as_used(params, rules, mesh))

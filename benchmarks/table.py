@@ -4,6 +4,7 @@ import json
 import platform
 from collections.abc import Iterable, Sequence
 from datetime import date
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,7 +35,10 @@ def _save(path: Path, rows: Sequence[NamedTuple]) -> None:
     """Writes rows, and what they were measured with."""
     record = {
         "date": date.today().isoformat(),
+        "python": platform.python_version(),
         "jax": jax.__version__,
+        "jaxlib": version("jaxlib"),
+        "flax": version("flax"),
         "optax": optax.__version__,
         "devices": [device.device_kind for device in jax.devices()],
         "machine": platform.machine(),

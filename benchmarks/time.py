@@ -24,6 +24,14 @@ STEPS = JORDAN.steps  # the default polynomial of optax and torch; "default" alo
 BASELINE = "optax"
 
 
+class Ceiling(NamedTuple):
+    """The rate of one large matrix product of random numbers: the best that can be reached."""
+
+    product: str
+    size: int
+    tflops: float
+
+
 class Row(NamedTuple):
     """One implementation on one set of matrices."""
 
@@ -33,7 +41,7 @@ class Row(NamedTuple):
     ratio: float  # the baseline's median over this one: above 1 is faster
     difference: float  # largest of an entry from the baseline's; entries are about 0.02 / sqrt(n)
     tflops: float  # the standard iteration's FLOPs over the time, whatever was computed
-    ceiling: float  # rate as a share of that of a large matrix product in the same dtype
+    ceiling: float  # rate as a share of that of a large product of the same kind
 
 
 def sets() -> dict[str, Shapes]:
@@ -50,21 +58,23 @@ def sets() -> dict[str, Shapes]:
 
 
 def optimizers(shapes: Shapes) -> dict[str, tuple[optax.GradientTransformation, str]]:
-    """The implementations, and the dtype of their products."""
+    """The implementations, and the kind of their products, see `products`."""
     by_name = dimension_numbers(shapes)
     ours = functools.partial(muon, 0.02, matrices=by_name)
-    standard = functools.partial(newton_schulz, schedule=JORDAN)
-    fast = functools.partial(fast_newton_schulz, schedule=JORDAN)
-    found = {
-        BASELINE: (optax.contrib.muon(0.02, muon_weight_dimension_numbers=by_name), "float32"),
-        "standard": (ours(orthogonalizer=standard), "float32"),
-        "fast": (ours(orthogonalizer=fast), "float32"),
-        "default": (ours(), "float32"),
+    baseline = optax.contrib.muon(0.02, muon_weight_dimension_numbers=by_name)
+    forms = {
+        "standard": functools.partial(newton_schulz, schedule=JORDAN),
+        "fast": functools.partial(fast_newton_schulz, schedule=JORDAN),
     }
-    if jax.default_backend() != "cpu":  # 16 bits are faster there
-        baseline = optax.contrib.muon(0.02, muon_weight_dimension_numbers=by_name)
+    is_cpu = jax.default_backend() == "cpu"
+    # Optax asks for no precision: on a GPU, float32 then is TF32.
+    found = {BASELINE: (baseline, "float32" if is_cpu else "tf32")}
+    for name, function in forms.items():
+        found[name] = (ours(orthogonalizer=functools.partial(function, dtype="float32")), "float32")
+    found["default"] = (ours(), "float32" if is_cpu else "float16")
+    if not is_cpu:  # 16 bits are faster there
         found[f"{BASELINE} bfloat16"] = (_in_bfloat16(baseline), "bfloat16")
-        for function, name in ((standard, "standard"), (fast, "fast")):
+        for name, function in forms.items():
             for dtype in ("bfloat16", "float16"):
                 half = functools.partial(function, dtype=dtype)
                 found[f"{name} {dtype}"] = (ours(orthogonalizer=half), dtype)
@@ -95,9 +105,12 @@ def medians(functions: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def rows(names: list[str] | None = None, rounds: int = 5) -> Iterator[Row]:
-    """One row per implementation and set."""
-    ceilings = {dtype: matmul_rate(dtype) for dtype in ("float32", "bfloat16", "float16")}
+def rows(names: list[str] | None = None, rounds: int = 5) -> Iterator[NamedTuple]:
+    """Ceilings, then one row per implementation and set."""
+    ceilings = {}
+    for ceiling in products(rounds):
+        ceilings[ceiling.product] = 1e12 * ceiling.tflops
+        yield ceiling
     for name, shapes in sets().items():
         if names is None or {name, name.split(",")[0]} & set(names):
             yield from _of_set(name, shapes, ceilings, rounds)
@@ -139,17 +152,27 @@ def _run(update: Callable, gradients: Any, state: Any) -> Any:
     return jax.block_until_ready(update(gradients, state, gradients)[0])
 
 
-def matmul_rate(dtype: str, rounds: int = 5) -> float:
-    """FLOP/s of one large square matrix product: the best that the machine can do."""
-    size = 2048 if jax.default_backend() == "cpu" else 8192
-    x = jnp.ones((size, size), dtype)
-    product = jax.jit(functools.partial(jnp.matmul, preferred_element_type=jnp.float32))
-    seconds = medians({dtype: lambda: product(x, x).block_until_ready()}, rounds)
-    return 2.0 * size**3 / seconds[dtype]
+def products(rounds: int = 5) -> Iterator[Ceiling]:
+    """Rates of a large square product, accumulated in float32."""
+    is_cpu = jax.default_backend() == "cpu"
+    size = 2048 if is_cpu else 8192
+    kinds = {"float32": ("float32", "highest"), "tf32": ("float32", "default")}
+    kinds |= {dtype: (dtype, "default") for dtype in ("bfloat16", "float16")}
+    for kind, (dtype, precision) in kinds.items():
+        # Random: zeros and ones take less power, so that a GPU's clock is higher.
+        x = jax.random.normal(jax.random.key(0), (size, size)).astype(dtype)
+        square = jax.jit(
+            functools.partial(jnp.matmul, precision=precision, preferred_element_type=jnp.float32)
+        )
+        seconds = medians({kind: lambda f=square, x=x: f(x, x).block_until_ready()}, rounds)
+        yield Ceiling(kind, size, 2e-12 * size**3 / seconds[kind])
 
 
 def torch_steps(shapes: Shapes) -> dict[str, Callable[[], Any]]:
-    """`torch.optim.Muon` (bfloat16) and Jordan's iteration in float32; empty without torch."""
+    """`torch.optim.Muon` (bfloat16) and Jordan's iteration in float32; empty without torch.
+
+    Also the Gram form of the package `gram-newton-schulz` if it is installed (float16).
+    """
     if importlib.util.find_spec("torch") is None:
         return {}
     torch: Any = importlib.import_module("torch")  # not a dependency of ours
@@ -180,4 +203,16 @@ def torch_steps(shapes: Shapes) -> dict[str, Callable[[], Any]]:
     if hasattr(torch.optim, "Muon"):
         optimizer = torch.optim.Muon(parameters, lr=0.02)
         found["torch.optim.Muon"] = lambda: (optimizer.step(), wait())
+    if importlib.util.find_spec("gram_newton_schulz") is not None:
+        package: Any = importlib.import_module("gram_newton_schulz")
+        gram = package.GramNewtonSchulz(
+            ns_coefficients=[list(triple) for triple in JORDAN.triples],
+            gram_newton_schulz_reset_iterations=[2],
+            ns_use_kernels=importlib.util.find_spec("quack") is not None,  # its kernels
+        )
+        by_shape: dict[Any, list[Any]] = {}
+        for parameter in parameters:
+            by_shape.setdefault(parameter.shape, []).append(parameter.grad)
+        stacks = [torch.stack(gradients) for gradients in by_shape.values()]
+        found["gram-newton-schulz"] = lambda: ([gram(stack) for stack in stacks], wait())
     return found
