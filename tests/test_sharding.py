@@ -100,7 +100,12 @@ def assert_same(results, expected, placed, atol=5e-6):
 
 def collectives(function, *args):
     """Kinds of the collectives of a compiled function, in order."""
-    text = jax.jit(function).lower(*args).compile().as_text() or ""
+    return kinds_of_collectives(jax.jit(function).lower(*args).compile())
+
+
+def kinds_of_collectives(compiled):
+    """The same of what is compiled already."""
+    text = compiled.as_text() or ""
     kinds = ("all-to-all", "all-gather", "all-reduce", "reduce-scatter", "collective-permute")
     return sorted(k for line in text.splitlines() for k in kinds if f" {k}(" in line)
 
@@ -402,11 +407,41 @@ def test_an_ensemble_is_more_matrices(kind, spec, wanted):
     assert_same([result], [cubic(x)], [placed])
 
 
+@pytest.mark.parametrize(
+    ("kinds", "given"),
+    [
+        ((AUTO, AUTO), False),
+        ((AUTO, AUTO), True),
+        ((EXPLICIT, EXPLICIT), False),
+        pytest.param((AUTO, EXPLICIT), False, marks=pytest.mark.slow),
+        pytest.param((EXPLICIT, AUTO), True, marks=pytest.mark.slow),
+    ],
+)
+def test_an_ensemble_on_one_axis_with_matrices_sharded_on_the_other_is_not_gathered(kinds, given):
+    mesh = make_mesh(8, kinds, (2, 4))
+    (x,) = arrays([(2, 3, 16, 24)])
+    active = jnp.arange(6).reshape(2, 3) % 3 < 2
+    (placed,) = place([x], mesh, [P("x", None, "y")])
+
+    def run(x, active):
+        shardings = [NamedSharding(mesh, P(None, "y"))] if given else None
+        return map_matrices(cubic, [x], [N(1, 2)], active=[active], shardings=shardings)[0]
+
+    with jax.set_mesh(mesh):
+        flags = jax.device_put(active, NamedSharding(mesh, P("x")))
+        compiled = jax.jit(jax.vmap(run)).lower(placed, flags).compile()
+        result = compiled(placed, flags)
+    assert kinds_of_collectives(compiled) == ["all-to-all"] * 2
+    assert result.sharding.is_equivalent_to(placed.sharding, 4)
+    chosen = np.asarray(active)
+    assert_values([np.asarray(result)[chosen]], [cubic(x[chosen])])
+
+
 def test_one_model_of_an_ensemble_may_share_its_arrays():
     """Operands that are not mapped, a map in a map, and gates."""
-    mesh = make_mesh(8, AUTO, (8, 1))
+    mesh = make_mesh(8, AUTO, (2, 4))
     xs = arrays([(2, 3, 16, 24), (24, 16)])
-    placed = place(xs, mesh, [P(None, None, "x"), P("x")])
+    placed = place(xs, mesh, [P("x", None, "y"), P("y")])
     active = jnp.arange(6).reshape(2, 3) % 2 == 0
 
     def run(x, y, active):

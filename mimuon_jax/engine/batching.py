@@ -5,16 +5,23 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.sharding import NamedSharding, PartitionSpec
 
 from mimuon_jax.engine.axes import axes_of, from_matrices, to_matrices
-from mimuon_jax.engine.ensembles import deeper_numbers, deeper_sharding, mapped_as_batches
+from mimuon_jax.engine.ensembles import (
+    axes_of_ensemble,
+    deeper_numbers,
+    deeper_sharding,
+    mapped_as_batches,
+)
 from mimuon_jax.engine.exchange import Function, carry_out
 from mimuon_jax.engine.plan import Layout, Shards, plan
 from mimuon_jax.engine.sharding import (
     Spec,
+    auto_axes,
     check_shardings,
     distribute,
     is_distributed,
@@ -88,9 +95,9 @@ def map_matrices(
             operands[: len(ranks)],
             [deeper_numbers(n, rank, depth) for n, rank in zip(numbers, ranks, strict=True)],
             operands[len(ranks) :],
-            shardings and [deeper_sharding(sharding, depth) for sharding in shardings],
+            shardings,
             equivariant,
-            ensembles=depth > 0,
+            depth,
         )
 
     if shardings is not None:
@@ -106,13 +113,19 @@ def _on_mesh(
     flags: Sequence[Array],
     shardings: Sequence[NamedSharding | PartitionSpec | None] | None,
     equivariant: bool,
-    *,
-    ensembles: bool,
+    depth: int,
 ) -> list[Array]:
-    """`map_matrices`, with one flag per array or none."""
+    """`map_matrices`, with one flag per array or none, and ``depth`` mapped axes in front."""
     mesh, sizes = unknown_axes(arrays, shardings)
     if not sizes:
+        if depth:
+            mapped = arrays[0].shape[:depth]
+            given = shardings or [None] * len(arrays)
+            shardings = [deeper_sharding(s, mapped, mesh, auto_axes(mesh)) for s in given]
         return _where_known(function, arrays, numbers, flags, shardings, equivariant)
+    models = arrays[0].shape[0] if depth else 1
+    outer = axes_of_ensemble(models, sizes)
+    inner = {axis: size for axis, size in sizes.items() if axis not in outer}
 
     def apply(stacks: Sequence[Stack]) -> list[Array]:
         return _where_known(
@@ -122,17 +135,26 @@ def _on_mesh(
             [stack.active for stack in stacks if stack.active is not None],
             [NamedSharding(mesh, stack.spec) for stack in stacks],
             equivariant,
+            elsewhere=outer,
         )
 
-    return through_stacks(
-        apply,
-        arrays,
-        numbers,
-        flags,
-        Devices(mesh, sizes),
-        equivariant=equivariant,
-        ensembles=ensembles,
-    )
+    def run(*operands: Array) -> list[Array]:
+        return through_stacks(
+            apply,
+            operands[: len(arrays)],
+            numbers,
+            operands[len(arrays) :],
+            Devices(mesh, inner),
+            equivariant=equivariant,
+            ensembles=depth > 0,
+        )
+
+    if not outer:
+        return run(*arrays, *flags)
+    count = math.prod(sizes[axis] for axis in outer)
+    grouped = [x.reshape(count, models // count, *x.shape[1:]) for x in [*arrays, *flags]]
+    results = jax.vmap(run, spmd_axis_name=outer)(*grouped)
+    return [y.reshape(x.shape) for x, y in zip(arrays, results, strict=True)]
 
 
 def _where_known(
@@ -142,6 +164,7 @@ def _where_known(
     flags: Sequence[Array],
     shardings: Sequence[NamedSharding | PartitionSpec | None] | None,
     equivariant: bool,
+    elsewhere: Sequence[str] = (),
 ) -> list[Array]:
     """`map_matrices` where the layout of the arrays is known, or there is only one device."""
     batch_axes = [axes_of(x.ndim, number)[0] for x, number in zip(arrays, numbers, strict=True)]
@@ -168,7 +191,7 @@ def _where_known(
 
         return run
 
-    return list(distribute(program, arrays, flags, batch_axes, shardings))
+    return list(distribute(program, arrays, flags, batch_axes, shardings, elsewhere=elsewhere))
 
 
 def _layout(

@@ -1,12 +1,14 @@
 """Under `jax.vmap`, the mapped axis becomes one more batch axis: an ensemble is more matrices."""
 
-from collections.abc import Callable, Sequence
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.custom_batching import custom_vmap
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from mimuon_jax.engine.axes import axes_of
 from mimuon_jax.types import MuonDimensionNumbers
@@ -58,9 +60,41 @@ def deeper_numbers(numbers: MuonDimensionNumbers, rank: int, depth: int) -> Muon
 
 
 def deeper_sharding(
-    sharding: NamedSharding | PartitionSpec | None, depth: int
-) -> NamedSharding | PartitionSpec | None:
-    """The sharding of an array that has ``depth`` more axes in front, which are replicated."""
-    if isinstance(sharding, NamedSharding):
-        return NamedSharding(sharding.mesh, PartitionSpec(*[None] * depth, *sharding.spec))
-    return None if sharding is None else PartitionSpec(*[None] * depth, *sharding)
+    sharding: NamedSharding | PartitionSpec | None,
+    mapped: Sequence[int],
+    mesh: Mesh | AbstractMesh,
+    sizes: Mapping[str, int],
+) -> NamedSharding:
+    """The sharding of an array that has more axes in front, over the mesh axes that are left.
+
+    So an ensemble counts as sharded over the mesh axes that do not shard its models. If it is
+    replicated over them, results are gathered, as they would be after shared work.
+
+    Args:
+      sharding: of the array of one model; None: replicated.
+      mapped: sizes of the axes in front.
+      mesh: of the arrays.
+      sizes: of the mesh axes that may shard the axes in front.
+    """
+    spec = sharding.spec if isinstance(sharding, NamedSharding) else sharding or PartitionSpec()
+    used = {axis for entry in spec for axis in (entry if isinstance(entry, tuple) else (entry,))}
+    left = {axis: size for axis, size in sizes.items() if axis not in used}
+    front = []
+    for size in mapped:
+        own: list[str] = []
+        for axis in list(left):
+            if size % left[axis] == 0:
+                own, size = [*own, axis], size // left.pop(axis)
+        front.append(tuple(own) or None)
+    return NamedSharding(mesh, PartitionSpec(*front, *spec))
+
+
+def axes_of_ensemble(models: int, sizes: Mapping[str, int]) -> tuple[str, ...]:
+    """The mesh axes over which to spread models, where their number fits some axes but not all.
+
+    It is usually the number of devices along the axes that shard the ensemble.
+    """
+    groups = [g for n in range(len(sizes) + 1) for g in itertools.combinations(sizes, n)]
+    counts = {group: math.prod(sizes[axis] for axis in group) for group in groups}
+    largest = max((g for g in groups if models % counts[g] == 0), key=counts.__getitem__)
+    return () if largest == tuple(sizes) else largest

@@ -36,6 +36,8 @@ def distribute(
     flags: Sequence[Array],
     batch_axes: Sequence[tuple[int, ...]],
     shardings: Sequence[Sharding] | None,
+    *,
+    elsewhere: Sequence[str] = (),
 ) -> tuple[Array, ...]:
     """Runs a program on every device of the mesh of the arrays.
 
@@ -47,6 +49,7 @@ def distribute(
       batch_axes: the batch axes of each array.
       shardings: one per array (None: replicated), or None if nothing is known. A wrong one costs
         time, never correctness. Explicit axes need none.
+      elsewhere: mesh axes with other arrays on each device, of a `jax.vmap` around this.
 
     Returns:
       The results. Without a mesh, those of the program on whole arrays.
@@ -65,7 +68,7 @@ def distribute(
     mapped = not alone or bool(_sizes(mesh, (AxisType.Explicit,)))
     specs = _specs(arrays, shardings, mesh) if mapped else None
     if specs is not None:
-        return _by_shard_map(program, arrays, flags, batch_axes, specs, mesh)
+        return _by_shard_map(program, arrays, flags, batch_axes, specs, mesh, elsewhere)
     return program([((),) * x.ndim for x in arrays], {})(*arrays, *flags)
 
 
@@ -80,11 +83,15 @@ def unknown_axes(
     return mesh, {axis: size for axis, size in _sizes(mesh, _FREE).items() if size > 1}
 
 
+def auto_axes(mesh: AnyMesh) -> dict[str, int]:
+    """The sizes of the Auto axes of a mesh."""
+    return _sizes(mesh, (AxisType.Auto,))
+
+
 def is_distributed(arrays: Sequence[Array], shardings: Sequence[Sharding] | None) -> bool:
-    """Whether several devices share the work, and the same ones for all members of an ensemble."""
-    mesh = _mesh(arrays, shardings)
-    several = math.prod(_sizes(mesh, _FREE).values()) > 1
-    return several and _traced(arrays) and not _mapped_away(mesh)
+    """Whether several devices share the work, under `jax.vmap` those of one model."""
+    several = math.prod(_sizes(_mesh(arrays, shardings), _FREE).values()) > 1
+    return several and _traced(arrays)
 
 
 def _traced(arrays: Sequence[Array]) -> bool:
@@ -151,6 +158,7 @@ def _by_shard_map(
     batch_axes: Sequence[tuple[int, ...]],
     specs: Sequence[Spec],
     mesh: AnyMesh,
+    elsewhere: Sequence[str],
 ) -> tuple[Array, ...]:
     """Runs the program where the shardings are known while tracing."""
     free = _sizes(mesh, _FREE)
@@ -160,8 +168,9 @@ def _by_shard_map(
     if explicit:  # shard_map refuses an Explicit array that is sharded otherwise; flags may be
         targets = [NamedSharding(mesh, _only(spec, explicit)) for spec in inputs[len(arrays) :]]
         flags = [jax.sharding.reshard(x, s) for x, s in zip(flags, targets, strict=True)]
+    shared = {axis: size for axis, size in free.items() if axis not in elsewhere}
     run = jax.shard_map(
-        _on_one_device(program, specs, free),
+        _on_one_device(program, specs, shared),
         mesh=mesh,
         axis_names=set(free),
         in_specs=inputs,
@@ -208,7 +217,7 @@ def _specs(
 ) -> list[Spec] | None:
     """How all axes that are not manual shard the arrays, or None if only XLA will know."""
     free, explicit = _sizes(mesh, _FREE), _sizes(mesh, (AxisType.Explicit,))
-    auto = _sizes(mesh, (AxisType.Auto,))
+    auto = auto_axes(mesh)
     if shardings is None and not explicit and not all(_placed(x) for x in arrays):
         return None
     specs = []
