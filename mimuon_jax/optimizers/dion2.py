@@ -1,8 +1,11 @@
 """Dion2: Muon that orthogonalizes a part of every matrix per step."""
 
+from __future__ import annotations
+
 import optax
 from jax.typing import DTypeLike
 
+from mimuon_jax.optimizers.optax_names import explains_optax_names
 from mimuon_jax.optimizers.recipe import adam_rate, as_adamw, decayed, descent
 from mimuon_jax.transforms.checks import check_decay
 from mimuon_jax.transforms.fused import Split, split_fused
@@ -12,6 +15,7 @@ from mimuon_jax.transforms.slices import select_slices
 from mimuon_jax.types import Gain, LearningRate, Mask, Matrices, Number, Orthogonalizer, Shardings
 
 
+@explains_optax_names
 def dion2(
     learning_rate: LearningRate,
     *,

@@ -1,8 +1,11 @@
 """MuonH and NorMuonH: Muon on hyperballs, where matrices keep their norm."""
 
+from __future__ import annotations
+
 import optax
 from jax.typing import DTypeLike
 
+from mimuon_jax.optimizers.optax_names import explains_optax_names
 from mimuon_jax.optimizers.recipe import adam_rate, as_adamw, as_momentum, descent
 from mimuon_jax.transforms.checks import check_share
 from mimuon_jax.transforms.fused import Split, split_fused
@@ -13,6 +16,7 @@ from mimuon_jax.transforms.units import MEMORY, normalize_units
 from mimuon_jax.types import LearningRate, Matrices, Measure, Number, Orthogonalizer, Shardings
 
 
+@explains_optax_names
 def muonh(
     learning_rate: LearningRate,
     *,
@@ -83,6 +87,7 @@ def muonh(
     return partition(steps, rest, matrices=matrices)
 
 
+@explains_optax_names
 def normuonh(
     learning_rate: LearningRate,
     *,

@@ -1,8 +1,11 @@
 """NorMuon and AdaMuon: Muon with a second moment after orthogonalization."""
 
+from __future__ import annotations
+
 import optax
 from jax.typing import DTypeLike
 
+from mimuon_jax.optimizers.optax_names import explains_optax_names
 from mimuon_jax.optimizers.recipe import adam_rate, as_adamw, as_momentum, decayed, descent
 from mimuon_jax.transforms.checks import check_positive, check_share
 from mimuon_jax.transforms.fused import Split, split_fused
@@ -21,6 +24,7 @@ from mimuon_jax.types import (
 )
 
 
+@explains_optax_names
 def normuon(
     learning_rate: LearningRate,
     *,
@@ -107,6 +111,7 @@ def normuon(
     return partition(steps, rest, matrices=matrices)
 
 
+@explains_optax_names
 def adamuon(
     learning_rate: LearningRate,
     *,

@@ -1,8 +1,11 @@
 """PolarGrad: Muon whose updates scale with the gradient."""
 
+from __future__ import annotations
+
 import optax
 from jax.typing import DTypeLike
 
+from mimuon_jax.optimizers.optax_names import explains_optax_names
 from mimuon_jax.optimizers.recipe import adam_rate, as_adamw, as_momentum, decayed, descent
 from mimuon_jax.transforms.checks import check_decay
 from mimuon_jax.transforms.fused import Split
@@ -12,6 +15,7 @@ from mimuon_jax.transforms.spectra import scale_by_dual_norm
 from mimuon_jax.types import Gain, LearningRate, Mask, Matrices, Number, Orthogonalizer, Shardings
 
 
+@explains_optax_names
 def polargrad(
     learning_rate: LearningRate,
     *,

@@ -1,10 +1,13 @@
 """Scion: every parameter, embeddings and heads included, moves in a norm of its own."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 
 import optax
 from jax.typing import DTypeLike
 
+from mimuon_jax.optimizers.optax_names import explains_optax_names
 from mimuon_jax.optimizers.recipe import as_auxiliary, as_momentum, decayed, descent
 from mimuon_jax.transforms.checks import check_weight
 from mimuon_jax.transforms.fused import Split
@@ -13,6 +16,7 @@ from mimuon_jax.transforms.partition import partition
 from mimuon_jax.types import LearningRate, Mask, Matrices, Number, Orthogonalizer, Shardings
 
 
+@explains_optax_names
 def scion(
     learning_rate: LearningRate,
     *,

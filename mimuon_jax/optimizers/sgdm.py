@@ -5,10 +5,12 @@ from __future__ import annotations
 import optax
 from jax.typing import DTypeLike
 
+from mimuon_jax.optimizers.optax_names import explains_optax_names
 from mimuon_jax.optimizers.recipe import as_momentum, decayed, descent
 from mimuon_jax.types import LearningRate, Mask, Number
 
 
+@explains_optax_names
 def sgdm(
     learning_rate: LearningRate,
     *,

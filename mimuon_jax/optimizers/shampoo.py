@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import optax
 
+from mimuon_jax.optimizers.optax_names import explains_optax_names
 from mimuon_jax.optimizers.recipe import adam_rate, as_adamw, decayed, descent
 from mimuon_jax.transforms.fused import Split, split_fused
 from mimuon_jax.transforms.partition import partition
@@ -11,6 +12,7 @@ from mimuon_jax.transforms.preconditioner import scale_by_shampoo
 from mimuon_jax.types import LearningRate, Mask, Matrices, Number
 
 
+@explains_optax_names
 def shampoo(
     learning_rate: LearningRate,
     *,

@@ -8,6 +8,7 @@ import optax
 from jax.typing import DTypeLike
 
 from mimuon_jax.linalg.powers import PowerMethod
+from mimuon_jax.optimizers.optax_names import explains_optax_names
 from mimuon_jax.optimizers.recipe import as_auxiliary, as_momentum, decayed, descent
 from mimuon_jax.transforms.checks import check_decay, check_weight
 from mimuon_jax.transforms.fused import Split
@@ -17,6 +18,7 @@ from mimuon_jax.transforms.spectral_power import checked_exponent, spectral_powe
 from mimuon_jax.types import Gain, LearningRate, Mask, Matrices, Number, Shardings
 
 
+@explains_optax_names
 def spectral_sgd(
     learning_rate: LearningRate,
     *,
@@ -92,6 +94,7 @@ def spectral_sgd(
     )
 
 
+@explains_optax_names
 def spectral_adam(
     learning_rate: LearningRate,
     *,
