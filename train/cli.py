@@ -6,6 +6,8 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
+from platform import python_version
 from typing import Any
 
 from train import experiments, presets
@@ -41,9 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the words after `python -m train`; None takes them from `sys.argv`.
 
     Returns:
-        0: done. 1: training stopped by itself, or the machine failed. 2: bad input. 130: Control-C.
-        143: SIGTERM, which schedulers send before they reclaim a machine. Every code except 0 is
-        explained in one line on standard error.
+        0: done. 1: training stopped by itself, or the machine failed. 2: bad input. 129: SIGHUP, of
+        a lost terminal. 130: Control-C. 141: nobody reads the output. 143: SIGTERM, which
+        schedulers send before they reclaim a machine. Every code except 0 is explained in one line
+        on standard error.
     """
     _accept_all_characters()
     try:
@@ -67,11 +70,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parse(arguments: Sequence[str]) -> Config | None:
-    """Turns a command line into a configuration, or prints help and returns None.
+    """Turns a command line into a configuration, or prints help or versions and returns None.
 
     Raises:
         BadInput: an unknown preset, optimizer or option, or an invalid value.
     """
+    if arguments[:1] == ["--version"]:
+        print(
+            f"mimuon-jax {version('mimuon-jax')}, jax {version('jax')}, Python {python_version()}"
+        )
+        return None
     if not arguments or arguments[0].startswith("-"):
         asked = arguments[:1] in (["-h"], ["--help"])
         require(asked, f"name a preset first: {PROGRAM} {'|'.join(presets.names())} [options]")

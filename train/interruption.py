@@ -1,5 +1,6 @@
 """Signals that end a run: the current step is finished and saved, then the process exits."""
 
+import contextlib
 import os
 import signal
 import threading
@@ -9,14 +10,16 @@ from typing import Self
 import jax
 from jax.experimental import multihost_utils
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _NOTICE = b"\nfinishing the step and saving; a second signal exits immediately\n"
 
 
 class Interruption:
-    """Records SIGINT (Control-C) and SIGTERM (a scheduler reclaims the machine) while active.
+    """Records the signals that end a run, while active.
 
-    A second signal of the same kind has its usual effect: it ends the process.
+    They are SIGINT (Control-C), SIGTERM (a scheduler reclaims the machine) and SIGHUP (a terminal
+    or connection is lost), which stays ignored under `nohup`. A second signal of the same kind has
+    its usual effect: it ends the process.
 
     Several processes must stop after the same step. There JAX's own preemption service receives
     SIGTERM and agrees with the other processes on a step; SIGINT keeps its usual effect.
@@ -38,13 +41,17 @@ class Interruption:
         del frame
         self._received = signal.Signals(number)
         signal.signal(number, self._before[self._received])
-        os.write(2, _NOTICE)  # unlike print, safe at any point of the program
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            os.write(2, _NOTICE)  # unlike print, safe at any point of the program
 
     def __enter__(self) -> Self:
         # In Python only the main thread can handle signals.
         main = threading.current_thread() is threading.main_thread()
         if main and not jax.distributed.is_initialized():
-            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+            before = {number: signal.getsignal(number) for number in SIGNALS}
+            self._before = {n: x for n, x in before.items() if x is not signal.SIG_IGN}
+            for number in self._before:
+                signal.signal(number, self._note)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -173,16 +173,18 @@ def _fit(
     if done == 0:
         checkpoints.evaluations[0] = task.evaluate(*evaluated(state))
         record.validation(0, checkpoints.evaluations[0])
+    record.compiling()
     with Interruption() as interruption:
         while done < config.steps:
             state, values = step(state, next(batches))
+            record.compiled()
             done += 1
             record.train(done, values)
             if done == config.steps or done % config.evaluate_every == 0:
                 record.flush()
                 checkpoints.evaluations[done] = task.evaluate(*evaluated(state))
                 record.validation(done, checkpoints.evaluations[done])
-            received, stuck = interruption.requested(done), record.stuck
+            received, stuck = interruption.requested(done) or record.unread, record.stuck
             if received or stuck or _checkpoint_due(config, done):
                 record.flush()
                 record.sync()

@@ -1,5 +1,7 @@
 """The progress of a run: a live bar on a terminal, plain lines otherwise."""
 
+import errno
+import os
 import sys
 import time
 from typing import Self
@@ -9,6 +11,16 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column
 
 _SECONDS_BETWEEN_LINES = 10.0
+
+
+class _Output(Console):
+    """A console whose reader may go away; what it prints after that is dropped."""
+
+    lost = False
+
+    def on_broken_pipe(self) -> None:  # called by rich, whose own method exits the program
+        self.quiet = self.lost = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class Reporter:
@@ -24,7 +36,7 @@ class Reporter:
             quiet: show only warnings.
         """
         self._steps, self._unit, self._loss_unit, self._quiet = steps, unit, loss_unit, quiet
-        self._console = Console(highlight=False)
+        self._console = _Output(highlight=False)
         counter = f"step {steps}/{steps}"
         columns = (
             TextColumn("step {task.completed}/{task.total}", table_column=_whole(len(counter))),
@@ -47,10 +59,20 @@ class Reporter:
         if self._live:  # a stopped bar prints an empty line
             self._bar.stop()
 
+    @property
+    def lost(self) -> bool:
+        """Whether nobody reads the output any more."""
+        return self._console.lost
+
     def line(self, text: str) -> None:
         """Prints a line, above the bar if there is one."""
         if not self._quiet:
-            self._console.print(text, markup=False, soft_wrap=True)
+            try:
+                self._console.print(text, markup=False, soft_wrap=True)
+            except OSError as error:
+                if error.errno != errno.EIO:  # a terminal that is gone
+                    raise
+                self._console.on_broken_pipe()
 
     def warn(self, text: str) -> None:
         """Prints a warning to standard error."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import signal
 import time
 from pathlib import Path
 from typing import Any, Self
@@ -57,6 +58,7 @@ class Record:
         self._pending: tuple[int, dict[str, Any]] | None = None
         self._started = self._last = time.monotonic()
         self._seconds_per_step: float | None = None
+        self._compiling: float | None = None  # since when
         self.stuck = False  # whether max_skipped_steps consecutive steps were skipped
 
     def train(self, step: int, values: dict[str, Any]) -> None:
@@ -114,6 +116,24 @@ class Record:
             f"metrics and checkpoints are kept in {self._config.directory}. Try a smaller "
             "--optimizer.learning-rate or --optimizer.clip-norm, with another --run-dir"
         )
+
+    def compiling(self) -> None:
+        """Says what the wait before the first step is for."""
+        self._reporter.line("compiling the training step ...")
+        self._compiling = time.monotonic()
+
+    def compiled(self) -> None:
+        """Says how long that took, once, if it was long."""
+        if self._compiling is not None:
+            seconds, self._compiling = time.monotonic() - self._compiling, None
+            if seconds > 5:
+                self._reporter.line(f"compiled in {seconds:.0f} s")
+
+    @property
+    def unread(self) -> signal.Signals | None:
+        """SIGPIPE if nobody reads the output any more, which ends a run of one process."""
+        lost = self._reporter.lost and not jax.distributed.is_initialized()
+        return signal.SIGPIPE if lost else None
 
     def sync(self) -> None:
         """Returns when everything is on disk, so that a checkpoint may follow."""

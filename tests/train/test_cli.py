@@ -4,6 +4,7 @@ import dataclasses
 import gzip
 import lzma
 import math
+import re
 import signal
 from pathlib import Path
 
@@ -150,6 +151,11 @@ def test_an_optimizer_by_name_takes_the_settings_of_the_preset(words: list[str])
     assert config.steps == 12
 
 
+def test_versions_are_printed(capsys: pytest.CaptureFixture[str]):
+    assert cli.main(["--version"]) == 0
+    assert re.fullmatch(r"mimuon-jax \S+, jax \S+, Python 3\.\d+\.\d+\n", capsys.readouterr().out)
+
+
 def test_the_options_of_the_optimizer_reach_it():
     words = "lm --optimizer.threshold inf --optimizer.measure gap --optimizer.no-nesterov"
     optimizer = getattr(cli.parse(words.split()), "optimizer", None)
@@ -159,7 +165,7 @@ def test_the_options_of_the_optimizer_reach_it():
     assert type(getattr(cli.parse(["lm", "--optimizer", "muon"]), "optimizer", None)) is Muon
 
 
-@pytest.mark.parametrize(("received", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("received", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_is_one_line_and_its_own_exit_code(
     received: signal.Signals,
     code: int,

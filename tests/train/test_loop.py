@@ -149,7 +149,11 @@ def test_an_interrupted_run_goes_on_bit_for_bit(
 
 @pytest.mark.parametrize(
     ("batch", "received"),  # a step without an evaluation and one with an evaluation
-    [pytest.param(3, signal.SIGTERM, marks=pytest.mark.slow), (4, signal.SIGINT)],
+    [
+        pytest.param(3, signal.SIGTERM, marks=pytest.mark.slow),
+        (4, signal.SIGINT),
+        pytest.param(1, signal.SIGHUP, marks=pytest.mark.slow),
+    ],
 )
 def test_a_signal_saves_the_step_and_the_run_goes_on_there(
     batch: int,
@@ -177,6 +181,19 @@ def test_a_signal_saves_the_step_and_the_run_goes_on_there(
     result = run(config, quiet=True)
     assert numbers(tmp_path / "run") == numbers(finished.run_dir)
     assert result._replace(run_dir=finished.run_dir) == finished
+
+
+@pytest.mark.slow
+def test_a_run_whose_output_nobody_reads_saves_and_ends(
+    small: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as output:
+        monkeypatch.setattr("sys.stdout", output)
+        with pytest.raises(Interrupted, match="SIGPIPE; saved after step 1 of 6"):
+            run(small(tmp_path / "run"))
+    assert steps_kept(tmp_path / "run") == [1]
 
 
 @pytest.mark.slow
