@@ -184,7 +184,11 @@ def _command_help(name: str) -> str:
     """What `python -m train COMMAND --help` prints."""
     usage = f"{PROGRAM} {name} {OPERANDS[name]}"
     about = one_line(COMMANDS[name].__doc__)
-    return f"usage: {usage} [options]\n\n{about}\n\n{usage} --help lists the options"
+    text = f"usage: {usage} [options]\n\n{about}\n\n{usage} --help lists the options"
+    if name == "compare":
+        lines = [f"  {e:20} {_summary(experiments.load(e))}" for e in experiments.names()]
+        text += "\n\nexperiments:\n" + "\n".join(lines)
+    return text
 
 
 def _summary(about: Any) -> str:

@@ -25,7 +25,7 @@ from train.data.subwords import Subwords
 from train.data.tokenizer_files import tokenizer_files
 from train.data.tokenizers import Bytes, Tokenizer, load_tokenizer
 from train.detection.predict import predict as predict_images
-from train.errors import BadInput, MachineError, one_line, require
+from train.errors import BadInput, MachineError, one_line, require, shown
 from train.files import writing
 from train.mesh import Rules, check_batch_size, make_mesh, tree_shardings
 from train.options import PROGRAM, parse_options, path_of
@@ -152,7 +152,7 @@ def sample(arguments: Sequence[str]) -> None:
     _, *model = _load(directory, layout, which=options.checkpoint, best=("loss", "min"))
     with products(config.precision):
         text = sample_text(nnx.merge(graph, *model), _tokenizer(config), options, seed=options.seed)
-    print(text)
+    print(shown(text))
 
 
 def predict(arguments: Sequence[str]) -> None:

@@ -1,5 +1,6 @@
 """The ways a run can end that are not defects of the program."""
 
+import re
 import signal
 from difflib import get_close_matches
 
@@ -37,6 +38,21 @@ def did_you_mean(name: str, known: list[str]) -> str:
     """Returns ` (did you mean X?)` for the nearest known name, or an empty string."""
     near = get_close_matches(name, known, n=1, cutoff=0.7)
     return f" (did you mean {near[0]}?)" if near else ""
+
+
+def shown(text: str) -> str:
+    r"""Returns a model's text for a terminal, which would obey its control characters.
+
+    Example:
+        >>> print(shown("one two\x1b[2J"))
+        one two\x1b[2J
+    """
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", _escaped, text)
+
+
+def _escaped(character: re.Match[str]) -> str:
+    """A character as Python writes it."""
+    return character[0].encode("unicode_escape").decode()
 
 
 def one_line(text: object) -> str:

@@ -15,7 +15,7 @@ from train.checkpoint_folder import Evaluations, best_evaluation
 from train.checkpoints import Checkpoints
 from train.config import Config
 from train.curves import draw_curves
-from train.errors import Interrupted, one_line
+from train.errors import Interrupted, one_line, shown
 from train.files import writing
 from train.gates import draw_gates
 from train.interruption import Interruption
@@ -218,7 +218,7 @@ def _finish(
 ) -> Result:
     """Writes the samples, draws the curves and, last, writes the result."""
     with writing(directory):
-        reporter.line(task.finish(*evaluated(state), directory))
+        reporter.line(shown(task.finish(*evaluated(state), directory)))
     distributed.first_alone(lambda: _draw(config, task, reporter))
     if config.steps not in evaluations:  # only after a checkpoint of an earlier release
         evaluations[config.steps] = task.evaluate(*evaluated(state))

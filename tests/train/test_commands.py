@@ -14,7 +14,7 @@ from train import cli, presets, run_directory
 from train.checkpoint_folder import best_step
 from train.config import Config, from_json, to_json
 from train.data.text import TextData
-from train.errors import BadInput
+from train.errors import BadInput, shown
 from train.loop import run
 from train.mesh import make_mesh
 from train.metrics import read_metrics
@@ -155,7 +155,7 @@ def test_sample_writes_again_what_the_run_wrote_without_its_data(
 ):
     monkeypatch.chdir(moved.parent)
     assert cli.main(["sample", moved.name, "--checkpoint", "newest"]) == 0
-    assert capsys.readouterr().out == (trained / "sample.txt").read_text()
+    assert capsys.readouterr().out == shown((trained / "sample.txt").read_text())
     words = ["--prompt", "square", "--length", "3", "--temperature", "1", "--seed"]
     texts = set()
     for seed in ("1", "2", "2"):
@@ -203,18 +203,19 @@ def test_a_mistake_is_one_line(
 
 
 @pytest.mark.parametrize(
-    ("words", "shown"),
+    ("words", "found"),
     [
         ("--help", ["evaluate ", "sample ", "evaluate RUN_DIR", "export RUN_DIR FOLDER"]),
         ("evaluate --help", ["RUN_DIR --help lists the options"]),
+        ("compare --help", ["EXPERIMENT --help lists the options", "table2 ", "stability "]),
         ("evaluate RUN --help", ["--data.validation", "--mesh", "--checkpoint {best,newest}"]),
         ("sample RUN --help", ["--prompt", "--temperature", "--seed"]),
     ],
 )
-def test_help(words: str, shown: list[str], trained: Path, capsys: pytest.CaptureFixture[str]):
+def test_help(words: str, found: list[str], trained: Path, capsys: pytest.CaptureFixture[str]):
     assert cli.main(words.replace("RUN ", f"{trained} ").split()) == 0
     output = capsys.readouterr().out
-    assert all(text in output for text in shown)
+    assert all(text in output for text in found)
 
 
 def test_a_task_that_writes_no_text_says_so(
