@@ -10,7 +10,11 @@ from collections.abc import Callable, Iterable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+from optax.contrib import MuonDimensionNumbers
 
+from mimuon_jax.engine.batching import map_matrices
 from mimuon_jax.linalg.coefficients import DION, JORDAN, Schedule, polar_express
 from mimuon_jax.linalg.coupled_newton import coupled_newton
 from mimuon_jax.linalg.newton_schulz import (
@@ -75,6 +79,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=256, help="rows of the synthetic matrices")
     rows = parser.parse_args().rows
+    jax.config.update("jax_num_cpu_devices", 8)  # for sharded matrices
     synthetic = spectra.synthetic(rows) | spectra.gaussians(rows)
     del synthetic["zero"]  # exactly zero in every row: tests/test_newton_schulz.py
     momenta = spectra.momenta()
@@ -104,7 +109,7 @@ _OF = ("error", "largest", "drift")
 DEFAULTS = """\
 With `dtype=None`, the dtype depends on the platform: the fastest one whose error is about that of
 float32. These rows round the factors of the products as each platform does, on the backend named
-above.
+above. *Sharded* matrices also travel between devices in 16 bits, there and back.
 """
 
 POWERS = """\
@@ -137,17 +142,35 @@ def _orthogonalizers(
 
 
 def _defaults() -> dict[tuple[str, str], Function]:
-    """What ``dtype=None`` means, by function, platform and dtype."""
+    """What ``dtype=None`` means, by function, platform and dtype; sharded: on several devices."""
     chosen = {
         newton_schulz: ("float32", "float16", "bfloat16"),
         gram_newton_schulz: ("float32", "float16", "float32"),
         fast_newton_schulz: ("float32", "float16", "bfloat16"),
     }
-    return {
+    rows: dict[tuple[str, str], Function] = {
         (f"`{function.__name__}`", f"{platform}: {dtype}"): functools.partial(function, dtype=dtype)
         for function, dtypes in chosen.items()
         for platform, dtype in zip(("CPU", "GPU", "TPU"), dtypes, strict=True)
     }
+    for platform, dtype in {"GPU": "float16", "TPU": "bfloat16"}.items():
+        function = functools.partial(newton_schulz, dtype=dtype)
+        rows["`newton_schulz`, sharded", f"{platform}: {dtype}"] = _sharded(function)
+    return rows
+
+
+def _sharded(function: Function) -> Function:
+    """The function of matrices whose rows are sharded, and travel in 16 bits."""
+    mesh = jax.make_mesh((jax.device_count(),), ("fsdp",), axis_types=(AxisType.Auto,))
+    spec = P(None, "fsdp")
+
+    def run(x: jax.Array) -> jax.Array:
+        numbers = [MuonDimensionNumbers(1, 2)]
+        return map_matrices(
+            function, [x], numbers, shardings=[spec], equivariant=True, short={"cpu"}
+        )[0]
+
+    return jax.shard_map(run, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
 
 
 def _methods() -> dict[tuple[str, str], Function]:

@@ -33,6 +33,7 @@ class Row(NamedTuple):
     collectives: float = math.nan
     looped: float = math.nan  # of these, inside a loop
     received: float = math.nan  # MB that come out of collectives
+    carried: str = ""  # dtypes of these
     gflop: float = math.nan  # of matrix products
     ideal: float = math.nan  # gflop over an equal share of the standard iteration's GFLOP
     products: float = math.nan  # matrix products written in the program; one in a loop counts once
@@ -105,6 +106,7 @@ def measure(
         collectives=done.collectives.total(),
         looped=done.looped,
         received=done.received / 1e6,
+        carried=" ".join(sorted(done.carried)),
         gflop=done.flops / 1e9,
         ideal=done.flops / share,
         products=written_products(text),

@@ -18,6 +18,7 @@ COLLECTIVES = (
     "reduce-scatter",
 )
 _PRODUCTS = ("dot", "convolution")  # the compiler for TPUs writes all products as convolutions
+_NOT_KERNELS = ("parameter", "constant", "bitcast", "tuple", "get-tuple-element")
 _BITS = {"pred": 8, "bf16": 16}
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
 _INSTRUCTION = re.compile(
@@ -32,6 +33,7 @@ class Work:
 
     collectives: Counter[str] = field(default_factory=Counter)
     received: float = 0.0  # bytes that come out of collectives, the device's own share included
+    carried: Counter[str] = field(default_factory=Counter)  # of these, by dtype
     products: int = 0  # matrix products executed
     operands: Counter[str] = field(default_factory=Counter)  # of these, by dtype
     flops: float = 0.0  # of the matrix products alone: 2 m n k each
@@ -42,6 +44,8 @@ class Work:
         for kind, count in other.collectives.items():
             self.collectives[kind] += times * count
         self.received += times * other.received
+        for dtype, count in other.carried.items():
+            self.carried[dtype] += times * count
         self.products += times * other.products
         for dtype, count in other.operands.items():
             self.operands[dtype] += times * count
@@ -66,6 +70,21 @@ def written_products(text: str) -> int:
     """How many matrix products `compiled.as_text()` contains; one in a loop counts once."""
     computations, _ = _computations(text)
     return sum(i["code"] in _PRODUCTS for of in computations.values() for i in of)
+
+
+def traffic(text: str) -> float:
+    """Bytes that the kernels of a program for a GPU read and write: each operand, each result.
+
+    A kernel that reads an operand more than once is supposed to find it in the cache.
+    """
+    computations, entry = _computations(text)
+    types = {i["name"]: i["type"] for i in computations[entry or ""]}
+    total = 0.0
+    for i in computations[entry or ""]:
+        if i["code"] not in _NOT_KERNELS:
+            listed = re.findall(r"%([\w.\-]+)", i["rest"].split("), ")[0])
+            total += _bytes(i["type"]) + sum(_bytes(types[x]) for x in set(listed) if x in types)
+    return total
 
 
 def _computations(text: str) -> tuple[dict[str, list[re.Match]], str | None]:
@@ -94,6 +113,8 @@ def _of(name: str, computations: dict[str, list[re.Match]], known: dict[str, Wor
         if kind in COLLECTIVES:  # "-start" has operands among its results
             total.collectives[kind] += 1
             total.received += _bytes(instruction["type"])
+            for dtype, sizes in _arrays(instruction["type"]):
+                total.carried[dtype] += _width(dtype) * math.prod(sizes) // 8
         elif code in _PRODUCTS:
             dtype, depth = _operand(rest, types)
             total.products += 1

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 
 import jax
@@ -39,6 +39,7 @@ def map_matrices(
     shardings: Sequence[NamedSharding | PartitionSpec | None] | None = None,
     active: Sequence[Array | None] | None = None,
     equivariant: bool = False,
+    short: Collection[str] = (),
 ) -> list[Array]:
     """Applies a function of matrices to those of all arrays, in few batches, on any mesh.
 
@@ -66,6 +67,8 @@ def map_matrices(
         finite results that are otherwise unspecified: a device skips a batch without active ones.
       equivariant: whether ``function`` commutes with transposition and with padding by zeros. Then
         shapes share batches: each ``[m, n]`` has ``m <= n``, and may end in zero rows or columns.
+      short: platforms on which 16 bits of every matrix are enough for ``function``, and of every
+        result: float32 matrices then travel so, see `wire`.
 
     Returns:
       The results, with the shapes, dtypes and shardings of the arrays.
@@ -97,6 +100,7 @@ def map_matrices(
             operands[len(ranks) :],
             shardings,
             equivariant,
+            frozenset(short),
             depth,
         )
 
@@ -113,6 +117,7 @@ def _on_mesh(
     flags: Sequence[Array],
     shardings: Sequence[NamedSharding | PartitionSpec | None] | None,
     equivariant: bool,
+    short: frozenset[str],
     depth: int,
 ) -> list[Array]:
     """`map_matrices`, with one flag per array or none, and ``depth`` mapped axes in front."""
@@ -122,7 +127,7 @@ def _on_mesh(
             mapped = arrays[0].shape[:depth]
             given = shardings or [None] * len(arrays)
             shardings = [deeper_sharding(s, mapped, mesh, auto_axes(mesh)) for s in given]
-        return _where_known(function, arrays, numbers, flags, shardings, equivariant)
+        return _where_known(function, arrays, numbers, flags, shardings, equivariant, short)
     models = arrays[0].shape[0] if depth else 1
     outer = axes_of_ensemble(models, sizes)
     inner = {axis: size for axis, size in sizes.items() if axis not in outer}
@@ -135,6 +140,7 @@ def _on_mesh(
             [stack.active for stack in stacks if stack.active is not None],
             [NamedSharding(mesh, stack.spec) for stack in stacks],
             equivariant,
+            short,
             elsewhere=outer,
         )
 
@@ -164,6 +170,7 @@ def _where_known(
     flags: Sequence[Array],
     shardings: Sequence[NamedSharding | PartitionSpec | None] | None,
     equivariant: bool,
+    short: frozenset[str],
     elsewhere: Sequence[str] = (),
 ) -> list[Array]:
     """`map_matrices` where the layout of the arrays is known, or there is only one device."""
@@ -183,6 +190,7 @@ def _where_known(
                 function,
                 [to_matrices(x, number) for x, number in zip(local, numbers, strict=True)],
                 [x.reshape(-1) for x in active] or None,
+                short,
             )
             return tuple(
                 from_matrices(y, x.shape, number)

@@ -19,6 +19,7 @@ from mimuon_jax.engine.assembly import (
     to_block,
 )
 from mimuon_jax.engine.plan import Batch, Exchange, Layout, device_count
+from mimuon_jax.engine.wire import all_gather, all_to_all, together
 
 #: ``[k, m, n] -> [k, m, n]``.
 Function = Callable[[Array], Array]
@@ -41,6 +42,7 @@ def carry_out(
     function: Function,
     matrices: Sequence[Array],
     active: Sequence[Array] | None,
+    short: frozenset[str] = frozenset(),
 ) -> list[Array]:
     """Applies ``function`` to all matrices: the work of one device.
 
@@ -51,6 +53,7 @@ def carry_out(
       function: ``[k, m, n] -> [k, m, n]``.
       matrices: for each array the matrices or shards that the device holds, ``[b, m, n]``.
       active: for each array which of them need a result, ``[b]``; or None for all.
+      short: the platforms on which float32 matrices travel in 16 bits.
 
     Returns:
       The results, sharded and shaped like ``matrices``.
@@ -60,7 +63,7 @@ def carry_out(
         if device_count(sizes, exchange.sharded + exchange.replicated) == 1:
             results = _locally(exchange.batches, function, matrices, active)
         else:
-            results = _at_owners(exchange, layouts, sizes, function, matrices, active)
+            results = _at_owners(exchange, layouts, sizes, function, matrices, active, short)
         for run, result in results:
             pieces[run.array].append((run.start, result))
     return [concatenate([y for _, y in sorted(own, key=lambda p: p[0])]) for own in pieces]
@@ -92,6 +95,7 @@ def _at_owners(
     function: Function,
     matrices: Sequence[Array],
     active: Sequence[Array] | None,
+    short: frozenset[str],
 ) -> Iterator[tuple[Run, Array]]:
     """Computes batches whose matrices are sharded, or replicated, so that devices share the work.
 
@@ -114,7 +118,7 @@ def _at_owners(
         blocks.append(x.swapaxes(0, 1))  # [receiver, slots, *block]
 
     rank = 1 if exchange.width is None else 2
-    blocks = _together(_all_to_all, exchange.sharded, blocks, rank)
+    blocks = together(all_to_all, exchange.sharded, blocks, rank, short)
     devices = {axis: sizes[axis] for axis in exchange.sharded}
     for i, (batch, own) in enumerate(zip(exchange.batches, runs, strict=True)):
         segments = segments_of(batch, layouts, owners)
@@ -126,8 +130,8 @@ def _at_owners(
         y = _apply(function, x, flags)
         blocks[i] = split(y, segments, blocks[i].shape[2:], devices, owner)
 
-    blocks = _together(_all_to_all, exchange.sharded, blocks, rank)
-    blocks = _together(_all_gather, exchange.replicated, blocks, rank)
+    blocks = together(all_to_all, exchange.sharded, blocks, rank, short)
+    blocks = together(all_gather, exchange.replicated, blocks, rank, short)
     for batch, own, x in zip(exchange.batches, runs, blocks, strict=True):
         block = x.shape[x.ndim - rank :]
         x = jnp.moveaxis(x.reshape(rows, columns, batch.slots, *block), 2, 0)
@@ -199,39 +203,6 @@ def _apply_once(function: Function, x: Array, active: Array | None) -> Array:
 
 
 _apply_compiled = jax.jit(_apply_once, static_argnums=0)
-
-
-def _together(
-    collective: Callable[[Array, tuple[str, ...]], Array],
-    axes: tuple[str, ...],
-    blocks: Sequence[Array],
-    rank: int,
-) -> list[Array]:
-    """One collective for several arrays ``[devices, slots, *block]``, with blocks of one rank."""
-    if not axes:
-        return list(blocks)
-    flat = [x.reshape(len(x), x.shape[1] * x.shape[2], *x.shape[3:]) for x in blocks]
-    buffer = concatenate(flat, axis=1)
-    # As bits: XLA for CPU silently widens collectives of bfloat16 to float32, which doubles them.
-    half = buffer.dtype.itemsize == 2
-    bits = lax.bitcast_convert_type(buffer, jnp.uint16) if half else buffer
-    bits = collective(bits, axes)
-    buffer = lax.bitcast_convert_type(bits, buffer.dtype) if half else bits
-    ends = list(itertools.accumulate(x.shape[1] for x in flat))
-    received = jnp.split(buffer, ends[:-1], axis=-rank)
-    return [
-        y.reshape(*y.shape[:-rank], *x.shape[1:]) for x, y in zip(blocks, received, strict=True)
-    ]
-
-
-def _all_to_all(x: Array, axes: tuple[str, ...]) -> Array:
-    """Block ``i`` goes to device ``i``; the result holds one block from each device."""
-    return lax.all_to_all(x, axes, split_axis=0, concat_axis=0, tiled=True)
-
-
-def _all_gather(x: Array, axes: tuple[str, ...]) -> Array:
-    """The blocks of all devices, on each of them."""
-    return lax.all_gather(x, axes)
 
 
 def _position(axes: tuple[str, ...]) -> Array:

@@ -1,9 +1,9 @@
-"""How an iteration of matrix products runs on each platform: dtype, loops and batches."""
+"""How an iteration of matrix products runs on each platform: dtypes, loops and batches."""
 
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,8 @@ _FLOAT32, _FLOAT16, _BFLOAT16 = map(jnp.dtype, (jnp.float32, jnp.float16, jnp.bf
 #: bfloat16 at the same speed on a GPU; on a TPU it takes as many passes as float32.
 DEFAULTS = {"cuda": _FLOAT16, "rocm": _FLOAT16, "tpu": _BFLOAT16}
 
+_ACCELERATORS = ("cuda", "rocm", "tpu")
+
 #: A CPU computes matrices of at least this many entries one by one. Between its products a step
 #: adds and scales, and one matrix stays in the cache where a batch does not. Time of a batch over
 #: that of its matrices one by one, standard and Gram form (float32, 2 cores): 16 of 256 x 1024 1.09
@@ -28,6 +30,59 @@ _ONE_BY_ONE_FROM = 2**18
 
 #: ``(x, stored, rolled) -> y`` computes ``[..., m, n]`` in the dtype ``stored``; see `repeat`.
 Iteration: TypeAlias = Callable[[Array, jnp.dtype, bool], Array]
+
+_Function = TypeVar("_Function", bound=Callable)
+
+
+def rounds(platforms: Callable[..., frozenset[str]]) -> Callable[[_Function], _Function]:
+    """Declares where a function of matrices rounds them, and its results, to 16 bits or less.
+
+    Args:
+      platforms: from the keyword arguments of the function, all with defaults, to JAX's names of
+        the platforms.
+
+    Returns:
+      A decorator for the function.
+    """
+
+    def declare(function: _Function) -> _Function:
+        function.rounded_on = platforms  # pyright: ignore[reportFunctionMemberAccess]
+        return function
+
+    return declare
+
+
+def rounded_on(function: Callable) -> frozenset[str]:
+    """The platforms on which a function, or that inside a partial or ``jax.jit``, `rounds`."""
+    if isinstance(function, functools.partial):
+        declared = None if function.args else _declared(function.func)
+        return declared(**function.keywords) if declared else frozenset()
+    wrapped = getattr(function, "__wrapped__", None)
+    if isinstance(wrapped, functools.partial):
+        return rounded_on(wrapped)
+    declared = _declared(function)
+    return declared() if declared else frozenset()
+
+
+def _declared(function: Callable) -> Callable[..., frozenset[str]] | None:
+    """What `rounds` declares of a function, or of the one that ``jax.jit`` wraps."""
+    declared = getattr(function, "rounded_on", None)
+    wrapped = getattr(function, "__wrapped__", None)
+    return declared or (_declared(wrapped) if wrapped is not None else None)
+
+
+def in_16_bits(
+    dtype: DTypeLike | None, defaults: Mapping[str, jnp.dtype] = DEFAULTS
+) -> frozenset[str]:
+    """The accelerators on which `run` multiplies in 16 bits."""
+    return frozenset(
+        platform for platform in _ACCELERATORS if _stored(platform, dtype, defaults).itemsize == 2
+    )
+
+
+def _stored(platform: str, dtype: DTypeLike | None, defaults: Mapping[str, jnp.dtype]) -> jnp.dtype:
+    """The storage dtype on a platform."""
+    return defaults.get(platform, _FLOAT32) if dtype is None else compute_dtype(dtype)
 
 
 def run(
@@ -53,10 +108,9 @@ def run(
         return lambda x: iteration(x, stored, rolled)
 
     def on(platform: str) -> Callable[[Array], Array]:
-        stored = defaults.get(platform, _FLOAT32) if dtype is None else compute_dtype(dtype)
-        return branch(stored, platform == "tpu")
+        return branch(_stored(platform, dtype, defaults), platform == "tpu")
 
-    branches = {platform: on(platform) for platform in ("cuda", "rocm", "tpu")}
+    branches = {platform: on(platform) for platform in _ACCELERATORS}
     if _is_large(x):
         branches["cpu"] = functools.partial(jax.lax.map, on("cpu"))
     return jax.lax.platform_dependent(x, **branches, default=on("cpu"))

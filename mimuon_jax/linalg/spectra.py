@@ -9,11 +9,13 @@ from jaxtyping import Array, Float
 
 from mimuon_jax.linalg.equivariance import equivariant
 from mimuon_jax.linalg.measures import frobenius, spectral_norm
+from mimuon_jax.linalg.platforms import rounded_on, rounds
 from mimuon_jax.linalg.products import product
 from mimuon_jax.linalg.scaling import check_matrices, is_wide, wide_dtype
 from mimuon_jax.types import Orthogonalizer
 
 
+@rounds(lambda orthogonalizer, **_: rounded_on(orthogonalizer))
 @equivariant
 def contra_polar(
     x: Float[Array, "*batch m n"], *, strength: float, orthogonalizer: Orthogonalizer
@@ -41,6 +43,7 @@ def contra_polar(
     return (y * factor[..., None, None]).astype(x.dtype)
 
 
+@rounds(lambda orthogonalizer, **_: rounded_on(orthogonalizer))
 @equivariant
 def dual_polar(
     x: Float[Array, "*batch m n"], *, orthogonalizer: Orthogonalizer

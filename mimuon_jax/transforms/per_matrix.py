@@ -10,6 +10,7 @@ from mimuon_jax.engine.batching import map_matrices
 from mimuon_jax.engine.sharding import of_leaves
 from mimuon_jax.linalg.complex_matrices import RealOrComplex
 from mimuon_jax.linalg.equivariance import is_equivariant
+from mimuon_jax.linalg.platforms import rounded_on
 from mimuon_jax.transforms.fused import Split, split_fused
 from mimuon_jax.transforms.gains import factor_of, scale
 from mimuon_jax.transforms.roles import roles
@@ -57,6 +58,7 @@ def per_matrix(
             shardings=of_leaves(shardings, updates, chosen),
             active=[(active or {}).get(role.path) for role in chosen.values()],
             equivariant=shared,
+            short=rounded_on(function),
         )
         for i, n, x in zip(chosen, numbers, results, strict=True):
             leaves[i] = scale(x, factor(x.shape, n))

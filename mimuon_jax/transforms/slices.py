@@ -11,6 +11,7 @@ from jax.typing import DTypeLike
 
 from mimuon_jax.engine.batching import map_matrices
 from mimuon_jax.engine.sharding import of_leaves
+from mimuon_jax.linalg.platforms import rounded_on, rounds
 from mimuon_jax.linalg.scaling import check_matrices, is_wide, wide_dtype
 from mimuon_jax.transforms.checks import check_decay, check_static
 from mimuon_jax.transforms.in_place import places
@@ -98,6 +99,7 @@ def select_slices(
             [leaves[place.position] for place in own],
             [numbers for role in decided if (numbers := role.numbers) is not None],
             shardings=of_leaves(shardings, updates, [place.position for place in own]),
+            short=rounded_on(chosen),
         )
         for place, y in zip(own, results, strict=True):
             leaves[place.position] = y
@@ -110,6 +112,7 @@ def select_slices(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
+@rounds(lambda orthogonalizer, **_: rounded_on(orthogonalizer))
 def orthogonal_slices(
     x: Float[Array, "*batch m n"], *, fraction: float, orthogonalizer: Orthogonalizer
 ) -> Float[Array, "*batch m n"]:
