@@ -1,14 +1,17 @@
 """The forms of the argument `matrices`."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import optax
 import pytest
 from optax.contrib import MuonDimensionNumbers as Numbers
 
-from mimuon_jax import by_path, muon
+from mimuon_jax import by_path, describe, muon
 from mimuon_jax.engine.axes import batch_shape, matrix_shape
-from mimuon_jax.transforms.roles import check_every_entry_is_used, roles
+from mimuon_jax.transforms.roles import roles
+from tests import contract
 
 PARAMS = {"embed": jnp.ones((9, 4)), "up": jnp.ones((3, 4, 8)), "bias": jnp.ones(8)}
 
@@ -52,8 +55,43 @@ def test_numbers_that_do_not_fit_are_refused(numbers, match):
 
 def test_an_entry_for_no_parameter_is_refused():
     with pytest.raises(ValueError, match="'upp', which is not a parameter") as error:
-        check_every_entry_is_used(PARAMS, {"upp": Numbers(1, 2)})
+        roles(PARAMS, {"upp": Numbers(1, 2)})
     assert "embed" in str(error.value)
+
+
+TAKE_MATRICES = {n for n in contract.FACTORIES if "matrices" in contract.parameters(n)}
+TAKE_MATRICES -= {"mvr1", "mvr2", "split_fused"}  # without `clip` and `split` they do not read it
+OTHER_STRUCTURES = [
+    [Numbers(1, 2)],
+    (None, Numbers(1, 2), None),
+    {"up": {"kernel": Numbers(1, 2)}},
+    lambda params: [None for _ in params],
+]
+
+
+@pytest.mark.parametrize("name", sorted(TAKE_MATRICES))
+def test_a_tree_of_another_structure_is_one_clear_line(name):
+    for matrices in OTHER_STRUCTURES:
+        with pytest.raises(ValueError, match=r"^`matrices` has an entry for .*, which is n") as e:
+            contract.make(name, matrices=matrices).init(PARAMS)
+        assert "\n" not in str(e.value)
+        with pytest.raises(ValueError, match=re.escape(str(e.value))):
+            describe(PARAMS, matrices)
+
+
+@pytest.mark.parametrize(
+    ("matrices", "message"),
+    [
+        ("matrix", "`matrices` is 'matrix'; it is a tree or a function of the parameters"),
+        (lambda params: None, "`matrices` is a function that returned None; return a tree"),
+        (PARAMS, r"`matrices` holds an array of shape \(.*\) at 'bias'; use"),
+        ({"up": True}, "`matrices` holds True at 'up'; use"),
+    ],
+)
+def test_what_is_not_a_tree_of_entries_is_one_clear_line(matrices, message):
+    with pytest.raises(ValueError, match=f"^{message}") as error:
+        roles(PARAMS, matrices)
+    assert "\n" not in str(error.value)
 
 
 def test_an_entry_for_value_is_for_value_alone():
@@ -116,7 +154,7 @@ def test_numbers_of_the_whole_tree_are_right_for_a_part_of_it():
     numbers = {"embed": None, "up": Numbers(1, 2), "bias": None}
     side = masked(PARAMS, "embed", "bias")
     for matrices in (numbers, by_path({"embed": None, "up": Numbers(1, 2)})):
-        check_every_entry_is_used(side, matrices)
+        roles(side, matrices)
         assert [role.numbers for role in roles(side, matrices)] == [Numbers(1, 2)]
     by_name = lambda params: {"up": Numbers(1, 2) if params["embed"].ndim < 3 else None}  # noqa: E731
     assert [role.numbers for role in roles(side, by_name)] == [Numbers(1, 2)]
@@ -127,9 +165,9 @@ def test_numbers_of_the_whole_tree_are_right_for_a_part_of_it():
 
 
 def test_absent_parameters_may_have_an_entry():
-    check_every_entry_is_used(PARAMS | {"b": None}, {"b": None, "up": Numbers(1, 2)})
+    roles(PARAMS | {"b": None}, {"b": None, "up": Numbers(1, 2)})
     with pytest.raises(ValueError, match="'c'"):
-        check_every_entry_is_used(PARAMS | {"b": None}, {"c": None})
+        roles(PARAMS | {"b": None}, {"c": None})
 
 
 def masked(tree: dict, *names: str) -> dict:

@@ -8,7 +8,6 @@ from mimuon_jax.engine.axes import batch_shape, matrix_shape
 from mimuon_jax.transforms.roles import (
     UNDECIDED,
     Role,
-    check_every_entry_is_used,
     roles_or_undecided,
 )
 from mimuon_jax.types import Matrices, Tree
@@ -40,7 +39,6 @@ def describe(params: Tree, matrices: Matrices = None) -> str:
       up         (4, 8)  1 x [4, 8]  matrix              name
       1 of 3 parameters are matrices, 32 of 76 numbers
     """
-    check_every_entry_is_used(params, matrices)
     decided = roles_or_undecided(params, matrices)
     rows = [("parameter", "shape", "goes to", "why", "rule")]
     rows += [(r.path, str(r.shape), _destination(r), r.why, r.rule) for r in decided]

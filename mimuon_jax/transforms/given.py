@@ -94,6 +94,11 @@ def entries_of(params: Tree, matrices: Matrices) -> dict[Names, Any]:
         return {}
     if is_function(matrices):
         matrices = matrices(as_scalars(params))
+        if matrices is None:
+            raise ValueError(
+                "`matrices` is a function that returned None; return a tree of entries, in which "
+                "None means auxiliary; {} is the default rule for all parameters"
+            )
     found = named_leaves(matrices, is_entry)
     for names, entry in found:
         if not is_entry(entry):
@@ -101,7 +106,7 @@ def entries_of(params: Tree, matrices: Matrices) -> dict[Names, Any]:
     return dict(found)
 
 
-def unused_entries(params: Tree, matrices: Matrices) -> list[Names]:
+def unused_entries(params: Tree, entries: Mapping[Names, Any]) -> list[Names]:
     """The entries that do not belong to any parameter; not checked if some are masked.
 
     Under ``optax.masked`` and ``optax.multi_transform`` the parameters of the other side are
@@ -113,7 +118,7 @@ def unused_entries(params: Tree, matrices: Matrices) -> list[Names]:
         return []
     return [
         names
-        for names, entry in entries_of(params, matrices).items()
+        for names, entry in entries.items()
         if not isinstance(entry, Role)
         and not any(leaf[: len(names)] == names for leaf, _ in leaves)
     ]
@@ -203,8 +208,13 @@ def _is_of_wrapper(key: Any, name: str) -> bool:
 
 def _not_an_entry(entry: Any, place: str) -> str:
     """The error message for an invalid entry."""
+    shape = getattr(entry, "shape", None)
+    what = repr(entry) if shape is None else f"an array of shape {tuple(shape)}"
     return (
-        f"`matrices` holds {entry!r} at {place!r}; use "
+        f"`matrices` holds {what} at {place!r}; use "
+        if place
+        else f"`matrices` is {what}; it is a tree or a function of the parameters; its leaves are "
+    ) + (
         "optax.contrib.MuonDimensionNumbers(reduction_axis, output_axis), None for auxiliary or "
         '"default" for the default rule'
     )

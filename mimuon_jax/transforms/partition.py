@@ -7,7 +7,7 @@ import optax
 
 from mimuon_jax.transforms.checks import check_gradients
 from mimuon_jax.transforms.describe import warn_if_few_are_matrices
-from mimuon_jax.transforms.roles import check_every_entry_is_used, roles
+from mimuon_jax.transforms.roles import roles
 from mimuon_jax.transforms.scope import passing_on
 from mimuon_jax.transforms.variance_reduction import with_previous_gradient
 from mimuon_jax.types import Matrices, State, Tree
@@ -68,7 +68,6 @@ def partition(
 
     def init(params: Tree) -> State:
         if jax.tree.leaves(params):  # optax.tree_map_params initializes with a tree without leaves
-            check_every_entry_is_used(params, matrices)
             warn_if_few_are_matrices(params, matrices)
         with passing_on(roles(params, matrices), params):
             return both.init(params)

@@ -43,8 +43,8 @@ def roles(params: Tree, matrices: Matrices = None) -> list[Role]:
       One `Role` per array.
 
     Raises:
-      ValueError: dimension numbers do not fit an array, or an array has none and the default rule
-        cannot decide; the message states its path and shape.
+      ValueError: an entry does not match any array, dimension numbers do not fit one, or an array
+        has none and the default rule cannot decide; the message states its path and shape.
 
     Example:
       >>> import jax.numpy as jnp
@@ -76,16 +76,6 @@ def roles_or_undecided(params: Tree, matrices: Matrices = None) -> list[Role]:
             _DECIDED.pop(next(iter(_DECIDED)), None)
     _DECIDED[key] = known  # moved to the end: the most recently used
     return list(known.roles)
-
-
-def check_every_entry_is_used(params: Tree, matrices: Matrices) -> None:
-    """Raises if ``matrices`` has an entry that does not match any parameter."""
-    unused = unused_entries(params, matrices)
-    if unused:
-        raise ValueError(
-            f"`matrices` has an entry for {'/'.join(unused[0])!r}, which is not a parameter; "
-            f"the parameters are {', '.join('/'.join(names) for names, _ in _arrays(params))}"
-        )
 
 
 class _Decision(NamedTuple):
@@ -130,6 +120,12 @@ def _shape(leaf: Any) -> tuple[int, ...]:
 def _decide(params: Tree, matrices: Matrices) -> list[Role]:
     """`roles_or_undecided` without the cache."""
     given = entries_of(params, matrices)
+    unused = unused_entries(params, given)
+    if unused:
+        raise ValueError(
+            f"`matrices` has an entry for {'/'.join(unused[0])!r}, which is not a parameter; "
+            f"the parameters are {', '.join('/'.join(names) for names, _ in _arrays(params))}"
+        )
     typed = equinox_roles(params)
     return [_role(names, shape, given, typed) for names, shape in _arrays(params)]
 
