@@ -17,8 +17,9 @@ from tests.contract import GRADIENTS, PARAMS
 pytestmark = pytest.mark.standard_promotion  # Adam, in optax, promotes dtypes implicitly
 
 WITH_GAIN = [n for n in contract.OPTIMIZERS if "gain" in contract.parameters(n)]
-#: Optimizers whose default auxiliary transformation is AdamW at a learning rate of its own.
-WITH_ADAMW = ["muon", "mimuon", "muon_mvr1", "muon_mvr2"]
+#: Optimizers whose default auxiliary transformation is AdamW, and those whose gain may be AdamW's.
+WITH_ADAMW = [n for n in contract.OPTIMIZERS if "auxiliary_weight_decay" in contract.parameters(n)]
+WITH_RATES = [n for n in WITH_ADAMW if n in WITH_GAIN and n != "polargrad"]  # not scaled by a norm
 
 
 def first_update(name, **settings):
@@ -44,7 +45,7 @@ def test_a_gain_that_is_not_a_positive_number_is_refused(gain):
         scale_by_gain(gain)
 
 
-@pytest.mark.parametrize("name", WITH_ADAMW)
+@pytest.mark.parametrize("name", contract.marked(WITH_RATES))
 @pytest.mark.parametrize(
     ("gain", "ratio"), [("rms", 1.0), (0.3, 1.0), ("width", 0.015), (None, 0.015)]
 )
@@ -125,7 +126,7 @@ def masked(leaf):
     return leaf.shape == PARAMS["wide"].shape
 
 
-@pytest.mark.parametrize("name", [*WITH_ADAMW, "shampoo"])
+@pytest.mark.parametrize("name", contract.marked(WITH_ADAMW))
 def test_decay_of_the_default_auxiliary_is_that_of_adamw(name):
     update = first_update(name, auxiliary_learning_rate=0.1, auxiliary_weight_decay=0.5)
     plain = first_update(name, auxiliary_learning_rate=0.1)
@@ -152,16 +153,25 @@ def test_momentum_of_another_dtype(name):
     contract.assert_close(updates, expected, rtol=0.05)
 
 
-@pytest.mark.parametrize("name", ["muon", "mimuon", "musgd", "spectral_sgd"])
+@pytest.mark.parametrize(
+    "name", sorted(set(WITH_STATE_DTYPE) - {"dion2", "muon_mvr1", "muon_mvr2", "spectral_adam"})
+)
 def test_a_momentum_that_is_a_transformation_has_its_own_dtype(name):
     with pytest.raises(ValueError, match=r"state_dtype.* needs a number as momentum"):
         contract.make(name, momentum=ema(0.9), state_dtype=jnp.bfloat16)
 
 
-def test_polar_express_by_name_and_by_number_of_steps():
+@pytest.mark.parametrize(
+    "name",
+    contract.marked(
+        [n for n in contract.OPTIMIZERS if "orthogonalizer" in contract.parameters(n)],
+        slow=set(contract.OPTIMIZERS) - {"muon"},
+    ),
+)
+def test_polar_express_by_name_and_by_number_of_steps(name):
     steps = functools.partial(newton_schulz, schedule=polar_express(6))
     named, given, default = (
-        first_update("muon", orthogonalizer=orthogonalizer)
+        first_update(name, orthogonalizer=orthogonalizer)
         for orthogonalizer in ("polar_express", steps, "newton_schulz")
     )
     contract.assert_equal(named, default)

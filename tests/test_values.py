@@ -154,6 +154,19 @@ def test_a_float16_momentum_beyond_its_range(momentum):
     np.testing.assert_allclose(updates["w"], -0.01 / 4 * np.ones((4, 4)), rtol=0.02)
 
 
+@pytest.mark.parametrize("tx", [muon(0.01, auxiliary_weight_decay=0.1), spectral_adam(0.01)])
+def test_float16_gradients_whose_squares_are_beyond_its_range(tx):
+    params = {"w": jnp.ones((2, 2), jnp.float16), "bias": jnp.ones(2, jnp.float16)}
+    gradients = jax.tree.map(lambda x: 4000 * x, params)
+    wide = [contract.like(tree, jnp.float32) for tree in (gradients, params)]
+    actual, state = contract.run_eagerly(tx, [gradients] * 2, params)
+    expected, _ = contract.run_eagerly(tx, [wide[0]] * 2, wide[1])
+    assert contract.finite(state)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=0.02), actual, expected)
+    fresh = jax.eval_shape(tx.init, params)
+    assert jax.tree.map(jnp.result_type, state) == jax.tree.map(lambda x: x.dtype, fresh)
+
+
 @pytest.mark.parametrize("tx", [muon(0.1), musgd(0.1), sgdm(0.1), spectral_adam(0.1), mvr1(0.5)])
 def test_a_python_number_is_a_scalar_parameter(tx):
     trees = [{"w": jnp.eye(2), "t": t} for t in (0.5, jnp.float32(0.5))]

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import optax
 from jax.core import Tracer
 from jax.typing import DTypeLike
@@ -11,7 +13,7 @@ from mimuon_jax.transforms.checks import check_decay, check_rate, check_weight
 from mimuon_jax.transforms.gains import is_rms
 from mimuon_jax.transforms.masks import as_mask
 from mimuon_jax.transforms.momentum import heavy_ball, with_nesterov
-from mimuon_jax.types import Gain, LearningRate, Mask, Number
+from mimuon_jax.types import Gain, LearningRate, Mask, Number, State, Tree
 
 # 3e-4, the usual learning rate of AdamW, if that of the matrices is 0.02, the usual one of Muon.
 _AUXILIARY_RATIO = 0.015
@@ -87,10 +89,25 @@ def as_adamw(
 
     def adamw(rate: Any) -> optax.GradientTransformation:
         if isinstance(decay, Tracer) or decay:
-            return optax.adamw(rate, weight_decay=decay)
-        return optax.adam(rate)
+            return widened(optax.adamw(rate, weight_decay=decay))
+        return widened(optax.adam(rate))
 
     return as_auxiliary(auxiliary, auxiliary_learning_rate, otherwise, adamw)
+
+
+def widened(transformation: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    """The transformation in float32 for float16: squares of gradients above 255 overflow there."""
+    inner = optax.with_extra_args_support(transformation)
+
+    def wide(tree: Tree) -> Tree:
+        return jax.tree.map(
+            lambda x: x.astype("float32") if jnp.result_type(x) == jnp.float16 else x, tree
+        )
+
+    def update(updates: Tree, state: State, params: Tree = None, **extra: object) -> tuple:
+        return inner.update(wide(updates), state, wide(params), **extra)
+
+    return optax.GradientTransformationExtraArgs(lambda params: inner.init(wide(params)), update)
 
 
 def adam_rate(learning_rate: LearningRate, gain: str | float | Gain | None = None) -> LearningRate:

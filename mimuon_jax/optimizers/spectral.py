@@ -9,7 +9,7 @@ from jax.typing import DTypeLike
 
 from mimuon_jax.linalg.powers import PowerMethod
 from mimuon_jax.optimizers.optax_names import explains_optax_names
-from mimuon_jax.optimizers.recipe import as_auxiliary, as_momentum, decayed, descent
+from mimuon_jax.optimizers.recipe import as_auxiliary, as_momentum, decayed, descent, widened
 from mimuon_jax.transforms.checks import check_decay, check_weight
 from mimuon_jax.transforms.fused import Split
 from mimuon_jax.transforms.gains import factor_of
@@ -158,7 +158,7 @@ def spectral_adam(
         check_decay(decay, name)
     check_weight("eps", eps)
     return _spectral(
-        optax.scale_by_adam(b1, b2, eps, mu_dtype=state_dtype),
+        widened(optax.scale_by_adam(b1, b2, eps, mu_dtype=state_dtype)),
         spectral_power(
             p,
             method=method,

@@ -67,9 +67,10 @@ def partition(
     both = with_previous_gradient(optax.partition(sides, labels, mask_compatible_extra_args=True))
 
     def init(params: Tree) -> State:
-        if jax.tree.leaves(params):  # optax.tree_map_params initializes with a tree without leaves
+        decided = roles(params, matrices)
+        if decided:  # optax.tree_map_params initializes with a tree without leaves
             warn_if_few_are_matrices(params, matrices)
-        with passing_on(roles(params, matrices), params):
+        with passing_on(decided, params):
             return both.init(params)
 
     def update(
