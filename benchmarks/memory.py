@@ -72,7 +72,9 @@ def decoder_task(
     def loss(params, model_state, tokens, key, step):
         model = nnx.merge(graph, sharding_rules.as_used(params, rules, mesh))
         hidden = model.hidden_states(tokens[:, :-1], remat=around)
-        return cross_entropy(hidden, model.head, tokens[:, 1:]), (model_state, {})
+        groups = sharding_rules.head_groups(mesh)
+        loss = cross_entropy(hidden, model.head, tokens[:, 1:], groups=groups)
+        return loss, (model_state, {})
 
     return Task(
         init=init,

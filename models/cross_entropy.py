@@ -44,6 +44,7 @@ def cross_entropy(
     *,
     weights: Float[Array, "B T"] | None = None,
     chunk_size: int | None = None,
+    groups: int = 1,
 ) -> Float[Array, ""]:
     """Weighted mean of the negative log-likelihood of the targets, in nats.
 
@@ -62,13 +63,16 @@ def cross_entropy(
         chunk_size: positions of each sequence whose logits exist at a time: 1 needs the least
             memory and the most time, T takes all at once. None: as many as 512 MiB of logits on
             each device of the mesh hold.
+        groups: into how many equal parts the batch is divided whose gradients of the kernel are
+            added at the end. With the number of devices that share the batch, they exchange it
+            once, otherwise once per chunk.
 
     Returns:
         A float32 scalar.
 
     Raises:
-        ValueError: shapes or dtypes do not fit, a target is out of range, or `chunk_size` is below
-            1.
+        ValueError: shapes or dtypes do not fit, a target is out of range, `chunk_size` is below 1,
+            or `groups` does not divide the batch.
 
     Example:
         >>> hidden, kernel = jnp.ones((1, 2, 3)), jnp.zeros((3, 8))
@@ -77,9 +81,11 @@ def cross_entropy(
     """
     weights = jnp.ones_like(targets) if weights is None else weights
     _check(hidden, kernel, targets, weights, chunk_size)
+    if groups < 1 or len(hidden) % groups:
+        raise ValueError(f"groups={groups} does not divide a batch of {len(hidden)}; use a divisor")
     weights = jax.lax.stop_gradient(weights.astype(jnp.float32))
     size = chunk_size or _usual_chunk_size(hidden, kernel)
-    mean: Any = functools.partial(_mean, count=-(-targets.shape[1] // size))
+    mean: Any = functools.partial(_mean, count=-(-targets.shape[1] // size), groups=groups)
     # Under Explicit axes the sharding of sums over a sharded axis would have to be specified here.
     if AxisType.Explicit in jax.typeof(hidden).sharding.mesh.axis_types:
         mean = jax.sharding.auto_axes(mean, out_sharding=PartitionSpec())
@@ -124,16 +130,19 @@ def _mean(
     weights: Float[Array, "B T"],
     *,
     count: int,
+    groups: int,
 ) -> Float[Array, ""]:
     """The weighted mean, computed in `count` chunks."""
     chunks = tuple(_cut(x, count) for x in (hidden, targets, weights))
     total = weights.sum()
-    return _weighted_sum(chunks, kernel) / jnp.where(total == 0, 1, total)
+    summed: Any = _weighted_sum(chunks, kernel, groups)
+    return summed / jnp.where(total == 0, 1, total)
 
 
-@jax.custom_vjp
-def _weighted_sum(chunks: Chunks, kernel: Float[Array, "D V"]) -> Float[Array, ""]:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _weighted_sum(chunks: Chunks, kernel: Float[Array, "D V"], groups: int) -> Float[Array, ""]:
     """`sum_t w_t loss_t` over all chunks."""
+    del groups  # of the gradient
     cast = kernel.astype(chunks[0].dtype)
 
     def body(total: Array, chunk: tuple) -> tuple[Array, None]:
@@ -142,7 +151,9 @@ def _weighted_sum(chunks: Chunks, kernel: Float[Array, "D V"]) -> Float[Array, "
     return jax.lax.scan(body, jnp.float32(0), chunks)[0]
 
 
-def _forward(chunks: Chunks, kernel: Float[Array, "D V"]) -> tuple[Float[Array, ""], Any]:
+def _forward(
+    chunks: Chunks, kernel: Float[Array, "D V"], groups: int
+) -> tuple[Float[Array, ""], Any]:
     """The sum and its gradient."""
     cast = kernel.astype(chunks[0].dtype)
 
@@ -152,17 +163,19 @@ def _forward(chunks: Chunks, kernel: Float[Array, "D V"]) -> tuple[Float[Array, 
         loss, slope = _loss_and_slope(cast, *chunk)
         # Operands in the compute dtype, as in the forward product; sums in float32.
         slope = slope.astype(hidden.dtype)
-        d_kernel += jnp.einsum("bsd,bsv->dv", hidden, slope, preferred_element_type=jnp.float32)
+        parts = (x.reshape(groups, -1, *x.shape[1:]) for x in (hidden, slope))
+        d_kernel += jnp.einsum("gbsd,gbsv->gvd", *parts, preferred_element_type=jnp.float32)
         d_hidden = jnp.einsum("bsv,dv->bsd", slope, cast, preferred_element_type=jnp.float32)
         return (total + loss, d_kernel), d_hidden.astype(hidden.dtype)
 
-    start = jnp.float32(0), jnp.zeros_like(kernel, jnp.float32)
+    start = jnp.float32(0), jnp.zeros((groups, *kernel.T.shape), jnp.float32)
     (total, d_kernel), d_hidden = jax.lax.scan(body, start, chunks)
-    return total, (d_hidden, d_kernel.astype(kernel.dtype))
+    return total, (d_hidden, d_kernel.sum(0).T.astype(kernel.dtype))
 
 
-def _backward(gradients: tuple[Array, Array], cotangent: Float[Array, ""]) -> tuple:
+def _backward(groups: int, gradients: tuple[Array, Array], cotangent: Float[Array, ""]) -> tuple:
     """The gradient of `_forward` times the cotangent."""
+    del groups
     d_hidden, d_kernel = ((x.astype(jnp.float32) * cotangent).astype(x.dtype) for x in gradients)
     return (d_hidden, None, None), d_kernel
 

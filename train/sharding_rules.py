@@ -7,6 +7,7 @@ these constraints the compiler may gather activations instead: a small decoder o
 six times the memory. On a mesh without these axes the same rules mean replication.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -74,6 +75,15 @@ def as_used(params: dict[str, Any], rules: Rules, mesh: Mesh) -> dict[str, Any]:
     return params | _gathered(outside, rules, mesh)
 
 
+def head_groups(mesh: Mesh) -> int:
+    """The `groups` of `cross_entropy`: the devices that share rows and store parts of the head.
+
+    With replicas as well (`data` above 1) XLA gathers the rows of the embedding's gradient on all
+    devices, and warns of it; then every device sums the gradient of the whole head.
+    """
+    return 1 if mesh.shape["data"] > 1 else mesh.shape["fsdp"]
+
+
 def layer_by_layer(
     rules: Rules, mesh: Mesh, remat: Callable[[Body], Body] | None = None
 ) -> Callable[[Body], Body]:
@@ -113,6 +123,23 @@ def _gathered(tree: Any, rules: Rules, mesh: Mesh, *, scanned: str = "") -> Any:
             return x
         axes = rules[rule][1][1 if scanned else 0 :]
         spec = P(*(None if axis == "fsdp" else axis for axis in axes))
-        return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
+        used, stored = NamedSharding(mesh, spec), NamedSharding(mesh, P(*axes))
+        return _resharded(x, used, stored if head_groups(mesh) > 1 else used)
 
     return jax.tree_util.tree_map_with_path(gather, tree)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _resharded(x: Any, used: NamedSharding, stored: NamedSharding) -> Any:
+    """A parameter as it is used, with a gradient that is sharded as the parameter is stored.
+
+    The gradient of the constraint alone would be summed on every device, and divided afterwards.
+    """
+    del stored
+    return jax.lax.with_sharding_constraint(x, used)
+
+
+_resharded.defvjp(
+    lambda x, used, stored: (_resharded(x, used, stored), None),
+    lambda used, stored, _, gradient: (jax.lax.with_sharding_constraint(gradient, stored),),
+)

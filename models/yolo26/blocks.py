@@ -12,6 +12,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import AxisType, PartitionSpec
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
@@ -50,14 +51,29 @@ class BatchNorm(nnx.Module):
         )
 
     def _batch_statistics(self, x: Map) -> tuple[Float[Array, "C"], Float[Array, "C"]]:
-        """Mean and biased variance of the batch; updates the running ones."""
+        """Mean and biased variance of the batch; updates the running ones.
+
+        They follow from those of the images, which all devices gather in one exchange: a variance
+        around the mean of the batch would have to wait for that mean.
+        """
         count = math.prod(x.shape[:3])
-        mean = x.mean((0, 1, 2))
-        var = jnp.square(x - mean[None, None, None]).mean((0, 1, 2))
+        means = x.mean((1, 2), keepdims=True)
+        # The derivative of a variance by its mean is 0, which the compiler cannot know.
+        spreads = jnp.square(x - jax.lax.stop_gradient(means)).mean((1, 2), keepdims=True)
+        means, spreads = _replicated(jnp.stack([means, spreads])[:, :, 0, 0])
+        mean = means.mean(0)
+        var = (spreads + jnp.square(means - jax.lax.stop_gradient(mean)[None])).mean(0)
         unbiased = var * (count / max(count - 1, 1))
         for running, now in ((self.mean, mean), (self.var, unbiased)):
             running.set_value((1 - RATE) * running[...] + RATE * jax.lax.stop_gradient(now))
         return mean, var
+
+
+def _replicated(x: Array) -> Array:
+    """The same array, whole on every device of the mesh in use, if its axes are Auto."""
+    kinds = jax.sharding.get_abstract_mesh().axis_types
+    automatic = bool(kinds) and set(kinds) == {AxisType.Auto}
+    return jax.lax.with_sharding_constraint(x, PartitionSpec()) if automatic else x
 
 
 class ConvNorm(nnx.Module):

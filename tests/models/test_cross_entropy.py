@@ -36,11 +36,11 @@ def inputs():
     )
 
 
-@functools.partial(jax.jit, static_argnames="chunk_size")
-def evaluate(hidden, kernel, targets, weights=None, *, chunk_size=None):
+@functools.partial(jax.jit, static_argnames=("chunk_size", "groups"))
+def evaluate(hidden, kernel, targets, weights=None, **options):
     """Loss, and its gradient by hidden states and head."""
     return jax.value_and_grad(
-        lambda *x: cross_entropy(*x, targets, weights=weights, chunk_size=chunk_size), (0, 1)
+        lambda *x: cross_entropy(*x, targets, weights=weights, **options), (0, 1)
     )(hidden, kernel)
 
 
@@ -65,9 +65,11 @@ def errors(got, expected):
     return max(jax.tree.leaves(jax.tree.map(relative_error, got, expected)))
 
 
-@pytest.mark.parametrize("chunk_size", [1, 4, None])  # 10 = 10 * 1 = 4 + 3 + 3
-def test_loss_and_gradient_equal_the_float64_rewrite(inputs, chunk_size):
-    assert errors(evaluate(*inputs, chunk_size=chunk_size), rewrite(*inputs)) < ROUNDING
+# 10 = 10 * 1 = 4 + 3 + 3
+@pytest.mark.parametrize(("chunk_size", "groups"), [(1, 8), (4, 2), (None, 1)])
+def test_loss_and_gradient_equal_the_float64_rewrite(inputs, chunk_size, groups):
+    got = evaluate(*inputs, chunk_size=chunk_size, groups=groups)
+    assert errors(got, rewrite(*inputs)) < ROUNDING
 
 
 def test_without_weights_every_position_counts_the_same_and_targets_may_be_bytes(inputs):
@@ -227,6 +229,7 @@ def test_an_unknown_target_inside_jit_shows_as_nan(inputs):
         ({"targets": jnp.full((8, 10), 32)}, r"targets range from 0 to 32, .* 0 to 31, or weight"),
         ({"targets": jnp.full((8, 10), -1)}, r"targets range from -1 to 0"),
         ({"weights": jnp.ones(8)}, r"weights have shape \[8\]; use \[8, 10\]"),
+        ({"groups": 3}, "groups=3 does not divide a batch of 8; use a divisor"),
         ({"chunk_size": 0}, "chunk_size=0 holds no position; use 1 or more"),
     ],
 )

@@ -197,7 +197,8 @@ class LanguageModel(Config):
             tokens, documents = _tokens(batch)
             model = nnx.merge(graph, sharding_rules.as_used(params, rules, mesh), model_state)
             hidden = model.hidden_states(tokens[:, :-1], remat=layer_by_layer, **documents)
-            return cross_entropy(hidden, model.head, tokens[:, 1:], weights=weights)
+            options: Any = {"weights": weights, "groups": sharding_rules.head_groups(mesh)}
+            return cross_entropy(hidden, model.head, tokens[:, 1:], **options)
 
         def loss(
             params: Tree, model_state: Tree, batch: Tree, key: PRNGKeyArray, step: Array
