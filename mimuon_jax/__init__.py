@@ -58,6 +58,8 @@ from mimuon_jax.transforms.wrappers import (
     track_average,
 )
 
+__version__ = "0.1.0"
+
 __all__ = [
     "DION",
     "JORDAN",

@@ -33,6 +33,10 @@ def test_wheel_holds_the_library_alone(repository, project, tmp_path):
     assert shipped == expected
 
 
+def test_the_version_is_that_of_the_project(project):
+    assert mimuon_jax.__version__ == project["version"]
+
+
 def test_import_needs_nothing_but_the_runtime_dependencies(repository):
     program = "import sys, mimuon_jax; print(*{name.partition('.')[0] for name in sys.modules})"
     run = subprocess.run(

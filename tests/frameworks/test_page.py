@@ -21,7 +21,8 @@ SECTIONS = re.findall(
     re.DOTALL | re.MULTILINE,
 )
 EXPECTED = ["Flax nnx", "Flax linen", "Equinox", "Haiku", "Plain dictionaries"]
-EXPECTED += ["optax.multi_transform and optax.masked", "optax.contrib.muon", "NumPyro", "Brax"]
+EXPECTED += ["optax.multi_transform and optax.masked", "optax.contrib.muon"]
+EXPECTED += ["Muon-MVR2, which takes two gradients", "NumPyro", "Brax"]
 
 
 def test_every_framework_has_its_block():
