@@ -215,6 +215,7 @@ def export(arguments: Sequence[str]) -> None:
     layout = _layout(init, [(".*", P())], make_mesh("data=1", devices=jax.local_devices()[:1]))
     step, *model = _load(directory, layout, which=options.checkpoint, best=("loss", "min"))
     tokenizer = _tokenizer(config)
+    files = tokenizer_files(tokenizer) if isinstance(tokenizer, Subwords) else {}
     try:
         with writing(folder):
             save(
@@ -222,11 +223,13 @@ def export(arguments: Sequence[str]) -> None:
                 folder,
                 dtype=options.dtype,
                 end_of_text=tokenizer.end_of_text,
-                files=tokenizer_files(tokenizer) if isinstance(tokenizer, Subwords) else {},
+                files=files,
             )
     except SafetensorError as error:  # a full disk
         raise MachineError(f"cannot write {folder}: {error}") from error
     print(f"wrote step {step} to {folder}")
+    if not files:
+        print("no tokenizer files: tokens are bytes, so encode a text with list(text.encode())")
 
 
 # `train.cli` calls these by name, with the words after it.

@@ -10,10 +10,11 @@ from typing import Any
 import optax
 import pytest
 
-from train import cli, presets, run_directory
+from train import cli, commands, presets, run_directory
 from train.checkpoint_folder import best_step
 from train.config import Config, from_json, to_json
 from train.data.text import TextData
+from train.data.tokenizers import Bytes
 from train.errors import BadInput, shown
 from train.loop import run
 from train.mesh import make_mesh
@@ -224,6 +225,21 @@ def test_a_task_that_writes_no_text_says_so(
     monkeypatch.setattr(run_directory, "read_config", lambda _: Config(preset="other"))
     assert cli.main(["sample", str(trained)]) == 2
     assert "is a run of Config, which does not write text" in capsys.readouterr().err
+
+
+def test_an_export_of_bytes_says_that_it_has_no_tokenizer(
+    trained: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(commands, "_tokenizer", lambda config: Bytes())
+    assert cli.main(["export", str(trained), str(tmp_path / "exported")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1:] == [
+        "no tokenizer files: tokens are bytes, so encode a text with list(text.encode())"
+    ]
+    assert not list((tmp_path / "exported").glob("tokenizer*"))
 
 
 def test_what_is_exported_starts_another_run(
