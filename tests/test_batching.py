@@ -14,7 +14,7 @@ from optax.contrib import MuonDimensionNumbers
 
 from mimuon_jax.engine.axes import from_matrices, to_matrices
 from mimuon_jax.engine.batching import map_matrices
-from mimuon_jax.engine.plan import Layout, Shards, plan
+from mimuon_jax.engine.plan import Layout, Shards, plan, whole_shape
 from mimuon_jax.linalg.newton_schulz import newton_schulz
 
 N = MuonDimensionNumbers
@@ -223,6 +223,55 @@ def test_shards_travel_in_rows_if_all_have_columns_of_whole_vectors(columns, wid
     rows = (("data",), ())
     layouts = [layout(8, n, 2, rows, ()) for n in columns]
     assert [e.width for e in planned(*layouts, devices=2)] == [width]
+
+
+def decoder(layers, hidden, inner, queries, keys, experts=0, devices=8):
+    """The matrices of a decoder on FSDP: rows sharded, one leaf per matrix or stack of experts."""
+    shapes = [(hidden, queries), (hidden, keys), (hidden, keys), (queries, hidden)]
+    every = [(1, shape) for shape in shapes]
+    every += [
+        (experts or 1, shape) for shape in [(hidden, inner), (hidden, inner), (inner, hidden)]
+    ]
+    sharded = (("data",), ())
+    return [
+        layout(m // devices, n, count, sharded, ())
+        for count, (m, n) in every
+        for _ in range(layers)
+    ]
+
+
+SMALL = (28, 1024, 3072, 2048, 1024)
+LARGE = (36, 4096, 12288, 4096, 1024)
+EXPERTS = (48, 2048, 768, 4096, 512, 128)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "devices", "flops", "entries", "exchanges"),
+    [
+        (SMALL, 8, 1.03, 1.03, 1),
+        (LARGE, 8, 1.03, 1.03, 8),
+        (EXPERTS, 8, 1.01, 1.01, 8),
+        (EXPERTS, 64, 1.03, 1.01, 8),
+        # One matrix of attention per device is more than an equal share; experts fill no such slot.
+        (EXPERTS, 256, 1.12, 1.05, 2),
+        # About four matrices per device, and three: a share of a matrix cannot be given away.
+        (LARGE, 64, 1.12, 1.13, 3),
+        (SMALL, 64, 1.36, 1.38, 1),
+        # Less than one.
+        (SMALL, 256, 1.74, 1.83, 1),
+    ],
+)
+def test_the_work_is_divided_evenly_in_few_exchanges(sizes, devices, flops, entries, exchanges):
+    layouts = decoder(*sizes, devices=devices)
+    planned = plan(tuple(layouts), (("data", devices),), equivariant=True)
+    batches = [batch for exchange in planned for batch in exchange.batches]
+    shapes = [(whole_shape(x.shards, {"data": devices}), x.matrices) for x in layouts]
+    cost = lambda m, n: 4 * min(m, n) ** 2 * max(m, n) + 2 * min(m, n) ** 3  # noqa: E731
+    share = sum(count * cost(*shape) for shape, count in shapes) / devices
+    assert sum(b.slots * cost(*b.shape) for b in batches) <= flops * share
+    share = sum(count * math.prod(shape) for shape, count in shapes) / devices
+    assert sum(b.slots * math.prod(b.shape) for b in batches) <= entries * share
+    assert len(planned) <= exchanges
 
 
 @pytest.mark.parametrize(
