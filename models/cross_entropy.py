@@ -11,6 +11,7 @@ one CPU: 10.2 GiB, against 23.4 GiB with all logits.
 """
 
 import functools
+import math
 from typing import Any
 
 import jax
@@ -37,6 +38,11 @@ def logits(
     )
 
 
+def capped(z: Float[Array, "*batch V"], cap: float) -> Float[Array, "*batch V"]:
+    """`c z / sqrt(z^2 + c^2)`, between `-c` and `c`; inf: `z` itself."""
+    return z if cap == math.inf else z * jax.lax.rsqrt(1 + jnp.square(z / cap))
+
+
 def cross_entropy(
     hidden: Float[Array, "B T D"],
     kernel: Float[Array, "D V"],
@@ -45,6 +51,7 @@ def cross_entropy(
     weights: Float[Array, "B T"] | None = None,
     chunk_size: int | None = None,
     groups: int = 1,
+    logit_cap: float = math.inf,
 ) -> Float[Array, ""]:
     """Weighted mean of the negative log-likelihood of the targets, in nats.
 
@@ -66,6 +73,7 @@ def cross_entropy(
         groups: into how many equal parts the batch is divided whose gradients of the kernel are
             added at the end. With the number of devices that share the batch, they exchange it
             once, otherwise once per chunk.
+        logit_cap: bound of the logits: they become `c z / sqrt(z^2 + c^2)`; inf: no bound.
 
     Returns:
         A float32 scalar.
@@ -85,7 +93,8 @@ def cross_entropy(
         raise ValueError(f"groups={groups} does not divide a batch of {len(hidden)}; use a divisor")
     weights = jax.lax.stop_gradient(weights.astype(jnp.float32))
     size = chunk_size or _usual_chunk_size(hidden, kernel)
-    mean: Any = functools.partial(_mean, count=-(-targets.shape[1] // size), groups=groups)
+    count = -(-targets.shape[1] // size)
+    mean: Any = functools.partial(_mean, count=count, groups=groups, cap=float(logit_cap))
     # Under Explicit axes the sharding of sums over a sharded axis would have to be specified here.
     if AxisType.Explicit in jax.typeof(hidden).sharding.mesh.axis_types:
         mean = jax.sharding.auto_axes(mean, out_sharding=PartitionSpec())
@@ -131,28 +140,31 @@ def _mean(
     *,
     count: int,
     groups: int,
+    cap: float,
 ) -> Float[Array, ""]:
     """The weighted mean, computed in `count` chunks."""
     chunks = tuple(_cut(x, count) for x in (hidden, targets, weights))
     total = weights.sum()
-    summed: Any = _weighted_sum(chunks, kernel, groups)
+    summed: Any = _weighted_sum(chunks, kernel, groups, cap)
     return summed / jnp.where(total == 0, 1, total)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _weighted_sum(chunks: Chunks, kernel: Float[Array, "D V"], groups: int) -> Float[Array, ""]:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _weighted_sum(
+    chunks: Chunks, kernel: Float[Array, "D V"], groups: int, cap: float
+) -> Float[Array, ""]:
     """`sum_t w_t loss_t` over all chunks."""
     del groups  # of the gradient
     cast = kernel.astype(chunks[0].dtype)
 
     def body(total: Array, chunk: tuple) -> tuple[Array, None]:
-        return total + _loss_and_slope(cast, *chunk)[0], None
+        return total + _loss_and_slope(cast, *chunk, cap=cap)[0], None
 
     return jax.lax.scan(body, jnp.float32(0), chunks)[0]
 
 
 def _forward(
-    chunks: Chunks, kernel: Float[Array, "D V"], groups: int
+    chunks: Chunks, kernel: Float[Array, "D V"], groups: int, cap: float
 ) -> tuple[Float[Array, ""], Any]:
     """The sum and its gradient."""
     cast = kernel.astype(chunks[0].dtype)
@@ -160,7 +172,7 @@ def _forward(
     def body(carry: tuple[Array, Array], chunk: tuple) -> tuple[tuple[Array, Array], Array]:
         total, d_kernel = carry
         hidden = chunk[0]
-        loss, slope = _loss_and_slope(cast, *chunk)
+        loss, slope = _loss_and_slope(cast, *chunk, cap=cap)
         # Operands in the compute dtype, as in the forward product; sums in float32.
         slope = slope.astype(hidden.dtype)
         parts = (x.reshape(groups, -1, *x.shape[1:]) for x in (hidden, slope))
@@ -173,9 +185,11 @@ def _forward(
     return total, (d_hidden, d_kernel.sum(0).T.astype(kernel.dtype))
 
 
-def _backward(groups: int, gradients: tuple[Array, Array], cotangent: Float[Array, ""]) -> tuple:
+def _backward(
+    groups: int, cap: float, gradients: tuple[Array, Array], cotangent: Float[Array, ""]
+) -> tuple:
     """The gradient of `_forward` times the cotangent."""
-    del groups
+    del groups, cap
     d_hidden, d_kernel = ((x.astype(jnp.float32) * cotangent).astype(x.dtype) for x in gradients)
     return (d_hidden, None, None), d_kernel
 
@@ -188,9 +202,15 @@ def _loss_and_slope(
     hidden: Float[Array, "B S D"],
     targets: Int[Array, "B S"],
     weights: Float[Array, "B S"],
+    *,
+    cap: float,
 ) -> tuple[Float[Array, ""], Float[Array, "B S V"]]:
-    """`sum_t w_t loss_t` and its gradient: `w_t (softmax(z_t)_v - [v = target_t])` by logits."""
-    z = logits(hidden, kernel)
+    """`sum_t w_t loss_t` and its gradient: `w_t (softmax(z_t)_v - [v = target_t])` by logits.
+
+    With a cap, times the derivative of `capped`, `(1 + z^2 / c^2)^(-3/2)`, by logits before it.
+    """
+    raw = logits(hidden, kernel)
+    z = capped(raw, cap)
     known = (targets >= 0) & (targets < z.shape[-1])
     weights = jnp.where(known | (weights == 0), weights, jnp.nan)
     # A comparison, not a gather: it stays local where the vocabulary is sharded.
@@ -198,6 +218,8 @@ def _loss_and_slope(
     normalizer = jax.nn.logsumexp(z, axis=-1)
     loss = jnp.sum(weights * (normalizer - jnp.where(hit, z, 0).sum(-1)))
     slope = jnp.exp(z - normalizer[..., None]) - hit.astype(jnp.float32)
+    if cap != math.inf:
+        slope = slope * (1 + jnp.square(raw / cap)) ** -1.5
     return loss, weights[..., None] * slope
 
 

@@ -4,6 +4,7 @@ Axes: B batch, T time (query position), S time (key position), D embed (residual
 N query heads, K key and value heads, H features of a head, V vocabulary, L layers.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from models.attention import Implementation, Keys, Queries, dot_product_attention
 from models.cross_entropy import logits
+from models.max_logits import max_logits
 
 Hidden = Float[Array, "B T D"]
 Attend = Callable[[Queries, Keys, Keys], tuple[Queries, Any]]
@@ -34,6 +36,7 @@ class Decoder(nnx.Module):
         layers: the layers' parameters, stacked along a leading L.
         final_norm: the norm after the last layer.
         max_positions: maximum number of tokens in a row; None: any number.
+        logit_cap: bound of the logits, for `cross_entropy`; inf: none.
         attention: the implementation that `hidden_states` uses, see `dot_product_attention`.
     """
 
@@ -42,6 +45,7 @@ class Decoder(nnx.Module):
     layers: nnx.Module
     final_norm: Callable[[Hidden], Hidden]
     max_positions: int | None = None
+    logit_cap: float = math.inf
     attention: Implementation = "auto"
 
     def __call__(
@@ -82,10 +86,14 @@ class Decoder(nnx.Module):
         segment_ids: Int[Array, "B T"] | None = None,
         positions: Int[Array, "#B T"] | None = None,
         remat: Remat | None = None,
+        sow_max_logits: bool = False,
     ) -> Hidden:
         """Output of the final norm in `dtype`; with `head`, the operands of `cross_entropy`.
 
-        Arguments and errors are those of `__call__`.
+        Arguments and errors are those of `__call__`. With `sow_max_logits` the largest attention
+        logit of every head is sown, float32 `[L, N]`. `nnx.capture` makes it a second result:
+        `hidden, state = nnx.capture(model.hidden_states, nnx.Intermediate)(...)`, where it is
+        `state["max_logits"][0]`.
         """
         check_tokens(tokens, self.config.vocab_size)
         self.check_length(tokens.shape[1])
@@ -98,17 +106,19 @@ class Decoder(nnx.Module):
         _check_fit("positions", positions, tokens.shape, (1, tokens.shape[1]))
         block = self.block(positions)
 
-        def attend(query: Queries, key: Keys, value: Keys) -> tuple[Queries, None]:
+        def attend(query: Queries, key: Keys, value: Keys) -> tuple[Queries, Any]:
             context = dot_product_attention(
                 query, key, value, mask=mask, is_causal=True, implementation=self.attention
             )
-            return context, None
+            return context, max_logits(query, key, mask=mask) if sow_max_logits else None
 
-        def body(x: Hidden, layer: Any) -> tuple[Hidden, None]:
+        def body(x: Hidden, layer: Any) -> tuple[Hidden, Any]:
             return block(layer, x, attend)
 
         x = self.embeddings(tokens, positions)
-        x, _ = jax.lax.scan(remat(body) if remat else body, x, self.layers)
+        x, largest = jax.lax.scan(remat(body) if remat else body, x, self.layers)
+        if sow_max_logits:
+            self.sow(nnx.Intermediate, "max_logits", largest)
         return self.final_norm(x).astype(self.dtype)
 
     def logits(self, hidden: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:

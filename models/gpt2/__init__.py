@@ -2,7 +2,7 @@
 
 from models.gpt2.config import GPT2Config, gpt2_124m, tiny
 from models.gpt2.modeling import GPT2
-from models.gpt2.params import fused_matrices, parameter_count
+from models.gpt2.params import fused_matrices, parameter_count, query_key_parts
 from models.params import matrix_dimension_numbers
 from models.sampling import Cache, decode_step, prefill, sample
 
@@ -16,6 +16,7 @@ __all__ = [
     "matrix_dimension_numbers",
     "parameter_count",
     "prefill",
+    "query_key_parts",
     "sample",
     "tiny",
 ]

@@ -1,5 +1,7 @@
 """The parameters of GPT-2: their number, and kernels of several matrices."""
 
+from typing import Any
+
 import jax
 from flax import nnx
 
@@ -19,6 +21,25 @@ def fused_matrices(config: GPT2Config) -> dict[str, tuple[int, ...]]:
         {'query_key_value/kernel': (768, 768, 768)}
     """
     return {"query_key_value/kernel": (config.n_embd,) * 3}
+
+
+def query_key_parts(config: GPT2Config) -> dict[str, list[dict[str, Any]]]:
+    """Which parameters hold the queries and keys of the heads: `{pattern: parts}`.
+
+    For the `specs` of an optimizer that limits attention logits. `layers` stands for the logits
+    that `hidden_states` sows.
+
+    Example:
+        >>> from models.gpt2 import gpt2_124m
+        >>> query_key_parts(gpt2_124m())["query_key_value/(kernel|bias)"][1]
+        {'block': 'layers', 'role': 'k', 'span': (768, 1536)}
+    """
+    width = config.n_embd
+    parts = [
+        {"block": "layers", "role": "q", "span": (0, width)},
+        {"block": "layers", "role": "k", "span": (width, 2 * width)},
+    ]
+    return {"query_key_value/(kernel|bias)": parts}
 
 
 def parameter_count(config: GPT2Config) -> int:
