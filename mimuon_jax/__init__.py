@@ -24,6 +24,7 @@ from mimuon_jax.optimizers.dion2 import dion2
 from mimuon_jax.optimizers.from_optax import from_optax_muon
 from mimuon_jax.optimizers.muon import mimuon, muon
 from mimuon_jax.optimizers.muon_mvr import muon_mvr1, muon_mvr2
+from mimuon_jax.optimizers.muonclip import muonclip
 from mimuon_jax.optimizers.muonh import muonh, normuonh
 from mimuon_jax.optimizers.musgd import musgd
 from mimuon_jax.optimizers.normuon import adamuon, normuon
@@ -31,6 +32,7 @@ from mimuon_jax.optimizers.polargrad import polargrad
 from mimuon_jax.optimizers.scion import scion
 from mimuon_jax.optimizers.sgdm import sgdm
 from mimuon_jax.optimizers.shampoo import shampoo
+from mimuon_jax.optimizers.soap import soap, soap_muon
 from mimuon_jax.optimizers.spectral import spectral_adam, spectral_sgd
 from mimuon_jax.transforms.cautious import add_cautious_decay
 from mimuon_jax.transforms.describe import describe
@@ -39,12 +41,14 @@ from mimuon_jax.transforms.gains import scale_by_gain
 from mimuon_jax.transforms.gates import threshold_gate
 from mimuon_jax.transforms.given import by_path
 from mimuon_jax.transforms.hyperball import match_param_norm, retract
+from mimuon_jax.transforms.kronecker import precondition_kron, scale_by_soap
 from mimuon_jax.transforms.module_types import roles_of
 from mimuon_jax.transforms.momentum import ema, heavy_ball
 from mimuon_jax.transforms.norms import lmo
 from mimuon_jax.transforms.orthogonalize import orthogonalize
 from mimuon_jax.transforms.partition import partition
 from mimuon_jax.transforms.preconditioner import scale_by_shampoo
+from mimuon_jax.transforms.qk_clip import QKSpec, clip_qk, qk_clip
 from mimuon_jax.transforms.relative import floor_relative, pin_radius, radial_brake
 from mimuon_jax.transforms.slices import select_slices
 from mimuon_jax.transforms.spectra import clip_spectrum, contra, scale_by_dual_norm
@@ -65,10 +69,12 @@ __all__ = [
     "JORDAN",
     "POLAR_EXPRESS",
     "PRESETS",
+    "QKSpec",
     "Schedule",
     "adamuon",
     "add_cautious_decay",
     "by_path",
+    "clip_qk",
     "clip_spectrum",
     "contra",
     "coupled_newton",
@@ -92,6 +98,7 @@ __all__ = [
     "muon",
     "muon_mvr1",
     "muon_mvr2",
+    "muonclip",
     "muonh",
     "musgd",
     "mvr1",
@@ -108,6 +115,8 @@ __all__ = [
     "polar_express",
     "polargrad",
     "power",
+    "precondition_kron",
+    "qk_clip",
     "radial_brake",
     "retract",
     "rms",
@@ -115,10 +124,13 @@ __all__ = [
     "scale_by_dual_norm",
     "scale_by_gain",
     "scale_by_shampoo",
+    "scale_by_soap",
     "scion",
     "select_slices",
     "sgdm",
     "shampoo",
+    "soap",
+    "soap_muon",
     "spectral_adam",
     "spectral_norm",
     "spectral_power",

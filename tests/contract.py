@@ -25,10 +25,15 @@ REQUIRED = {
     "split": None,
     "weight_decay": 0.1,
     "floor": 2.0,
+    "momentum": mimuon_jax.heavy_ball(0.9),
+    # Parameters of every tree of the suite, each as the queries of one head.
+    "specs": {r"^w|^$|tall|bias": mimuon_jax.QKSpec("block", "q")},
 }
 # Values that differ from the default: a threshold that opens the gate for one matrix of the tree
 # and closes it for the other, and the methods that compile fastest.
 CHOSEN = {"threshold": 0.5, "orthogonalizer": "jordan", "method": "svd", "limit": 0.25, "every": 2}
+# Of a longer side without full rank the basis is partly arbitrary.
+CHOSEN |= {"sides": "shorter", "update_every": 1}
 CHOSEN |= {"radius": 2.0, "auxiliary_radius": 3.0}  # of Scion, in whose balls parameters are
 # Arguments that must be Python numbers, because shapes or the method depend on them.
 STATIC = {
@@ -66,6 +71,8 @@ FAMILY |= {"floor_relative", "radial_brake", "pin_radius"}
 FAMILY |= {"lookahead_ema", "outer_nesterov", "track_average"}
 FAMILY |= {"lmo", "scion", "select_slices", "dion2", "polargrad"}
 FAMILY |= {"contra", "scale_by_dual_norm", "clip_spectrum"}
+FAMILY |= {"qk_clip", "muonclip"}
+FAMILY |= {"precondition_kron", "scale_by_soap", "soap", "soap_muon"}
 
 
 def marked(names: Iterable[str], slow: Container[str] = FAMILY) -> list[Any]:
@@ -116,11 +123,15 @@ def grad_fn(params: Any) -> Any:
     return jax.tree.map(lambda w: 0.5 * w + 0.1, params)
 
 
-def update(tx: Any, gradient: Any, state: Any, params: Any) -> Any:
+# What some transformations need besides; a head beyond the limit of 100.
+EXTRA = {"grad_fn": grad_fn, "max_logits": {"block": jnp.asarray([160.0])}}
+
+
+def update(tx: Any, gradient: Any, state: Any, params: Any, **extra: Any) -> Any:
     """One step of any transformation, or of `optax.MultiSteps`."""
     if isinstance(tx, optax.GradientTransformation):
         tx = optax.with_extra_args_support(tx)
-    return tx.update(gradient, state, params, grad_fn=grad_fn)
+    return tx.update(gradient, state, params, **EXTRA | extra)
 
 
 @functools.cache

@@ -168,7 +168,7 @@ def test_zero_gradients_do_not_move_matrices(name):
     zeros = jax.tree.map(jnp.zeros_like, params)
     updates, state = contract.run_compiled(name, [zeros] * 3, params)
     assert contract.finite((updates, state))
-    decays = name in {"add_cautious_decay", "scion"}
+    decays = name in {"add_cautious_decay", "scion", "qk_clip", "muonclip"}
     assert decays == any(np.any(x) for x in contract.matrices(updates))
 
 
@@ -176,6 +176,7 @@ def test_zero_gradients_do_not_move_matrices(name):
 # sphere of radius 4 does not move by less than its rounding.
 VANISHING = {("spectral_adam", 1e20), ("normalize_units", 1e20)}
 VANISHING |= {(name, scale) for name in ("retract", "pin_radius") for scale in (1e-20, 1e-10)}
+WAITING = {"scale_by_soap", "soap"}  # their first update is zero
 
 
 @every_factory
@@ -185,7 +186,7 @@ def test_rank_deficient_gradients(name):
     for gradients in ([one] * 3, [rows] * 3, [one, rows, one]):
         updates, state = contract.run_compiled(name, gradients)
         assert contract.finite((updates, state))
-        assert all(np.any(x) for x in contract.matrices(updates))
+        assert all(np.any(x) for x in contract.matrices(updates[name in WAITING :]))
 
 
 @every_factory
@@ -195,4 +196,4 @@ def test_huge_and_tiny_gradients(name, scale):
     updates, _ = contract.run_compiled(name, gradients)
     assert contract.finite(updates)
     if (name, scale) not in VANISHING:
-        assert all(np.any(x) for x in contract.matrices(updates))
+        assert all(np.any(x) for x in contract.matrices(updates[name in WAITING :]))

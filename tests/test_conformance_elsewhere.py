@@ -20,6 +20,10 @@ from tests.contract import GRADIENTS, PARAMS, assert_close, assert_equal, every_
 pytestmark = pytest.mark.standard_promotion
 
 
+# Entries that are nearly zero in the basis are divided by numbers as small.
+IN_A_BASIS = {"precondition_kron", "scale_by_soap", "soap", "soap_muon"}
+
+
 def injected(name, static):
     """A factory's transformation with all numbers in its state, except the static ones."""
     factory = optax.inject_hyperparams(contract.FACTORIES[name], static_args=static)
@@ -36,18 +40,22 @@ def test_inject_hyperparams(name):
     step, start = jax.jit(functools.partial(contract.update, tx)), tx.init(PARAMS)
     changes = [{}, *({key: NUMBERS[key]} for key in NUMBERS.keys() & start.hyperparams.keys())]
     assert len(changes) > 1
-    unchanged, _ = contract.run_compiled(name, GRADIENTS[:2])
+    # Of its second step a decay changes the norm alone, which is restored.
+    gradients = GRADIENTS[: 3 if name == "precondition_kron" else 2]
+    # The numbers are float32 here: Adam's 1 - 0.999^t loses digits. Observed: 7e-6, in a basis
+    # 3e-5.
+    rtol = 1e-4 if name in IN_A_BASIS else 2e-5
+    unchanged, _ = contract.run_compiled(name, gradients)
     for setting in changes:
         changed = start.hyperparams | jax.tree.map(jnp.float32, setting)
         with contract.compilations() as found:
             state = start._replace(hyperparams=changed)
-            actual, _ = contract.run(step, state, GRADIENTS[:2], PARAMS)
+            actual, _ = contract.run(step, state, gradients, PARAMS)
         assert not (setting and found), "a number that changes must not compile the step again"
-        expected, _ = contract.run_eagerly(make(name, **setting), GRADIENTS[:2])
-        # The numbers are float32 here: Adam's 1 - 0.999^t loses digits. Observed: 7e-6.
-        assert_close(actual, expected, rtol=2e-5)
+        expected, _ = contract.run_eagerly(make(name, **setting), gradients)
+        assert_close(actual, expected, rtol=rtol)
         with pytest.raises(AssertionError) if setting else nullcontext():
-            assert_close(actual, unchanged, rtol=2e-5)
+            assert_close(actual, unchanged, rtol=rtol)
 
 
 STATIC_ARGUMENTS = [
@@ -74,7 +82,8 @@ def test_multi_steps_is_a_step_of_the_mean(name):
     means = [jax.tree.map(lambda a, b: (a + b) / 2, *GRADIENTS[i : i + 2]) for i in (0, 2)]
     expected, _ = contract.run_compiled(name, means)
     # Small singular values are differences of numbers as large as the limit of a clip.
-    assert_close(accumulated[1::2], expected, rtol=1e-4 if name == "clip_spectrum" else None)
+    loose = name == "clip_spectrum" or name in IN_A_BASIS
+    assert_close(accumulated[1::2], expected, rtol=1e-4 if loose else None)
 
 
 @contract.mostly_slow(contract.FACTORIES)
@@ -134,7 +143,7 @@ def test_nnx_optimizer(name):
     expected, state = PARAMS, tx.init(PARAMS)
     for gradient in GRADIENTS[:2]:
         gradients = form.unflatten(jax.tree.leaves(gradient))
-        optimizer.update(model, gradients, grad_fn=contract.grad_fn)
+        optimizer.update(model, gradients, **contract.EXTRA)
         updates, state = contract.update(tx, gradient, state, expected)
         expected = optax.apply_updates(expected, updates)
     assert_close(jax.tree.leaves(nnx.state(model, nnx.Param)), jax.tree.leaves(expected))
@@ -163,7 +172,9 @@ def test_derivative_through_a_step_with_a_checkpointed_loss(name):
 
     def after_a_step(params):
         gradient = jax.grad(jax.checkpoint(loss))
-        updates, _ = tx.update(gradient(params), tx.init(params), params, grad_fn=gradient)
+        updates, _ = contract.update(
+            tx, gradient(params), tx.init(params), params, grad_fn=gradient
+        )
         return loss(optax.apply_updates(params, updates))
 
     after = jax.jit(jax.value_and_grad(after_a_step))

@@ -41,7 +41,7 @@ SETTINGS = {
 
 
 @pytest.mark.parametrize("scale", [1e50, 1e-50])
-@contract.mostly_slow(contract.OPTIMIZERS)
+@contract.mostly_slow(name for name in contract.OPTIMIZERS if name != "soap")  # first update: 0
 def test_updates_of_matrices(name, scale):
     tx, factor = contract.make(name, **SETTINGS.get(name, {})), scale ** POWERS.get(name, 0.0)
     actual, expected = (contract.matrices(first(tx, s)[0]) for s in (scale, 1.0))

@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 from optax.contrib import MuonDimensionNumbers
 
 from benchmarks.hlo import work
+from mimuon_jax import QKSpec
 from tests import contract
 from tests.test_sharding import make_mesh
 
@@ -30,6 +31,7 @@ EXCHANGES = {
     "scion": 1,
     "dion2": 1,
     "polargrad": 1,
+    "muonclip": 1,
 }
 
 
@@ -47,7 +49,9 @@ def placed(tree, mesh, specs):
 
 @functools.cache
 def made(name):
-    tx = contract.make(name, matrices=NUMBERS)
+    specs = {"": QKSpec("block", "q")}
+    specs = {"specs": specs} if "specs" in contract.parameters(name) else {}
+    tx = contract.make(name, matrices=NUMBERS, **specs)
     return tx, jax.jit(functools.partial(contract.update, tx))
 
 
@@ -61,10 +65,13 @@ def two_steps(name, place=lambda tree: tree):
     return updates, state
 
 
+#: What assembles every matrix on every device. Entries that are nearly zero in the basis are
+#: divided by numbers as small. On Auto axes the compiler chooses the layout, unless told.
+REPLICATED = ("soap", "soap_muon")
 DEFAULT = ("normuon", 8, AxisType.Explicit)
 CASES = [
     pytest.param(name, *case, marks=[pytest.mark.slow] * ((name, *case[:2]) != DEFAULT))
-    for name in EXCHANGES
+    for name in (*EXCHANGES, *REPLICATED)
     for case in [
         (8, AxisType.Explicit, BOTH),
         (8, AxisType.Auto, FSDP),
@@ -79,12 +86,14 @@ def test_a_mesh_changes_nothing(name, devices, kind, specs):
     mesh = make_mesh(devices, kind)
     actual, state = two_steps(name, lambda tree: placed(tree, mesh, specs))
     expected, _ = two_steps(name)
+    chosen = name in REPLICATED and kind == AxisType.Auto
+    bar = 1e-4 if name in REPLICATED else 5e-6  # observed: 1e-5
     for key, x in actual.items():
-        assert x.sharding.is_equivalent_to(NamedSharding(mesh, specs[key]), x.ndim)
-        np.testing.assert_allclose(x, expected[key], atol=5e-6, rtol=0)
+        assert chosen or x.sharding.is_equivalent_to(NamedSharding(mesh, specs[key]), x.ndim)
+        np.testing.assert_allclose(x, expected[key], atol=bar, rtol=0)
     for path, x in jax.tree_util.tree_leaves_with_path(state):
         key = getattr(path[-1], "key", None)
-        if key in SHAPES and x.shape == SHAPES[key]:  # a momentum, a second moment
+        if key in SHAPES and x.shape == SHAPES[key] and not chosen:  # a momentum, a second moment
             assert x.sharding.is_equivalent_to(NamedSharding(mesh, specs[key]), x.ndim), path
 
 

@@ -8,7 +8,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import NamedSharding, PartitionSpec
 
 from mimuon_jax.engine.axes import batch_shape, from_matrices, matrix_shape, to_matrices
 from mimuon_jax.linalg.complex_matrices import as_complex, as_real
@@ -17,6 +16,7 @@ from mimuon_jax.linalg.products import product
 from mimuon_jax.linalg.scaling import check_matrices, wide_dtype
 from mimuon_jax.transforms.given import Role
 from mimuon_jax.transforms.roles import roles
+from mimuon_jax.transforms.whole import replicated, sharded_like
 from mimuon_jax.types import Array, Float, Matrices, Number, State, Tree
 
 
@@ -81,9 +81,9 @@ def scale_by_shampoo(
       >>> tx.update(grads, tx.init(grads))[0]["kernel"].round(3).tolist()
       [[1.0, 0.0], [0.0, 1.0]]
     """
-    _check("max_dim", max_dim, int, 1)
-    _check("update_every", update_every, int, 1)
-    _check("damping", damping, float, 1e-37)
+    check_static_number("max_dim", max_dim, int, 1)
+    check_static_number("update_every", update_every, int, 1)
+    check_static_number("damping", damping, float, 1e-37)
     graft = optax.identity() if grafting is None else grafting
 
     def init(params: Tree) -> State:  # `optax.OptState` does not allow None
@@ -107,7 +107,7 @@ def scale_by_shampoo(
                 continue
             x = jnp.asarray(leaves[i])
             check_matrices(x, f"scale_by_shampoo of parameter {role.path!r}", may_be_complex=True)
-            g = to_matrices(_replicated(x), role.numbers).astype(wide_dtype(x.dtype))
+            g = to_matrices(replicated(x), role.numbers).astype(wide_dtype(x.dtype))
             is_complex = jnp.issubdtype(x.dtype, jnp.complexfloating)
             g = as_real(g) if is_complex else g
             new = _accumulated(g, state.statistics[role.path], due, damping)
@@ -115,12 +115,12 @@ def scale_by_shampoo(
             y = as_complex(y) if is_complex else y
             if grafting is not None:
                 size = frobenius(y)
-                graft_update = _replicated(jnp.asarray(lengths[i]))
+                graft_update = replicated(jnp.asarray(lengths[i]))
                 length = frobenius(to_matrices(graft_update, role.numbers))
                 factor = length.astype(size.dtype) / jnp.where(size == 0, 1.0, size)
                 y = y * factor[:, None, None].astype(y.dtype)
             result = from_matrices(y, x.shape, role.numbers).astype(x.dtype)
-            leaves[i] = _sharded_like(result, x)
+            leaves[i] = sharded_like(result, x)
             statistics[role.path] = new
         count = jnp.asarray(optax.safe_increment(state.count))
         none = jnp.zeros((), jnp.float32)
@@ -142,20 +142,6 @@ def _zeros(dtype: jnp.dtype, role: Role, max_dim: int) -> Statistics:
         return jnp.zeros((b, twice * k, twice * k), real) if k <= max_dim else None
 
     return Statistics(jnp.zeros((b, 1, 1), real), side(m), side(n), side(m), side(n))
-
-
-def _replicated(x: Array) -> Array:
-    """``x`` whole on every device: over sharded Explicit axes products are refused."""
-    sharding = jax.typeof(x).sharding
-    if not any(sharding.spec):
-        return x
-    return jax.sharding.reshard(x, NamedSharding(sharding.mesh, PartitionSpec()))
-
-
-def _sharded_like(x: Array, like: Array) -> Array:
-    """``x`` sharded over Explicit axes as ``like`` is."""
-    sharding = jax.typeof(like).sharding
-    return jax.sharding.reshard(x, sharding) if any(sharding.spec) else x
 
 
 # Under `jax.jit`, since outside jit every call of `lax.cond` would compile again.
@@ -204,7 +190,7 @@ def _preconditioned(
     return g if right is None else product(g, right)
 
 
-def _check(name: str, value: Number, kind: type, least: Number) -> None:
+def check_static_number(name: str, value: Number, kind: type, least: Number) -> None:
     """Raises unless the value is a Python number of its kind and large enough."""
     fits = isinstance(value, int | float) and kind(value) == value and value >= least
     if not fits:

@@ -3,13 +3,14 @@
 A *move* maps the weights, gradients and momenta `[.._0, ..., .._t]` of one matrix to `W_{t+1}`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from tests.oracles.matrices import GAINS, Array, Axes, Numbers, orthogonal, per_matrix
 from tests.oracles.momentum import Estimate
+from tests.oracles.optimizers import muon
 from tests.oracles.rules import Rule, Tree, trajectory
 
 Move = Callable[[Sequence[Array], Sequence[Array], Sequence[Array]], Array]
@@ -132,6 +133,111 @@ def cautious(*, learning_rate: float, weight_decay: float) -> Move:
         return w - learning_rate * (u + weight_decay * (u * w >= 0) * w)
 
     return move
+
+
+def muonclip(
+    params: Tree,
+    gradients: Sequence[Tree],
+    maxima: Sequence[Array],
+    *,
+    numbers: Numbers,
+    kept: float,
+    roles: Mapping[str, tuple[str, int, int]],
+    tau: float,
+    alpha: float,
+    **settings: Any,
+) -> list[Tree]:
+    """MuonClip: Muon's steps, and after each the factors of the heads, one layer at a time.
+
+    `kept` is what decay leaves of a matrix; `roles`: path to "q" or "k", axis of the heads, group.
+    """
+    zeros = {path: np.zeros_like(w) for path, w in params.items()}
+    sums = [zeros, *muon(zeros, gradients, numbers=numbers, **settings)]
+    trees = [params]
+    for t, largest in enumerate(maxima):
+        tree = {
+            path: (1.0 if numbers[path] is None else kept) * w + sums[t + 1][path] - sums[t][path]
+            for path, w in trees[-1].items()
+        }
+        for path, (role, axis, group) in roles.items():
+            for layer, logits in enumerate(largest):
+                for head in range(tree[path].shape[axis]):
+                    first = head * group if role == "k" else head // group * group
+                    s = max(logits[first : first + group])
+                    g = min(1.0, tau / s) if s > 0 else 1.0
+                    place = tuple(slice(None) for _ in range(axis - 1))
+                    tree[path][layer][(*place, head)] *= g ** (alpha if role == "q" else 1 - alpha)
+        trees.append(tree)
+    return trees[1:]
+
+
+def _basis(mean: Array, old: Array | None, due: bool) -> tuple[Array, Any]:
+    """The eigenvectors of a statistic, found or improved, and the order of the old ones."""
+    every = np.arange(len(mean))
+    if old is None:
+        return np.linalg.eigh(mean)[1][:, ::-1], every
+    if not due:
+        return old, every
+    order = np.argsort(-np.diag(old.T @ mean @ old))
+    return np.linalg.qr(mean @ old[:, order])[0], order
+
+
+def in_eigenbasis(
+    rule: Callable[[Array, Array, Array, int], tuple[Array, Array]],
+    gradients: Sequence[Array],
+    momenta: Sequence[Array],
+    *,
+    decay: float,
+    every: int,
+    sides: tuple[bool, bool],
+) -> Array:
+    """`rule(B, G, v, t)` in the basis at the last step `t`; `B` at the first one."""
+    m, n = gradients[0].shape
+    means, vectors = [np.zeros((m, m)), np.zeros((n, n))], [np.eye(m), np.eye(n)]
+    v, y = np.zeros((m, n)), momenta[0]
+    for t, (g, b) in enumerate(zip(gradients, momenta, strict=True)):
+        if t > 0:
+            left, right = vectors
+            y, v = rule(left.T @ b @ right, left.T @ g @ right, v, t)
+            y = left @ y @ right.T
+        for i, gram in enumerate((g @ g.T, g.T @ g)):
+            if sides[i]:
+                means[i] = decay * means[i] + (1 - decay) * gram
+                old = None if t == 0 else vectors[i]
+                vectors[i], order = _basis(means[i], old, t % every == 0)
+                v = np.take(v, order, axis=i)
+    return y
+
+
+def soap_muon(
+    *, gain: str | None, beta2: float, power: float, every: int, sides: Any, **settings: float
+) -> Move:
+    """SOAP-Muon."""
+
+    def rule(b: Array, g: Array, v: Array, t: int) -> tuple[Array, Array]:
+        v = beta2 * v + (1 - beta2) * b**2
+        return b / np.maximum(v, 1e-16) ** power, v
+
+    def direction(weights: Any, gradients: Sequence[Array], momenta: Sequence[Array]) -> Array:
+        y = in_eigenbasis(rule, gradients, momenta, decay=beta2, every=every, sides=sides)
+        return np.asarray(GAINS[gain](*y.shape) * orthogonal(y))
+
+    return step(direction, **settings)
+
+
+def soap(*, b1: float, b2: float, every: int, sides: Any, **settings: float) -> Move:
+    """SOAP, whose moments begin with the second gradient."""
+
+    def rule(b: Array, g: Array, v: Array, t: int) -> tuple[Array, Array]:
+        v = b2 * v + (1 - b2) * g**2
+        return b / (1 - b1**t) / (np.sqrt(v / (1 - b2**t)) + 1e-8), v
+
+    def direction(weights: Any, gradients: Sequence[Array], momenta: Any) -> Array:
+        later = [0 * gradients[0], *gradients[1:]]
+        moments = [np.asarray(_running_mean(b1, later[: t + 1])) for t in range(len(later))]
+        return in_eigenbasis(rule, gradients, moments, decay=b2, every=every, sides=sides)
+
+    return step(direction, **settings)
 
 
 def of_singular_values(function: Callable[[Array], Array], **settings: float) -> Move:
