@@ -14,7 +14,7 @@ from train.task import Tree
 
 Loss = Callable[
     [Tree, Tree, Tree, PRNGKeyArray, Int32[Array, ""]],
-    tuple[Float[Array, ""], tuple[Tree, dict[str, Float[Array, ""]]]],
+    tuple[Float[Array, ""], tuple[Tree, dict[str, Any]]],
 ]
 
 
@@ -24,7 +24,7 @@ class BatchGradient(NamedTuple):
     loss: Float[Array, ""]
     gradients: Tree  # dtypes and shardings of the parameters
     model_state: Tree
-    metrics: dict[str, Float[Array, ""]]
+    metrics: dict[str, Any]  # scalars, and "max_logits" if the task gives it
 
 
 def batch_gradient(
@@ -42,7 +42,8 @@ def batch_gradient(
 
     `g = (g_1 + ... + g_k) / k`, summed in float32, with `g_j` the gradient of rows
     `j, j + k, j + 2k, ...`. For a loss that is a mean over rows, `g` is the gradient of the whole
-    batch. `model_state` is passed from one micro-batch to the next; loss and metrics are averaged.
+    batch. `model_state` is passed from one micro-batch to the next; loss and metrics are averaged,
+    except for `max_logits`, of which the largest counts.
 
     Args:
         loss: the loss function of the task.
@@ -121,7 +122,10 @@ class _Placed(NamedTuple):
         (total, model_state), values = jax.lax.scan(
             body, (self.laid_out(zeros), model_state), (parts, jax.random.split(key, count))
         )
-        loss, metrics = jax.tree.map(lambda x: x.mean(), values)
+        losses, metrics = values
+        largest = jax.tree.map(lambda x: x.max(0), metrics.pop("max_logits", None))
+        loss, metrics = jax.tree.map(lambda x: x.mean(), (losses, metrics))
+        metrics |= {} if largest is None else {"max_logits": largest}
         mean = jax.tree.map(lambda g, x: (g / count).astype(x.dtype), total, params)
         return BatchGradient(loss, mean, model_state, metrics)
 

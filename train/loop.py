@@ -63,6 +63,7 @@ def _run(config: Config, quiet: bool) -> Result:
         matrices=task.matrices,
         shardings=parameter_shardings(task, mesh),
         split=task.split,
+        specs=task.query_key,
     )
     finished = _finished(config, task)
     if finished is not None:

@@ -16,6 +16,7 @@ from jax import P
 from jax.sharding import Mesh, NamedSharding
 
 from models.gpt2 import GPT2Config
+from models.nanogpt import NanoGPTConfig
 from models.qwen3 import Qwen3Config
 from train.mesh import BATCH_AXES, Rules
 from train.rules import first_match, path_of
@@ -64,8 +65,28 @@ def gpt2() -> Rules:
     ]
 
 
-def decoder(config: Qwen3Config | GPT2Config) -> Rules:
+def nanogpt() -> Rules:
+    """Rules for the decoder of modded-nanogpt, as for Qwen3.
+
+    Example:
+        >>> nanogpt()[0]
+        ('embed/embedding', P('tensor', 'fsdp'))
+    """
+    return [
+        ("embed/embedding", P("tensor", "fsdp")),
+        ("lm_head/kernel", P("fsdp", "tensor")),
+        ("layers/.*/(query|key|value|up)/kernel", P(None, "fsdp", "tensor")),
+        ("layers/.*/(output|down)/kernel", P(None, "tensor", "fsdp")),
+        ("layers/.*/(query|key|value|up)/bias", P(None, "tensor")),
+        ("lm_head/bias", P("tensor")),
+        (".*/(bias|scale)", P()),
+    ]
+
+
+def decoder(config: Qwen3Config | GPT2Config | NanoGPTConfig) -> Rules:
     """Rules for the decoder of an architecture."""
+    if isinstance(config, NanoGPTConfig):
+        return nanogpt()
     return gpt2() if isinstance(config, GPT2Config) else qwen3(config)
 
 

@@ -138,8 +138,9 @@ def train_step(
     Returns:
         The state after `t + 1` steps, and scalars: `loss`, `gradient_norm` (before clipping),
         `learning_rate`, `skipped` (consecutive skipped steps up to this one), the metrics of the
-        task and, if they apply, `gate_rate` and `gradients` (their number in this step, if more
-        than one). `gates` is not a scalar: it has the decision for every matrix.
+        task and, if they apply, `gate_rate`, `gradients` (their number in this step, if more than
+        one) and `max_logit` (the largest of all heads, before the step). `gates` is not a scalar:
+        it has the decision for every matrix.
     """
     key = jax.random.fold_in(_keys(seed)[1], state.step)
     evaluations = 0
@@ -159,12 +160,16 @@ def train_step(
         )
 
     loss, gradients, model_state, metrics = gradient(state.params)
+    metrics = dict(metrics)
+    largest = metrics.pop("max_logits", None)
+    logits = {} if largest is None else {"max_logits": largest}
     # Unless the optimizer calls `grad_fn`, it is never traced and costs nothing.
     updates, opt_state = optimizer.update(
         gradients,
         state.opt_state,
         state.params,
         grad_fn=lambda params: gradient(params).gradients,
+        **logits,
     )
     updates = _scaled(updates, task.rate_factors)
     new = state._replace(
@@ -186,6 +191,7 @@ def train_step(
         "skipped": new.skipped,
         **(_gates(opt_state) if has_gate(opt_state) else {}),
         **({"gradients": jnp.int32(evaluations)} if evaluations > 1 else {}),
+        **({"max_logit": jnp.stack([x.max() for x in largest.values()]).max()} if largest else {}),
         **metrics,
     }
 

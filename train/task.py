@@ -9,6 +9,7 @@ import grain
 import jax
 from jaxtyping import Array, Float, Int32, PRNGKeyArray
 
+from mimuon_jax.transforms.qk_clip import QKSpecs
 from mimuon_jax.types import Matrices
 from train.mesh import Rules
 
@@ -26,7 +27,7 @@ class Task(NamedTuple):
     loss: Callable[
         # params, model_state, batch, key, steps done (for losses that change during a run)
         [Tree, Tree, Tree, PRNGKeyArray, Int32[Array, ""]],
-        # loss, (model_state, metrics)
+        # loss, (model_state, metrics); "max_logits" among these is for the optimizer
         tuple[Float[Array, ""], tuple[Tree, dict[str, Float[Array, ""]]]],
     ]
     batches: grain.MapDataset  # element k: this process's part of the batch of step k
@@ -41,6 +42,7 @@ class Task(NamedTuple):
     files: Mapping[str, str] = MappingProxyType({})  # name -> text, for the run directory
     # Regular expression for paths -> sizes of the matrices concatenated along the output axis
     split: Mapping[str, Sequence[int]] = MappingProxyType({})
+    query_key: QKSpecs = MappingProxyType({})  # where queries and keys are; empty: not to be scaled
     best: tuple[str, Literal["min", "max"]] = ("loss", "min")  # chooses the best checkpoint
     workers: int = 0  # processes that prefetch batches; 0: threads of this process
     # Decay, at step 1.0, 2.0, ..., of the average of (params, model_state) that is evaluated

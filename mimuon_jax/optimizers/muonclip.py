@@ -4,11 +4,13 @@ import optax
 from jax.typing import DTypeLike
 
 from mimuon_jax.optimizers.muon import muon
+from mimuon_jax.optimizers.optax_names import explains_optax_names
 from mimuon_jax.transforms.fused import Split
 from mimuon_jax.transforms.qk_clip import QKSpecs, qk_clip
 from mimuon_jax.types import Gain, LearningRate, Mask, Matrices, Number, Orthogonalizer, Shardings
 
 
+@explains_optax_names
 def muonclip(
     learning_rate: LearningRate,
     *,

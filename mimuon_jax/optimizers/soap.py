@@ -3,6 +3,7 @@
 import optax
 from jax.typing import DTypeLike
 
+from mimuon_jax.optimizers.optax_names import explains_optax_names
 from mimuon_jax.optimizers.recipe import adam_rate, as_adamw, as_momentum, decayed, descent
 from mimuon_jax.transforms.checks import check_decay
 from mimuon_jax.transforms.fused import Split, split_fused
@@ -12,6 +13,7 @@ from mimuon_jax.transforms.partition import partition
 from mimuon_jax.types import Gain, LearningRate, Mask, Matrices, Number, Orthogonalizer, Shardings
 
 
+@explains_optax_names
 def soap(
     learning_rate: LearningRate,
     *,
@@ -83,6 +85,7 @@ def soap(
     return partition(steps, rest, matrices=matrices)
 
 
+@explains_optax_names
 def soap_muon(
     learning_rate: LearningRate,
     *,

@@ -37,6 +37,8 @@ PARAMS = {
     "kernel": jnp.asarray(np.random.default_rng(0).normal(size=(6, 4)), jnp.float32),
     "bias": jnp.ones(4),
 }
+SPECS = {"kernel": mimuon_jax.QKSpec("layers", "q")}
+LARGEST = {"layers": jnp.asarray([110.0, 20.0])}
 CHANGED = {
     "auxiliary_weight_decay": 0.5,
     "learning_rate": 0.03,
@@ -70,6 +72,10 @@ CHANGED = {
     "radius": 2.0,
     "auxiliary_radius": 2.0,
     "fraction": 1.0,
+    "tau": 10.0,
+    "power": 0.0,
+    "sides": "shorter",
+    "alpha": 0.25,
 }
 
 
@@ -81,6 +87,7 @@ BESIDE = {
     ("muonh", "measure"): {"measure": "spectral"},
     ("normuonh", "measure"): {"measure": "spectral"},
     ("normuonh", "per"): {"per": "output"},
+    ("muonclip", "gain"): {"gain": "width"},
     ("lion", None): {"b2": 0.5},  # only signs count: the momentum has to be worth something
     ("spectral_sgd", "gain"): {"p": 0.0},
     ("spectral_adam", "gain"): {"p": 0.0},
@@ -97,11 +104,12 @@ def squares(params: dict, step: int) -> jax.Array:
 @functools.cache
 def after(options: Optimizer, steps: int = 2) -> dict:
     """Parameters after a few steps."""
-    optimizer, _ = make_optimizer(options, steps=steps, matrices=None)
+    optimizer, _ = make_optimizer(options, steps=steps, matrices=None, specs=SPECS)
     params, state = PARAMS, optimizer.init(PARAMS)
     for step in range(steps):
         grad_fn = jax.grad(functools.partial(squares, step=step))
-        updates, state = optimizer.update(grad_fn(params), state, params, grad_fn=grad_fn)
+        extra = {"grad_fn": grad_fn, "max_logits": LARGEST}
+        updates, state = optimizer.update(grad_fn(params), state, params, **extra)
         params = jax.tree.map(jnp.add, params, updates)
     return params
 
@@ -128,6 +136,7 @@ def test_options_are_the_keywords_of_the_library_in_its_order(name: str):
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_option_of_the_library_can_be_set(name: str):
     functions = {"learning_rate", "auxiliary", "matrices", "shardings", "split"}  # of the task
+    functions |= {"specs"}
     functions |= {"weight_decay_mask", "norms"}
     types = {"mask", "mu_dtype", "eps_root"} | {"state_dtype"}  # of optax alone, and a dtype
     keywords = {*inspect.signature(library_function(name)).parameters} - functions - types
@@ -237,11 +246,12 @@ def test_each_optimizer_is_told_the_facts_of_the_task_that_it_takes():
 def test_fused_matrices_are_split_by_every_optimizer_of_the_library_that_can(name: str):
     can = "split" in inspect.signature(library_function(name)).parameters
     whole, parts = (
-        make_optimizer(OPTIMIZERS[name](), steps=1, matrices=None, split=split)[0]
+        make_optimizer(OPTIMIZERS[name](), steps=1, matrices=None, split=split, specs=SPECS)[0]
         for split in ({}, {"kernel": (1, 3)})
     )
+    extra = {"grad_fn": lambda params: params, "max_logits": LARGEST}
     moved = [
-        optimizer.update(PARAMS, optimizer.init(PARAMS), PARAMS, grad_fn=lambda params: params)[0]
+        optimizer.update(PARAMS, optimizer.init(PARAMS), PARAMS, **extra)[0]
         for optimizer in (whole, parts)
     ]
     same = np.array_equal(*(updates["kernel"] for updates in moved))

@@ -2,10 +2,11 @@
 
 import zlib
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from train.data import token_shards
 from train.data.cache import Note, cached, fingerprint, note
 from train.data.documents import Corpus, corpora
 from train.data.parts import parts
@@ -34,6 +35,7 @@ class LanguageData(NamedTuple):
     tokenizer: Tokenizer
     counts: Counts  # of the held-out text
     identity: dict[str, int | str]  # changes when the data changes
+    shuffled: bool = True  # False: trained on in order
 
 
 def load(data: TextData, *, vocab_size: int, note: Note = note) -> LanguageData:
@@ -52,6 +54,8 @@ def load(data: TextData, *, vocab_size: int, note: Note = note) -> LanguageData:
     Raises:
         BadInput: the text or the tokenizer is missing or does not fit.
     """
+    if data.source == "shards":
+        return _shards(data, vocab_size)
     if data.tokenizer == "bytes" and data.source == "text" and not data.packing:
         return _plain_bytes(data, note)
     training, held_out = corpora(data, note=note)
@@ -105,6 +109,29 @@ def _plain_bytes(data: TextData, note: Note) -> LanguageData:
     words = len(end.decode(errors="replace").split()) + end.count(b"\n")
     counts = Counts(tokens=len(end), bytes=len(end), words=words, documents=1)
     return LanguageData(training, held_out, Bytes(), counts, identity)
+
+
+def _shards(data: TextData, vocab_size: int) -> LanguageData:
+    """Published tokens, in order. The sizes of their text are unknown."""
+    require(not data.packing, "data.packing needs documents, which shards do not divide")
+    training, held_out = token_shards.open_shards(data.path)
+    numbers = data.tokenizer == "bytes"
+    tokenizer: Any = token_shards.Numbers() if numbers else load_tokenizer(Path(data.tokenizer))
+    require(
+        tokenizer.vocab_size <= vocab_size,
+        f"model.vocab_size={vocab_size} is less than the {tokenizer.vocab_size} tokens of the "
+        f"shards; use --model.vocab-size {tokenizer.vocab_size}",
+    )
+    first, second = (Windows(stream, data.sequence_length) for stream in (training, held_out))
+    require_windows(first, "training", "tokens")
+    require_windows(second, "held-out", "tokens")
+    identity: dict[str, int | str] = {
+        "tokens": training.size,
+        "training": training.fingerprint,
+        "held_out": held_out.stream.fingerprint,
+    }
+    counts = Counts(tokens=held_out.size, bytes=0, words=0, documents=0)
+    return LanguageData(first, second, tokenizer, counts, identity, shuffled=False)
 
 
 def _tokenizer(data: TextData, training: Corpus, vocab_size: int, note: Note) -> Tokenizer:

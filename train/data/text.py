@@ -25,9 +25,10 @@ _AT_ONCE = 1 << 20  # bytes
 class TextData:
     """The source of the text, its tokenizer, and how it is divided into examples."""
 
-    source: Literal["text", "wikitext103", "tfds"] = "text"
+    source: Literal["text", "wikitext103", "tfds", "shards"] = "text"
     """text: plain text at path. wikitext103: the official files or archive in the folder path.
-    tfds: a prepared TFDS dataset below the folder path."""
+    tfds: a prepared TFDS dataset below the folder path. shards: files of GPT-2 tokens, such as
+    fineweb_train_000001.bin, in the folder path, trained on in order."""
 
     path: Path | None = None
     """Text file (UTF-8, also .xz or .gz), or a folder of .txt, .txt.xz and .txt.gz files; None:

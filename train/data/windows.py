@@ -92,7 +92,9 @@ def require_windows(windows: Examples, part: str, unit: str) -> None:
     )
 
 
-def training_batches(windows: Examples, *, batch_size: int, seed: int) -> grain.MapDataset:
+def training_batches(
+    windows: Examples, *, batch_size: int, seed: int, shuffled: bool = True
+) -> grain.MapDataset:
     """An endless sequence of batches of shuffled windows: element `k` is for step `k`.
 
     Every pass over the text has its own order, drawn from the seed. With several processes, each
@@ -102,14 +104,16 @@ def training_batches(windows: Examples, *, batch_size: int, seed: int) -> grain.
         windows: the training part.
         batch_size: windows per batch, over all processes.
         seed: of the order.
+        shuffled: False keeps the order of the text.
 
     Returns:
         A dataset of tokens `[batch_size / processes, sequence_length + 1]`; packed: of
         dictionaries that have `segment_ids` and `positions` too.
     """
     source: Any = windows
-    ordered = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
-    return own_batches(ordered, batch_size)
+    ordered = grain.MapDataset.source(source).seed(seed)
+    ordered = ordered.shuffle() if shuffled else ordered
+    return own_batches(ordered.repeat(), batch_size)
 
 
 def evaluation_windows(windows: Examples, limit: int | None) -> Any:

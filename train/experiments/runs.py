@@ -128,6 +128,7 @@ def build(config: Config) -> Parts:
         matrices=task.matrices,
         shardings=parameter_shardings(task, mesh),
         split=task.split,
+        specs=task.query_key,
     )
     state = make_state(task, optimizer, mesh, config.seed)
     step = jit_step(

@@ -6,6 +6,7 @@ from typing import Any
 
 import optax
 
+from mimuon_jax.transforms.qk_clip import QKSpecs
 from mimuon_jax.types import Matrices, Shardings, State
 from train.errors import BadInput
 from train.optimizers.baselines import SGDM, AdamW, Lion, Shampoo
@@ -14,12 +15,14 @@ from train.optimizers.muon_mvr import MuonMVR1, MuonMVR2
 from train.optimizers.muonh import MuonH, NorMuonH
 from train.optimizers.normuon import AdaMuon, NorMuon
 from train.optimizers.options import Optimizer, Split
+from train.optimizers.soap import SOAP, SOAPMuon
 from train.optimizers.spectral import SpectralAdam, SpectralSGD
-from train.optimizers.variants import Dion2, PolarGrad, Scion
+from train.optimizers.variants import Dion2, MuonClip, PolarGrad, Scion
 
 __all__ = [
     "OPTIMIZERS",
     "SGDM",
+    "SOAP",
     "AdaMuon",
     "AdamW",
     "Dion2",
@@ -27,6 +30,7 @@ __all__ = [
     "MiMuon",
     "MuSGD",
     "Muon",
+    "MuonClip",
     "MuonH",
     "MuonMVR1",
     "MuonMVR2",
@@ -34,6 +38,7 @@ __all__ = [
     "NorMuonH",
     "Optimizer",
     "PolarGrad",
+    "SOAPMuon",
     "Scion",
     "Shampoo",
     "SpectralAdam",
@@ -56,11 +61,14 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {
     "lion": Lion,
     "normuon": NorMuon,
     "adamuon": AdaMuon,
+    "muonclip": MuonClip,
     "muonh": MuonH,
     "normuonh": NorMuonH,
     "scion": Scion,
     "dion2": Dion2,
     "polargrad": PolarGrad,
+    "soap": SOAP,
+    "soap_muon": SOAPMuon,
 }
 
 
@@ -90,6 +98,7 @@ def make_optimizer(
     matrices: Matrices,
     shardings: Shardings = None,
     split: Split = MappingProxyType({}),
+    specs: QKSpecs = MappingProxyType({}),
 ) -> tuple[optax.GradientTransformationExtraArgs, optax.Schedule]:
     """Builds the optimizer, with gradient clipping, and its learning-rate schedule.
 
@@ -101,6 +110,7 @@ def make_optimizer(
             optimizer needs them to know the layout while it is traced.
         split: sizes of the matrices that one parameter holds side by side, by a regular expression
             on its path.
+        specs: where the queries and keys of attention are, for optimizers that limit its logits.
 
     Returns:
         The transformation, which takes extra arguments such as `grad_fn`, and the learning rate as
@@ -114,7 +124,7 @@ def make_optimizer(
         return warmup_cosine(peak, options=options, steps=steps)
 
     try:
-        inner = options.transformation(scheduled, matrices, shardings, split)
+        inner = options.transformation(scheduled, matrices, shardings, split, specs)
     except ValueError as error:
         raise BadInput(f"optimizer: {error}") from error
     if options.clip_norm < math.inf:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeAlias
 import optax
 from tyro.conf import arg
 
+from mimuon_jax.transforms.qk_clip import QKSpecs
 from mimuon_jax.types import Matrices, Shardings
 from train.errors import require
 
@@ -91,6 +92,9 @@ class Optimizer:
     function: ClassVar[Callable[..., optax.GradientTransformation]]
     """What builds the optimizer: takes a learning rate, then keywords."""
 
+    needs_max_logits: ClassVar[bool] = False
+    """Whether `update` takes the largest attention logits of the step."""
+
     learning_rate: float = 1e-3
     """Peak learning rate, reached after the warm-up."""
 
@@ -113,7 +117,12 @@ class Optimizer:
             )
 
     def transformation(
-        self, scheduled: Scheduled, matrices: Matrices, shardings: Shardings, split: Split
+        self,
+        scheduled: Scheduled,
+        matrices: Matrices,
+        shardings: Shardings,
+        split: Split,
+        specs: QKSpecs,
     ) -> optax.GradientTransformation:
         """Calls the function with these options, and with those facts of the task that it takes.
 
@@ -122,8 +131,14 @@ class Optimizer:
             matrices: dimension numbers of the parameters.
             shardings: of the parameters; None: the optimizer learns them from the arrays.
             split: sizes of the matrices that one parameter holds side by side.
+            specs: where the queries and keys of attention are; empty: nowhere.
         """
-        task = {"matrices": matrices, "shardings": shardings, "split": split}
+        require(
+            bool(specs) or not self.needs_max_logits,
+            f"optimizer={type(self).__name__} limits attention logits, which this model does not "
+            "have, or which its normalized queries and keys limit already; GPT-2 has them",
+        )
+        task = {"matrices": matrices, "shardings": shardings, "split": split, "specs": specs}
         taken = inspect.signature(self.function).parameters
         task = {name: fact for name, fact in task.items() if name in taken}
         return self.function(scheduled(self.learning_rate), **self.keywords(scheduled), **task)
@@ -163,6 +178,9 @@ LIMITS = {
     "muon_weight": _NOT_NEGATIVE,
     "sgd_weight": _NOT_NEGATIVE,
     "gamma": _SHARE,
+    "power": _NOT_NEGATIVE,
+    "tau": Limit("be a number > 0; inf does not clip", lambda x: x > 0),
+    "alpha": _SHARE,
     "clip": _POSITIVE,
     "p": Limit("lie between 0 and 1: 0 orthogonalizes, 1 changes nothing", lambda x: 0 <= x <= 1),
     "b1": _DECAY,

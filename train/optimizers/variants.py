@@ -1,8 +1,9 @@
-"""Other variants of Muon: Scion, Dion2 and PolarGrad."""
+"""Other variants of Muon: MuonClip, Scion, Dion2 and PolarGrad."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
-from mimuon_jax import dion2, polargrad, scion
+from mimuon_jax import dion2, muonclip, polargrad, scion
 from train.optimizers.options import (
     AdamDecay,
     AdamRate,
@@ -14,6 +15,32 @@ from train.optimizers.options import (
     Optimizer,
     Orthogonalizer,
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MuonClip(Optimizer):
+    """Muon, and a limit on attention logits, for models that do not normalize queries and keys."""
+
+    function = staticmethod(muonclip)
+    needs_max_logits: ClassVar[bool] = True
+
+    learning_rate: float = 3e-3
+    """Peak learning rate of all parameters, reached after the warm-up: AdamW's, with gain rms."""
+
+    tau: float = 100.0
+    """Limit on attention logits, > 0; the queries and keys of heads beyond it are scaled down. inf:
+    no limit."""
+
+    alpha: float = 0.5
+    """Share of the queries in this scaling, 0 .. 1; the keys have the rest."""
+
+    momentum: Momentum = 0.95
+    nesterov: Nesterov = False
+    orthogonalizer: Orthogonalizer = "newton_schulz"
+    gain: Gain = "rms"
+    weight_decay: MatrixDecay = 0.1
+    auxiliary_learning_rate: AdamRate = None
+    auxiliary_weight_decay: AdamDecay = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,9 +19,8 @@ from jaxtyping import Array, Float, Integer, PRNGKeyArray
 from models.attention import Implementation
 from models.cross_entropy import cross_entropy
 from models.decoder import Decoder
-from models.gpt2 import GPT2, GPT2Config, fused_matrices
 from models.params import matrix_dimension_numbers
-from models.qwen3 import Qwen3, Qwen3Config, tiny
+from models.qwen3 import Qwen3Config, tiny
 from models.qwen3 import load as read_qwen3
 from models.sampling import sample
 from train import sharding_rules
@@ -35,6 +34,7 @@ from train.errors import require
 from train.files import write_atomically
 from train.mesh import batch_sharding
 from train.task import Task, Tree, split_batch
+from train.tasks import decoders
 from train.tasks.pretrained import published_config, require_equal, unusable
 from train.tasks.text_metrics import text_metrics
 
@@ -72,7 +72,7 @@ class LanguageModel(Config):
 
     data: TextData = field(default_factory=TextData)
     # The preset chooses the class; options change its fields.
-    model: tyro.conf.AvoidSubcommands[Qwen3Config | GPT2Config] = field(default_factory=tiny)
+    model: tyro.conf.AvoidSubcommands[decoders.Architecture] = field(default_factory=tiny)
     sample: Sample = field(default_factory=Sample)
 
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
@@ -93,7 +93,9 @@ class LanguageModel(Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(
-            self.data.tokenizer != "bytes" or self.model.vocab_size == BYTES,
+            self.data.tokenizer != "bytes"
+            or self.data.source == "shards"
+            or self.model.vocab_size == BYTES,
             f"model.vocab_size={self.model.vocab_size} must be {BYTES}: tokens are bytes; "
             "--data.tokenizer bpe learns a larger vocabulary, --data.tokenizer FILE reads one",
         )
@@ -109,13 +111,14 @@ class LanguageModel(Config):
         )
         require(
             self.pretrained is None or isinstance(self.model, Qwen3Config),
-            f"pretrained={self.pretrained} is for Qwen3, and the model is a GPT-2",
+            f"pretrained={self.pretrained} is for Qwen3, and the model is a "
+            f"{type(self.model).__name__.removesuffix('Config')}",
         )
 
     @property
     def positions(self) -> float:
         """Maximum number of tokens in a sequence."""
-        return self.model.n_positions if isinstance(self.model, GPT2Config) else math.inf
+        return decoders.positions(self.model)
 
     def reopened(self, directory: Path) -> Self:
         """The same configuration for a run that is now in `directory`, to be used anywhere."""
@@ -130,7 +133,7 @@ class LanguageModel(Config):
         """The model's graph, and the function that initializes `params` and `model_state`."""
         made: dict[str, Any] = {"dtype": jnp.dtype(self.compute_dtype)}
         made["attention"] = self.attention if mesh is None else self._attention(mesh)
-        make = functools.partial(_decoder, self.model, **made)
+        make = functools.partial(decoders.make_decoder, self.model, **made)
         graph, _, _ = nnx.split(nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0))), nnx.Param, ...)
 
         def init(key: PRNGKeyArray) -> tuple[Tree, Tree]:
@@ -170,8 +173,9 @@ class LanguageModel(Config):
         before = dataclasses.asdict(default.model)
         given = {n: v for n, v in dataclasses.asdict(self.model).items() if v != before.get(n)}
         require_equal(self.pretrained, found, self.model, fields=given)
-        kept = {"initializer_range": self.model.initializer_range}
-        return dataclasses.replace(self, model=dataclasses.replace(found, **kept))
+        if isinstance(self.model, Qwen3Config):
+            found = dataclasses.replace(found, initializer_range=self.model.initializer_range)
+        return dataclasses.replace(self, model=found)
 
     def _require_positions(self, tokenizer: Tokenizer) -> None:
         """Refuses a sample that is longer than the model's positions."""
@@ -191,20 +195,31 @@ class LanguageModel(Config):
         remat = functools.partial(jax.checkpoint, prevent_cse=False) if self.remat else None
         layer_by_layer = sharding_rules.layer_by_layer(rules, mesh, remat)
 
-        def mean_loss(
-            params: Tree, model_state: Tree, batch: Tree, weights: Weights | None = None
-        ) -> Any:
+        def forward(
+            params: Tree,
+            model_state: Tree,
+            batch: Tree,
+            weights: Weights | None = None,
+            *,
+            sow_max_logits: bool = False,
+        ) -> tuple[Float[Array, ""], dict[str, Any]]:
             tokens, documents = _tokens(batch)
             model = nnx.merge(graph, sharding_rules.as_used(params, rules, mesh), model_state)
-            hidden = model.hidden_states(tokens[:, :-1], remat=layer_by_layer, **documents)
+            hidden, sown = nnx.capture(model.hidden_states, nnx.Intermediate)(
+                tokens[:, :-1], remat=layer_by_layer, sow_max_logits=sow_max_logits, **documents
+            )
+            extra = {"max_logits": {"layers": sown["max_logits"][0]}} if sow_max_logits else {}
             options: Any = {"weights": weights, "groups": sharding_rules.head_groups(mesh)}
-            return cross_entropy(hidden, model.head, tokens[:, 1:], **options)
+            options |= {"logit_cap": model.logit_cap}
+            return cross_entropy(hidden, model.head, tokens[:, 1:], **options), extra
 
         def loss(
             params: Tree, model_state: Tree, batch: Tree, key: PRNGKeyArray, step: Array
         ) -> Any:
             del key, step  # a decoder without dropout is deterministic
-            return mean_loss(params, model_state, batch), (model_state, {})
+            wanted = self.optimizer.needs_max_logits
+            value, extra = forward(params, model_state, batch, sow_max_logits=wanted)
+            return value, (model_state, extra)
 
         def finish(params: Tree, model_state: Tree, directory: Path) -> str:
             model = nnx.merge(graph, params, model_state)
@@ -212,14 +227,24 @@ class LanguageModel(Config):
             write_atomically(directory / "sample.txt", text + "\n")
             return text
 
-        unit = "byte" if self.data.tokenizer == "bytes" else "token"
+        is_bytes = self.data.tokenizer == "bytes" and self.data.source != "shards"
+        unit = "byte" if is_bytes else "token"
         tokenizer_json = data.tokenizer.json()
         return Task(
             init=init,
             loss=loss,
-            batches=training_batches(data.training, batch_size=self.batch_size, seed=self.seed),
+            batches=training_batches(
+                data.training,
+                batch_size=self.batch_size,
+                seed=self.seed,
+                shuffled=data.shuffled,
+            ),
             evaluate=_evaluation(
-                mean_loss, data, self.data.evaluation_sequences, self.batch_size, mesh
+                lambda *given: forward(*given)[0],
+                data,
+                self.data.evaluation_sequences,
+                self.batch_size,
+                mesh,
             ),
             finish=finish,
             matrices=matrix_dimension_numbers,
@@ -228,7 +253,8 @@ class LanguageModel(Config):
             unit=f"{unit}s",
             loss_unit=f"nats/{unit}",
             data=data.identity,
-            split=fused_matrices(self.model) if isinstance(self.model, GPT2Config) else {},
+            split=decoders.split(self.model),
+            query_key=decoders.query_key(self.model),
             pretrained=None if self.pretrained is None else self.published,
             files={} if tokenizer_json is None else {TOKENIZER_FILE: tokenizer_json},
         )
@@ -246,11 +272,6 @@ def sample_text(model: Decoder, tokenizer: Tokenizer, options: Sample, *, seed: 
         temperature=options.temperature,
     )
     return tokenizer.decode(prompt + np.asarray(added[0]).tolist())
-
-
-def _decoder(config: Qwen3Config | GPT2Config, **options: Any) -> Decoder:
-    """The model of an architecture."""
-    return GPT2(config, **options) if isinstance(config, GPT2Config) else Qwen3(config, **options)
 
 
 def _tokens(batch: Tree) -> tuple[Integer[Array, "B T+1"], dict[str, Any]]:

@@ -20,7 +20,8 @@ def text_metrics(loss: float, counts: Counts) -> dict[str, float]:
         counts: sizes of the text.
 
     Returns:
-        `loss`, `perplexity` (per token), `bits_per_byte`, and `word_perplexity` if there are words.
+        `loss`, `perplexity` (per token), `bits_per_byte` if the bytes are known, and
+        `word_perplexity` if there are words.
 
     Example:
         >>> text_metrics(math.log(2), Counts(tokens=30, bytes=120, words=10, documents=1))
@@ -31,11 +32,9 @@ def text_metrics(loss: float, counts: Counts) -> dict[str, float]:
         return math.exp(min(nats, _LARGEST_EXPONENT))
 
     nats = loss * counts.tokens + counts.lost * counts.bytes * math.log(256)
-    metrics = {
-        "loss": loss,
-        "perplexity": perplexity(loss),
-        "bits_per_byte": nats / counts.bytes / math.log(2),
-    }
+    metrics = {"loss": loss, "perplexity": perplexity(loss)}
+    if counts.bytes:  # unknown of text that is given as tokens
+        metrics["bits_per_byte"] = nats / counts.bytes / math.log(2)
     if counts.words:  # a blank text has none
         metrics["word_perplexity"] = perplexity(nats / counts.words)
     return metrics
