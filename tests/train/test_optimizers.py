@@ -38,7 +38,7 @@ PARAMS = {
     "bias": jnp.ones(4),
 }
 SPECS = {"kernel": mimuon_jax.QKSpec("layers", "q")}
-LARGEST = {"layers": jnp.asarray([110.0, 20.0])}
+LARGEST = {"layers": jnp.asarray([90.0, 20.0])}
 CHANGED = {
     "auxiliary_weight_decay": 0.5,
     "learning_rate": 0.03,
@@ -88,6 +88,7 @@ BESIDE = {
     ("normuonh", "measure"): {"measure": "spectral"},
     ("normuonh", "per"): {"per": "output"},
     ("muonclip", "gain"): {"gain": "width"},
+    ("muonclip", "alpha"): {"tau": 10.0},
     ("lion", None): {"b2": 0.5},  # only signs count: the momentum has to be worth something
     ("spectral_sgd", "gain"): {"p": 0.0},
     ("spectral_adam", "gain"): {"p": 0.0},

@@ -28,6 +28,11 @@ def positions(config: Architecture) -> float:
     return config.n_positions if isinstance(config, GPT2Config) else math.inf
 
 
+def key_heads(config: Architecture) -> int:
+    """Number of heads of keys and values."""
+    return config.num_key_value_heads if isinstance(config, Qwen3Config) else config.n_head
+
+
 def split(config: Architecture) -> Mapping[str, Sequence[int]]:
     """Kernels that hold several matrices."""
     return fused_matrices(config) if isinstance(config, GPT2Config) else {}

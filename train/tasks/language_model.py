@@ -25,22 +25,18 @@ from models.qwen3 import load as read_qwen3
 from models.sampling import sample
 from train import sharding_rules
 from train.config import Config
-from train.data.language import LanguageData, load
+from train.data.language import load
 from train.data.text import TextData
 from train.data.tokenizers import TOKENIZER_FILE, Tokenizer
-from train.data.windows import evaluation_windows, training_batches
-from train.distributed import own_rows
+from train.data.windows import training_batches
 from train.errors import require
 from train.files import write_atomically
-from train.mesh import batch_sharding
-from train.task import Task, Tree, split_batch
+from train.task import Task, Tree
 from train.tasks import decoders
+from train.tasks.held_out_loss import Weights, held_out_loss
 from train.tasks.pretrained import published_config, require_equal, unusable
-from train.tasks.text_metrics import text_metrics
 
 BYTES = 256
-
-Weights = Float[Array, "B T"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,8 +140,7 @@ class LanguageModel(Config):
 
     def _attention(self, mesh: Mesh) -> Implementation:
         """The implementation on a mesh: cuDNN's needs a GPU, and whole heads on every device."""
-        model, parts = self.model, mesh.shape["tensor"]
-        heads = model.n_head if isinstance(model, GPT2Config) else model.num_key_value_heads
+        heads, parts = decoders.key_heads(self.model), mesh.shape["tensor"]
         whole, platform = heads % parts == 0, mesh.devices.flat[0].platform
         require(
             self.attention != "cudnn" or (whole and platform in ("gpu", "cuda")),
@@ -239,7 +234,7 @@ class LanguageModel(Config):
                 seed=self.seed,
                 shuffled=data.shuffled,
             ),
-            evaluate=_evaluation(
+            evaluate=held_out_loss(
                 lambda *given: forward(*given)[0],
                 data,
                 self.data.evaluation_sequences,
@@ -280,41 +275,3 @@ def _tokens(batch: Tree) -> tuple[Integer[Array, "B T+1"], dict[str, Any]]:
         return batch.astype(jnp.int32), {}
     documents = {name: batch[name] for name in ("segment_ids", "positions")}
     return batch["tokens"].astype(jnp.int32), documents
-
-
-def _evaluation(
-    mean_loss: Callable[[Tree, Tree, Tree, Weights], Float[Array, ""]],
-    data: LanguageData,
-    limit: int | None,
-    batch_size: int,
-    mesh: Mesh,
-) -> Callable[[Tree, Tree], dict[str, float]]:
-    """The mean loss of held-out windows; rows that fill up a batch have weight 0.
-
-    The batches stay on the devices from one evaluation to the next.
-    """
-    windows = evaluation_windows(data.held_out, limit)
-    count = len(jax.tree.leaves(windows)[0])
-    filled = -count % batch_size
-    rows = jax.tree.map(lambda x: np.pad(x, [(0, filled), (0, 0)]), windows)
-    weights = np.zeros((count + filled, data.held_out.length), np.float32)
-    weights[:count] = 1
-    mine = own_rows(batch_size)
-    batches = [
-        split_batch(
-            jax.tree.map(lambda x, i=i: x[i : i + batch_size][mine], (rows, weights)),
-            batch_sharding(mesh),
-        )
-        for i in range(0, count + filled, batch_size)
-    ]
-
-    @jax.jit
-    def total(params: Tree, model_state: Tree, batch: Tree, weights: Weights) -> Array:
-        return mean_loss(params, model_state, batch, weights) * weights.sum()
-
-    def evaluate(params: Tree, model_state: Tree) -> dict[str, float]:
-        totals = [total(params, model_state, *batch) for batch in batches]
-        nats = sum(float(t) for t in totals)
-        return text_metrics(nats / (count * data.held_out.length), data.counts)
-
-    return evaluate
