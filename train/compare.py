@@ -9,6 +9,7 @@ from typing import Literal
 
 from train import experiments
 from train.errors import one_line, require
+from train.experiments.comparison import Comparison
 from train.options import PROGRAM, parse_options
 from train.report import write_report
 
@@ -17,9 +18,12 @@ from train.report import write_report
 class Compare:
     """Trains the missing runs of an experiment and reports all of them."""
 
-    scale: Literal["small", "paper"] = "small"
+    scale: Literal["small", "paper", "gpu", "track3"] = "small"
     """small: under an hour on two idle cores; paper: the sizes of the papers, which need larger
-    hardware."""
+    hardware; of speedrun instead of it gpu, for one GPU with 80 GB, and track3, the benchmark's."""
+
+    optimizers: tuple[str, ...] | None = None
+    """Names of optimizers to compare, from those that the experiment has. None: its choice."""
 
     seeds: int = 3
     """Number of seeds: 0, 1, ..."""
@@ -75,7 +79,16 @@ def run_experiment(name: str, options: Compare) -> Path:
     Raises:
         BadInput: an unknown experiment, or a folder that holds something else.
     """
-    experiment: experiments.Experiment = experiments.load(name).SCALES[options.scale]
+    scales = experiments.load(name).SCALES
+    require(
+        options.scale in scales,
+        f"--scale {options.scale} is not a scale of {name}; choose from {', '.join(scales)}",
+    )
+    experiment: experiments.Experiment = scales[options.scale]
+    if isinstance(experiment, Comparison):
+        experiment = experiment.with_optimizers(options.optimizers)
+    else:
+        require(options.optimizers is None, f"--optimizers: {name} compares a fixed list")
     given = {"path": options.data, "validation": options.validation}
     given = {name: value for name, value in given.items() if value is not None}
     experiment = experiment.with_data(**given) if given else experiment

@@ -26,6 +26,7 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 _RENAMED = {"skipped_at_most": "max_skipped_steps"}  # fields of config.json in earlier releases
 # Fields that earlier releases did not have: of all configurations, and by type.
 _ADDED_TO_ALL = {"precision": "default"}
+_ADDED_TO_OPTIMIZERS = {"cooldown": None}
 _ADDED = {
     "LanguageModel": {"attention": "auto"},
     "Qwen3Config": {"attention_bias": False, "rope_scaling": to_json(RotaryScaling())},
@@ -246,6 +247,9 @@ def _stored(path: Path) -> dict[str, Any]:
         model = fields.get("model")
         if isinstance(model, dict):
             fields["model"] = {**_ADDED.get(str(model.get("type")), {}), **model}
+        optimizer = fields.get("optimizer")
+        if isinstance(optimizer, dict):
+            fields["optimizer"] = {**_ADDED_TO_OPTIMIZERS, **optimizer}
         sealed = dict(stored.get("files", {}))  # earlier releases sealed none
         return {"config": fields, "data": stored["data"], "files": sealed}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -114,6 +114,10 @@ def _plain_bytes(data: TextData, note: Note) -> LanguageData:
 def _shards(data: TextData, vocab_size: int) -> LanguageData:
     """Published tokens, in order. The sizes of their text are unknown."""
     require(not data.packing, "data.packing needs documents, which shards do not divide")
+    require(
+        data.validation is None,
+        f"data.validation={data.validation} is text; shards are evaluated on those in data.path",
+    )
     training, held_out = token_shards.open_shards(data.path)
     numbers = data.tokenizer == "bytes"
     tokenizer: Any = token_shards.Numbers() if numbers else load_tokenizer(Path(data.tokenizer))

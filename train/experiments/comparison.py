@@ -49,6 +49,7 @@ class Comparison:
     curves: Sequence[Curve]
     best: tuple[str, Literal["min", "max"]] = ("loss", "min")  # validation metric that selects
     sweep: str | None = None
+    first: Sequence[str] | None = None  # of the optimizers, those compared by default; None: all
     paper: Mapping[str, float] = dataclasses.field(default_factory=dict)  # the paper's numbers
     paper_title: str = "paper"
     note: str = ""
@@ -78,6 +79,17 @@ class Comparison:
             step_memory(best.run)
             clear()
         return self._report(directory, chosen, sweeps if tried else {}, tried, seeds)
+
+    def with_optimizers(self, names: Sequence[str] | None) -> Self:
+        """The same comparison of some of its optimizers; None: of those compared by default."""
+        chosen = names or self.first or list(self.optimizers)
+        unknown = [name for name in chosen if name not in self.optimizers]
+        require(
+            not unknown,
+            f"--optimizers: {', '.join(unknown)} is not compared here; choose from "
+            f"{', '.join(self.optimizers)}",
+        )
+        return dataclasses.replace(self, optimizers={n: self.optimizers[n] for n in chosen})
 
     def with_data(self, **fields: Path) -> Self:
         """The same comparison on other data: new values of fields of the task's `data`."""

@@ -75,6 +75,8 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {
 def warmup_cosine(peak: float, *, options: Optimizer, steps: int) -> optax.Schedule:
     """Linear warm-up to the peak, then cosine decay to `final_fraction` of it.
 
+    With a `cooldown`, constant, and linear in that last part of the run.
+
     `peak (t + 1) / warmup_steps` at step `t < warmup_steps`, so the first step is not wasted on a
     learning rate of 0.
 
@@ -84,11 +86,16 @@ def warmup_cosine(peak: float, *, options: Optimizer, steps: int) -> optax.Sched
         [0.25, 1.0, 1.0, 0.5]
     """
     warmup = min(steps // 10, 300) if options.warmup_steps is None else options.warmup_steps
-    cosine = optax.cosine_decay_schedule(peak, steps - warmup, alpha=options.final_fraction)
+    if options.cooldown is None:
+        fall = optax.cosine_decay_schedule(peak, steps - warmup, alpha=options.final_fraction)
+    else:
+        falling = round(options.cooldown * steps)
+        begin = max(steps - falling - warmup, 0)
+        fall = optax.linear_schedule(peak, options.final_fraction * peak, max(falling, 1), begin)
     if warmup == 0:
-        return cosine
+        return fall
     rise = optax.linear_schedule(peak / warmup, peak, max(warmup - 1, 1))
-    return optax.join_schedules([rise, cosine], [warmup])
+    return optax.join_schedules([rise, fall], [warmup])
 
 
 def make_optimizer(

@@ -103,7 +103,11 @@ class Optimizer:
     run, at most 300."""
 
     final_fraction: float = 0.0
-    """Learning rate at the end of the cosine decay, as a fraction of the peak, 0 .. 1."""
+    """Learning rate at the end of the run, as a fraction of the peak, 0 .. 1."""
+
+    cooldown: float | None = None
+    """Part of the run, at its end, in which the learning rate falls linearly to final_fraction, in
+    0 .. 1; before, it is constant. None: a cosine from the warm-up on."""
 
     clip_norm: float = 1.0
     """Largest global gradient norm; longer gradients are scaled down to it. inf: no clipping."""
@@ -173,6 +177,7 @@ LIMITS = {
     "learning_rate": _POSITIVE,
     "warmup_steps": Limit("be at least 0", lambda x: x >= 0),
     "final_fraction": _SHARE,
+    "cooldown": _SHARE,
     "clip_norm": Limit("be a number > 0; inf does not clip", lambda x: x > 0),
     "threshold": Limit("be a number >= 0: 0 is Muon, inf is momentum SGD", lambda x: x >= 0),
     "muon_weight": _NOT_NEGATIVE,
