@@ -250,7 +250,7 @@ def test_each_optimizer_is_told_the_facts_of_the_task_that_it_takes():
 def test_fused_matrices_are_split_by_every_optimizer_of_the_library_that_can(name: str):
     can = "split" in inspect.signature(library_function(name)).parameters
     whole, parts = (
-        make_optimizer(OPTIMIZERS[name](), steps=1, matrices=None, split=split, specs=SPECS)[0]
+        make_optimizer(OPTIMIZERS[name](), steps=2, matrices=None, split=split, specs=SPECS)[0]
         for split in ({}, {"kernel": (1, 3)})
     )
     extra = {"grad_fn": lambda params: params, "max_logits": LARGEST}

@@ -192,11 +192,12 @@ def test_the_page_needs_no_other_file(tmp_path: Path):
 
 
 def test_every_experiment_has_both_scales_and_known_optimizers():
-    names = {"gate", "mvr", "mvr_lm", "spectral", "stability", "table2", "table3"}
+    names = {"gate", "mvr", "mvr_lm", "spectral", "speedrun", "stability", "table2", "table3"}
     assert names == set(experiments.names())
     for name in experiments.names():
         module = experiments.load(name)
-        assert list(module.SCALES) == ["small", "paper"]
+        others = ["gpu", "track3"] if name == "speedrun" else ["paper"]
+        assert list(module.SCALES) == ["small", *others]
         for scale in module.SCALES.values():
             inner = getattr(scale, "comparison", scale)
             for optimizer in getattr(inner, "optimizers", {}).values():
@@ -220,6 +221,9 @@ MISTAKES = {
     "compare table9": "experiment 'table9' is unknown (did you mean table",
     "compare mvr --seeds 0": "seeds=0 must be at least 1",
     "compare mvr --scale large": "invalid choice 'large'",
+    "compare speedrun --scale paper": "not a scale of speedrun; choose from small, gpu, track3",
+    "compare speedrun --optimizers lion": "--optimizers: lion is not compared here; choose from",
+    "compare stability --optimizers muon": "--optimizers: stability compares a fixed list",
     "compare mvr --sweep rate=1": "has no option 'rate'",
     "compare mvr --validation x": "the task's data has no validation",
     "compare stability --sweep p=1": "leave --sweep out",
