@@ -148,9 +148,10 @@ class NanoGPT(Decoder):
         self.last_norm = norm(config.n_embd, rngs=rngs)
         self.lm_head = linear(config.n_embd, config.vocab_size, scale=0.0, rngs=rngs)
 
-    def final_norm(self, x: Hidden) -> Float[Array, "B T D+1"]:
+    def final_norm(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch D+1"]:
         """The last norm, followed by a 1 for the head's bias."""
-        return jnp.pad(self.last_norm(x), ((0, 0), (0, 0), (0, 1)), constant_values=1)
+        around = [(0, 0)] * (x.ndim - 1) + [(0, 1)]
+        return jnp.pad(self.last_norm(x), around, constant_values=1)
 
     @property
     def head(self) -> Float[Array, "D+1 V"]:

@@ -8,6 +8,7 @@ from flax import nnx
 
 from models.cross_entropy import capped, cross_entropy, logits
 from models.nanogpt import NanoGPT, NanoGPTConfig, matrix_dimension_numbers, track_3
+from models.sampling import decode_step, prefill
 
 CONFIG = NanoGPTConfig(vocab_size=11, n_embd=16, n_layer=2, n_head=2, projection_scale=1.0)
 TOKENS = np.asarray([[3, 1, 4, 1, 5], [9, 2, 6, 5, 3]])
@@ -67,6 +68,15 @@ def oracle(model, tokens):
 def test_the_logits_are_those_of_the_oracle():
     model = made()
     np.testing.assert_allclose(model(jnp.asarray(TOKENS)), oracle(model, TOKENS), atol=2e-4)
+
+
+def test_a_step_with_a_cache_gives_the_logits_of_the_whole():
+    model, tokens = made(), jnp.asarray(TOKENS)
+    first, cache = prefill(model, tokens[:, :4], capacity=5)
+    second, _ = decode_step(model, tokens[:, 4], cache)
+    whole = model(tokens)
+    np.testing.assert_allclose(first, whole[:, 3], atol=2e-4)
+    np.testing.assert_allclose(second, whole[:, 4], atol=2e-4)
 
 
 def test_the_first_logits_are_zero_and_the_projections_too():
