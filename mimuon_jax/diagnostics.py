@@ -215,7 +215,7 @@ def update_rms(tree: Tree) -> Values:
       {'bias': 2.0}
     """
     flat = [jnp.asarray(x).reshape(1, -1) for x in jax.tree.leaves(tree)]
-    paths = [role.path for role in roles(tree, lambda params: None)]
+    paths = [role.path for role in roles(tree, lambda params: jax.tree.map(lambda _: None, params))]
     sizes = (frobenius(x) / max(x.size, 1) ** 0.5 for x in flat)
     return dict(zip(paths, sizes, strict=True))
 

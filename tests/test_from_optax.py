@@ -140,6 +140,10 @@ WITHOUT_EQUAL = {
     "spectral_sgd": {"preconditioning"},
     "spectral_adam": {"preconditioning", "nesterov"},
     "sgdm": set(THEIRS) - {"beta", "mu_dtype"},
+    "soap": {
+        *("nesterov", "mu_dtype", "consistent_rms"),
+        *("ns_coeffs", "ns_steps", "preconditioning"),
+    },
     "shampoo": {
         *("beta", "nesterov", "mu_dtype", "consistent_rms"),
         *("ns_coeffs", "ns_steps", "preconditioning"),

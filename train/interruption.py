@@ -49,7 +49,9 @@ class Interruption:
         main = threading.current_thread() is threading.main_thread()
         if main and not jax.distributed.is_initialized():
             before = {number: signal.getsignal(number) for number in SIGNALS}
-            self._before = {n: x for n, x in before.items() if x is not signal.SIG_IGN}
+            if before[signal.SIGHUP] is signal.SIG_IGN:  # under `nohup`
+                del before[signal.SIGHUP]
+            self._before = before
             for number in self._before:
                 signal.signal(number, self._note)
         return self

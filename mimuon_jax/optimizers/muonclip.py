@@ -1,5 +1,7 @@
 """MuonClip: Muon, and a limit on attention logits."""
 
+from __future__ import annotations
+
 import optax
 from jax.typing import DTypeLike
 

@@ -1,5 +1,7 @@
 """SOAP, Adam in the eigenbasis of Shampoo, and SOAP-Muon, which orthogonalizes in addition."""
 
+from __future__ import annotations
+
 import optax
 from jax.typing import DTypeLike
 
