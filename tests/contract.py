@@ -93,7 +93,7 @@ OPTIMIZERS = [name for name in FACTORIES if "learning_rate" in parameters(name)]
 every_optimizer = pytest.mark.parametrize("name", marked(OPTIMIZERS))
 # For tests in which each factory takes a second or more to compile. By default they run for three,
 # which cover a gate, a second gradient, and a state of other shapes than the parameters.
-SLOW = set(FACTORIES) - {"mimuon", "muon_mvr2", "scale_by_shampoo"}
+SLOW = set(FACTORIES) - {"mimuon"}
 
 
 def mostly_slow(names: Iterable[str]) -> pytest.MarkDecorator:

@@ -131,10 +131,16 @@ def test_spectral_sgd_with_adamw_for_auxiliary_parameters():
 @pytest.mark.parametrize(
     ("tree", "settings"),
     [
-        (WHOLE, {"max_dim": 768, "update_every": 1, "damping": 1e-2}),
+        pytest.param(
+            WHOLE,
+            {"max_dim": 768, "update_every": 1, "damping": 1e-2},
+            marks=pytest.mark.slow,
+        ),
         (PART, {"max_dim": 768, "update_every": 3, "damping": 1e-2}),
         (PART, {"max_dim": 6, "update_every": 2, "damping": 1e-2}),
-        (PART, {"max_dim": 3, "update_every": 2, "damping": 1e-2}),
+        pytest.param(
+            PART, {"max_dim": 3, "update_every": 2, "damping": 1e-2}, marks=pytest.mark.slow
+        ),
     ],
 )
 def test_shampoo(tree, settings):

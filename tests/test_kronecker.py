@@ -28,6 +28,7 @@ def updates_of(tx, gradients):
     return found, state
 
 
+@pytest.mark.slow
 def test_soap_muon_of_power_0_is_muon():
     actual, _ = run_eagerly(mj.soap_muon(0.1, power=0.0, **SVD), GRADIENTS[:4])
     expected, _ = run_eagerly(mj.muon(0.1, **SVD), GRADIENTS[:4])

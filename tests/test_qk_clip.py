@@ -56,7 +56,7 @@ def largest(params, x):
     return jnp.where(visible, logits(params, x), -jnp.inf).max((0, 2, 3))
 
 
-@pytest.mark.parametrize("chunk", [1, 4, 128])
+@pytest.mark.parametrize("chunk", [4, *(pytest.param(c, marks=pytest.mark.slow) for c in (1, 128))])
 @pytest.mark.parametrize("groups", [1, 2])
 def test_the_largest_logits_in_chunks(groups, chunk):
     params, _, x = attention(groups)

@@ -91,7 +91,12 @@ def test_what_travels_as_bits_has_a_gradient(dtype, short):
     [
         pytest.param(functools.partial(newton_schulz, dtype=jnp.float16), 0.006, id="GPU"),
         pytest.param(functools.partial(newton_schulz, dtype=jnp.bfloat16), 0.015, id="TPU"),
-        pytest.param(functools.partial(gram_newton_schulz, dtype=jnp.float16), 0.010, id="Gram"),
+        pytest.param(
+            functools.partial(gram_newton_schulz, dtype=jnp.float16),
+            0.010,
+            id="Gram",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_bars_of_accuracy_hold_for_sharded_matrices(function, bar):

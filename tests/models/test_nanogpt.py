@@ -65,6 +65,7 @@ def oracle(model, tokens):
     return np.stack(rows)
 
 
+@pytest.mark.slow
 def test_the_logits_are_those_of_the_oracle():
     model = made()
     np.testing.assert_allclose(model(jnp.asarray(TOKENS)), oracle(model, TOKENS), atol=2e-4)

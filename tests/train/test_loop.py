@@ -402,11 +402,12 @@ def test_one_device_and_two_train_alike(finished: Result, small: Make, tmp_path:
 @pytest.mark.parametrize(
     "fields",
     [
-        pytest.param({"mesh": "data=2"}, marks=pytest.mark.slow),
+        {"mesh": "data=2"},
         {"mesh": "data=1", "optimizer": MiMuon(threshold=0.02)},
     ],
     ids=["adamw", "mimuon"],
 )
+@pytest.mark.slow
 def test_a_step_compiles_once_and_reuses_the_state(
     fields: dict[str, Any], small: Make, tmp_path: Path
 ):

@@ -39,6 +39,7 @@ def larger(model: gpt2.GPT2) -> gpt2.GPT2:
     return nnx.merge(graph, jax.tree.map(lambda x: 8 * x, params))
 
 
+@pytest.mark.slow
 def test_a_decoder_hands_out_the_largest_logit_of_every_head():
     model = larger(gpt2.GPT2(MODEL, rngs=nnx.Rngs(0)))
     largest = sown(model)
