@@ -24,7 +24,7 @@ class KroneckerState(NamedTuple):
     """Memory of `precondition_kron` and `scale_by_soap`."""
 
     count: Array  # pyright: ignore[reportIncompatibleMethodOverride]  # shape (), int32: updates
-    v: Tree  # second moment in the basis, divided by scale^2, like the parameters; auxiliary: 0
+    v: Tree  # second moment in the basis, over scale^2, like the parameters; auxiliary: masked
     sides: Mapping[str, Kronecker] | Array  # by path; a scalar 0 without any matrix
     momentum: optax.OptState
 
@@ -200,7 +200,7 @@ def _in_basis(
         leaves, treedef = jax.tree.flatten(params)
         v, found = [], {}
         for leaf, role in zip(leaves, roles(params, matrices), strict=True):
-            v.append(jnp.zeros((), jnp.float32))
+            v.append(optax.MaskedNode())  # a scalar in its place would be taken for a parameter
             if role.numbers is not None:
                 found[role.path] = start(leaf.dtype, role, max_dim, sides)
                 v[-1] = jnp.zeros_like(leaf, dtype=found[role.path].scale.dtype)

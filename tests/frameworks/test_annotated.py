@@ -66,7 +66,8 @@ def test_an_annotated_nnx_model_trains(name, devices, kind):
         @nnx.jit
         def step(model, optimizer):
             before, gradients = nnx.value_and_grad(loss)(model)
-            optimizer.update(model, gradients, grad_fn=lambda params: gradients)
+            extra = contract.EXTRA | {"grad_fn": lambda params: gradients}
+            optimizer.update(model, gradients, **extra)
             return before, loss(model)
 
         before, after = step(model, optimizer)
@@ -111,7 +112,8 @@ def test_an_annotated_linen_model_trains(name, devices, kind):
     @functools.partial(jax.jit, donate_argnums=donated)
     def step(params, state):
         grad_fn = jax.grad(loss)
-        updates, state = tx.update(grad_fn(params), state, params, grad_fn=grad_fn)
+        extra = contract.EXTRA | {"grad_fn": grad_fn}
+        updates, state = tx.update(grad_fn(params), state, params, **extra)
         return optax.apply_updates(params, updates), state
 
     with jax.set_mesh(mesh) if kind == AxisType.Explicit else nullcontext():
