@@ -54,7 +54,11 @@ def test_fsdp_gathers_weights_and_exchanges_matrices_twice(axes: str, small: Mak
     step = jit_step(state, task=task, optimizer=optimizer, schedule=schedule, seed=0)
     batch = split_batch(task.batches[0], batch_sharding(mesh))
     lines = (step.lower(state, batch).compile().as_text() or "").splitlines()  # type: ignore
-    assert sum(" all-to-all(" in line for line in lines) == 2
+    exchanges = [line for line in lines if " all-to-all(" in line]
+    assert sum("/all_to_all" in line for line in exchanges) == 2  # of matrices
+    # The embedding's gradient: a row for every token, added up where its columns are stored.
+    assert sum("scatter-add" in line for line in exchanges) == 1
+    assert len(exchanges) == 3
     # An activation has the sequence of 16 as its middle axis; weights have none of that size.
     moved = [line for line in lines if " all-gather(" in line or " all-reduce(" in line]
     assert moved
