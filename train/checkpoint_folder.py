@@ -4,10 +4,12 @@ A checkpoint is a folder whose name is its step. `STEP.unsealed` is being writte
 `STEP.removed` is being removed; both are leftovers if no process is at work.
 """
 
+import contextlib
 import json
+import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -87,12 +89,25 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def reading(folder: Path) -> Iterator[bool]:
+    """Keeps a checkpoint from being removed; yields False if it is gone or is being removed.
+
+    A kill releases it. It has no effect where folders cannot be locked (Windows, some network
+    file systems).
+    """
+    with _locked(folder, "LOCK_SH") as held:
+        yield held
+
+
 def remove_checkpoint(directory: Path, step: int) -> None:
-    """Removes a checkpoint; at no time is half of one left under its name."""
+    """Removes a checkpoint that nobody reads; at no time is half of one left under its name."""
     removed = directory / f"{step}{REMOVED}"
-    remove(removed)
-    (directory / str(step)).rename(removed)
-    remove(removed)
+    with _locked(directory / str(step), "LOCK_EX") as held:
+        if held:
+            remove(removed)
+            (directory / str(step)).rename(removed)
+            remove(removed)
 
 
 def remove_leftovers(directory: Path) -> None:
@@ -115,6 +130,27 @@ def newest_intact(directory: Path, warn: Callable[[str], None]) -> int | None:
         folder.rename(target)
         warn(f"checkpoint {folder} is damaged ({wrong}); moved to {target} and not used")
     return None
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, kind: Literal["LOCK_SH", "LOCK_EX"]) -> Iterator[bool]:
+    """Locks a folder; yields False if it is gone or another lock forbids it."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield folder.is_dir()
+        return
+    with contextlib.ExitStack() as stack:
+        held = True
+        try:
+            descriptor = os.open(folder, os.O_RDONLY)
+            stack.callback(os.close, descriptor)
+            fcntl.flock(descriptor, getattr(fcntl, kind) | fcntl.LOCK_NB)
+        except (FileNotFoundError, NotADirectoryError, BlockingIOError):
+            held = False
+        except OSError:  # a file system without locks
+            held = folder.is_dir()
+        yield held
 
 
 def _json_or_empty(path: Path) -> dict[str, float]:

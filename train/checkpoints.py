@@ -29,6 +29,7 @@ from train.checkpoint_folder import (
     best_step,
     newest_intact,
     read_evaluations,
+    reading,
     remove_checkpoint,
     remove_leftovers,
     steps,
@@ -211,15 +212,18 @@ def load_model(
     while left := [step for step in _in_order(directory, which, best) if step not in tried]:
         step, folder = left[0], directory / str(left[0])
         tried.add(step)
-        wrong = damage(folder)
-        if wrong is None:
-            try:
-                return step, _load(folder, {"model": model})["model"]
-            except BadInput:
-                if folder.is_dir():
-                    raise
-        elif folder.is_dir():
-            warn(f"checkpoint {folder} is damaged ({wrong}); not used")
+        with reading(folder) as held:
+            if not held:
+                continue
+            wrong = damage(folder)
+            if wrong is None:
+                try:
+                    return step, _load(folder, {"model": model})["model"]
+                except BadInput:
+                    if folder.is_dir():
+                        raise
+            elif folder.is_dir():
+                warn(f"checkpoint {folder} is damaged ({wrong}); not used")
     raise BadInput(f"{directory} holds no intact checkpoint; train longer, or restore a copy of it")
 
 

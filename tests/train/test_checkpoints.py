@@ -14,7 +14,7 @@ from jax.sharding import NamedSharding
 from orbax.checkpoint import v1 as ocp
 
 from train import checkpoints
-from train.checkpoint_folder import best_step
+from train.checkpoint_folder import best_step, reading, remove_checkpoint
 from train.checkpoints import Checkpoints
 from train.errors import BadInput, MachineError
 from train.integrity import INTEGRITY, seal
@@ -76,6 +76,33 @@ def test_a_checkpoint_without_an_evaluation_is_kept_as_the_newest_alone(tmp_path
     saved.save(2, state(2))
     save(saved, 3, 4)
     assert steps_kept(tmp_path) == ["2", "4"]
+
+
+def test_a_checkpoint_that_is_read_is_kept_until_the_save_after(tmp_path: Path):
+    save(opened(tmp_path, keep=1), 1)
+    with reading(tmp_path / "1") as held, reading(tmp_path / "1") as held_twice:
+        assert [held, held_twice] == [True, True]
+        save(opened(tmp_path, keep=1), 2)
+        assert steps_kept(tmp_path) == ["1", "2"]
+    save(opened(tmp_path, keep=1), 3)
+    assert steps_kept(tmp_path) == ["3"]
+
+
+def test_a_checkpoint_that_is_being_removed_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "1").mkdir()
+    seen: list[bool] = []
+
+    def watched(path: Path, target: Path) -> None:
+        with reading(path) as held:
+            seen.append(held)
+
+    monkeypatch.setattr(Path, "rename", watched)
+    remove_checkpoint(tmp_path, 1)
+    assert seen == [False]
+    with reading(tmp_path / "2") as held:
+        assert not held  # never existed
 
 
 def test_a_checkpoint_of_an_earlier_release_is_restored(tmp_path: Path):
