@@ -37,12 +37,14 @@ def matrices() -> dict[str, np.ndarray]:
             0.006,
             1.01,
             id="bfloat16",
+            marks=pytest.mark.slow,
         ),
         pytest.param(
             functools.partial(fast_newton_schulz, dtype=jnp.float16),
             0.006,
             1.01,
             id="fast, float16",
+            marks=pytest.mark.slow,
         ),
         pytest.param(
             functools.partial(newton_schulz, schedule=EIGHT), 1e-4, 1.0001, id="float32, 8 steps"

@@ -119,7 +119,7 @@ def test_a_step_compiles_once_and_jit_equals_eager(name):
     assert_close(([first, *others], state), contract.run_eagerly(make(name), GRADIENTS[:4]))
 
 
-@every_factory
+@contract.mostly_slow(contract.FACTORIES)
 def test_outside_jit_a_step_compiles_once(name):
     tx = make(name)
     _, state = contract.run_eagerly(tx, GRADIENTS[:2])

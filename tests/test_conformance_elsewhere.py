@@ -100,8 +100,8 @@ def saved_and_loaded(tmp_path_factory):
     """The states of some transformations after two steps, and as Orbax restores them."""
 
     @functools.cache
-    def states(family):
-        names = [name for name in contract.FACTORIES if (name in contract.FAMILY) == family]
+    def states(slow):
+        names = [name for name in contract.FACTORIES if (name in contract.SLOW) == slow]
         saved = {name: contract.run_compiled(name, GRADIENTS[:2])[1] for name in names}
         path = tmp_path_factory.mktemp("orbax") / "states"
         ocp.save(path, saved)
@@ -111,9 +111,9 @@ def saved_and_loaded(tmp_path_factory):
     return states
 
 
-@every_factory
+@contract.mostly_slow(contract.FACTORIES)
 def test_the_state_survives_orbax(name, saved_and_loaded):
-    saved, loaded = (states[name] for states in saved_and_loaded(name in contract.FAMILY))
+    saved, loaded = (states[name] for states in saved_and_loaded(name in contract.SLOW))
     assert_equal(loaded, saved)
     _, step = contract.compiled(name)
     assert_equal(step(GRADIENTS[2], loaded, PARAMS), step(GRADIENTS[2], saved, PARAMS))

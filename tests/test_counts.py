@@ -123,8 +123,8 @@ def check(row):
     ("layout", "dtype", "entry"),
     [
         ("scanned fsdp", "float32", "auto"),
-        ("scanned 2d", "float32", "explicit"),
-        ("layers", "float32", "handed over"),
+        pytest.param("scanned 2d", "float32", "explicit", marks=pytest.mark.slow),
+        pytest.param("layers", "float32", "handed over", marks=pytest.mark.slow),
     ],
 )
 def test_a_step_of_qwen3_keeps_its_promises(layout, dtype, entry):

@@ -18,6 +18,7 @@ STACK = np.stack(
 ).reshape(2, 3, 12, 20).astype(np.float32)  # fmt: skip
 
 
+@pytest.mark.slow
 def test_it_is_a_method_of_power():
     x = jnp.asarray(STACK)
     y = power(x, 0.5, method="coupled_newton")

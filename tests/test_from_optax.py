@@ -99,6 +99,7 @@ def test_it_is_optax_muon_after_20_steps(index):
     assert_equal_optimizers(flat(ALL[index]))
 
 
+@pytest.mark.slow
 def test_momentum_in_bfloat16_is_optax_muon_to_its_rounding():
     options = flat(ALL[0]) | {"mu_dtype": jnp.bfloat16}
     assert_equal_optimizers(options, rtol=0.05)  # optax rounds at another place

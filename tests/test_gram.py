@@ -93,6 +93,7 @@ def test_small_products_are_plain():
     chex.assert_trees_all_equal(symmetric_product(x, x), product(x, x.mT))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.float32, pytest.param(jnp.float16, marks=pytest.mark.slow)])
 def test_the_gram_form_by_blocks(dtype, always_blocks):
     x = gaussian(2, 26, 60)

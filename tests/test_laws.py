@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -75,6 +76,7 @@ def test_orthogonalization_does_not_see_the_scale(name, shape, seed, exponent):
     np.testing.assert_allclose(scaled, JITTED[name](x), atol=1e-6)
 
 
+@pytest.mark.slow
 @law
 @given(names, shapes, seeds)
 def test_a_batch_is_its_members_one_by_one(name, shape, seed):

@@ -162,7 +162,9 @@ def test_shards_that_travel_in_rows_give_the_same(expected, monkeypatch):
     assert_same(results, expected, placed)
 
 
-@pytest.mark.parametrize("kinds", [(EXPLICIT, AUTO), (AUTO, EXPLICIT)])
+@pytest.mark.parametrize(
+    "kinds", [(EXPLICIT, AUTO), pytest.param((AUTO, EXPLICIT), marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("given", [False, True])
 def test_a_mesh_of_both_kinds_of_axes(kinds, given, expected):
     placed = some(place(arrays(), make_mesh(8, kinds)))
@@ -183,7 +185,17 @@ def test_a_mesh_in_context_changes_nothing(kind, expected):
         assert_same(results, some(expected), placed)
 
 
-@pytest.mark.parametrize("spec", [P("x"), P(None, "x"), P("x", "y"), P("y", "x"), P("y"), P()])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        P("x"),
+        P("y", "x"),
+        *(
+            pytest.param(spec, marks=pytest.mark.slow)
+            for spec in (P(None, "x"), P("x", "y"), P("y"), P())
+        ),
+    ],
+)
 def test_results_are_sharded_alike_where_only_xla_knows_how(spec):
     placed = place(arrays([(16, 24), (16, 24), (8, 32)]), make_mesh(8, AUTO), [spec] * 3)
     results = jax.jit(lambda xs: map_matrices(cubic, xs, [N(0, 1)] * 3))(placed)
@@ -191,13 +203,15 @@ def test_results_are_sharded_alike_where_only_xla_knows_how(spec):
         assert result.sharding.is_equivalent_to(x.sharding, 2), (result.sharding, x.sharding)
 
 
-@pytest.mark.parametrize("kind", [AUTO, EXPLICIT])
+@pytest.mark.parametrize("kind", [pytest.param(AUTO, marks=pytest.mark.slow), EXPLICIT])
 def test_outside_jit_the_arrays_tell_their_sharding(kind, expected):
     placed = place(arrays(), make_mesh(8, kind))[3:4]
     assert_same(map_matrices(cubic, placed, NUMBERS[3:4]), expected[3:4], placed)
 
 
-@pytest.mark.parametrize(("devices", "kind"), [(2, AUTO), (8, EXPLICIT)])
+@pytest.mark.parametrize(
+    ("devices", "kind"), [pytest.param(2, AUTO, marks=pytest.mark.slow), (8, EXPLICIT)]
+)
 def test_newton_schulz_of_fewer_matrices_than_devices(devices, kind):
     shapes = [(16, 24), (24, 16), (16, 16)]
     specs = [P("x", "y"), P("y", "x"), P("x", "y")]
@@ -258,7 +272,10 @@ def test_one_exchange_in_and_one_out(sizes, spec, wanted):
     )
 
 
-@pytest.mark.parametrize(("sizes", "spec", "wanted"), EXCHANGES)
+@pytest.mark.parametrize(
+    ("sizes", "spec", "wanted"),
+    [EXCHANGES[0], *(pytest.param(*case, marks=pytest.mark.slow) for case in EXCHANGES[1:])],
+)
 def test_one_exchange_per_shape_and_mesh_axis_where_only_xla_knows_the_layout(sizes, spec, wanted):
     axes = 1 if spec == P("x") else 2  # over which the matrices are sharded, or whole
     placed = place(arrays(FIVE), make_mesh(8, AUTO, sizes), [spec] * 5)
@@ -299,7 +316,7 @@ def test_sixteen_bits_travel_as_sixteen_bits():
     assert_same(run(placed), alone, placed, atol=2e-3)  # one bit of bfloat16 between 0.25 and 0.5
 
 
-@pytest.mark.parametrize("kind", [AUTO, EXPLICIT])
+@pytest.mark.parametrize("kind", [AUTO, pytest.param(EXPLICIT, marks=pytest.mark.slow)])
 def test_active_matrices_on_a_mesh_get_their_results(kind, expected):
     placed, numbers = some(place(arrays(), make_mesh(8, kind))), some(NUMBERS)
     active = [jnp.ones((), bool), jnp.zeros((), bool), None, jnp.arange(8) % 3 == 0, None]
@@ -367,7 +384,14 @@ def test_inside_shard_map_over_one_axis_the_other_is_still_used(kind):
     np.testing.assert_allclose(jax.jit(run)(placed), cubic(x), atol=5e-6, rtol=0)
 
 
-@pytest.mark.parametrize(("kind", "given"), [(AUTO, False), (AUTO, True), (EXPLICIT, False)])
+@pytest.mark.parametrize(
+    ("kind", "given"),
+    [
+        (AUTO, False),
+        pytest.param(AUTO, True, marks=pytest.mark.slow),
+        pytest.param(EXPLICIT, False, marks=pytest.mark.slow),
+    ],
+)
 def test_results_can_be_mapped_and_differentiated(kind, given):
     mesh = make_mesh(8, kind, (8, 1))
     (x,) = arrays([(2, 16, 24)])

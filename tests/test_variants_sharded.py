@@ -68,9 +68,8 @@ def two_steps(name, place=lambda tree: tree):
 #: What assembles every matrix on every device. Entries that are nearly zero in the basis are
 #: divided by numbers as small. On Auto axes the compiler chooses the layout, unless told.
 REPLICATED = ("soap", "soap_muon")
-DEFAULT = ("normuon", 8, AxisType.Explicit)
 CASES = [
-    pytest.param(name, *case, marks=[pytest.mark.slow] * ((name, *case[:2]) != DEFAULT))
+    (name, *case)
     for name in (*EXCHANGES, *REPLICATED)
     for case in [
         (8, AxisType.Explicit, BOTH),
@@ -81,6 +80,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "devices", "kind", "specs"), CASES)
 def test_a_mesh_changes_nothing(name, devices, kind, specs):
     mesh = make_mesh(devices, kind)

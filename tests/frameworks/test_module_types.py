@@ -92,6 +92,7 @@ def test_attention_of_nnx():
             assert axes(role._replace(numbers=numbers)) == found[role.path]
 
 
+@pytest.mark.slow
 def test_stacked_layers_keep_their_axes_in_batches():
     @nnx.vmap(in_axes=0, out_axes=0)
     def stack(key):

@@ -126,7 +126,11 @@ def test_half_precision_has_half_operands_and_single_sums(inputs):
     assert 1e-4 < errors((loss, (d_hidden, d_kernel)), rewrite(*inputs)) < 2e-2
 
 
-@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit], ids=lambda t: t.name)
+@pytest.mark.parametrize(
+    "axis_type",
+    [pytest.param(AxisType.Auto, marks=pytest.mark.slow), AxisType.Explicit],
+    ids=lambda t: t.name,
+)
 @pytest.mark.parametrize(
     ("rows", "head"),
     [

@@ -71,6 +71,7 @@ def test_the_logits_are_those_of_the_oracle():
     np.testing.assert_allclose(model(jnp.asarray(TOKENS)), oracle(model, TOKENS), atol=2e-4)
 
 
+@pytest.mark.slow
 def test_a_step_with_a_cache_gives_the_logits_of_the_whole():
     model, tokens = made(), jnp.asarray(TOKENS)
     first, cache = prefill(model, tokens[:, :4], capacity=5)

@@ -59,7 +59,7 @@ def test_temperature_zero_and_top_one_take_the_most_likely_token(known):
     np.testing.assert_array_equal(top, rows[:, 4:])
 
 
-@pytest.mark.parametrize("top_k", [None, 5])
+@pytest.mark.parametrize("top_k", [None, pytest.param(5, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("temperature", [0.5, pytest.param(2.0, marks=pytest.mark.slow)])
 def test_samples_follow_the_softmax_of_the_scaled_logits(known, temperature, top_k):
     model, tokens = known
@@ -78,6 +78,7 @@ def test_samples_follow_the_softmax_of_the_scaled_logits(known, temperature, top
     assert np.all(np.abs(frequency - expected) <= bound)
 
 
+@pytest.mark.slow
 def test_later_tokens_are_drawn_from_what_came_before(known):
     model, tokens = known
     drawn = sample(model, tokens[:, :4], 8, jax.random.key(3), temperature=1.0)

@@ -160,6 +160,7 @@ def test_a_new_model_has_the_initial_values_of_the_specification():
         np.testing.assert_array_equal(arrays[f"one_to_one/boxes/{level}/output/bias"], 2)
 
 
+@pytest.mark.slow
 def test_the_one_to_one_head_gives_the_levels_no_gradient():
     model = random_model(TINY)
     levels = [jnp.ones((1, 2, 2, 8)), jnp.ones((1, 1, 2, 16)), jnp.ones((1, 1, 1, 16))]

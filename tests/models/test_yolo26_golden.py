@@ -72,6 +72,7 @@ def test_decoded_boxes_are_those_of_the_reference(golden, evaluated):
     assert relative_error(scores, one[..., 4:]) < 1e-5
 
 
+@pytest.mark.slow
 def test_top_detections_are_those_of_the_reference(golden, evaluated):
     archive, outputs = golden[0], evaluated[1]
     found = yolo26.end_to_end(outputs.one_to_one, SIZE, max_detections=20)

@@ -99,7 +99,7 @@ def test_terms_and_assignment_equal_the_golden_ones(golden, golden_targets, mode
     np.testing.assert_array_equal(labels[foreground], scores.argmax(-1)[foreground])
 
 
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("head", ["o2m", pytest.param("o2o", marks=pytest.mark.slow)])
 def test_gradients_of_the_outputs_equal_the_golden_ones(golden, golden_targets, head):
     raw = golden_raw(golden, "eval", head)
     _, gradients = value_and_gradient(raw, golden_targets, HEADS[head])

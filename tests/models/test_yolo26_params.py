@@ -106,6 +106,7 @@ def test_arrays_that_do_not_fit_are_listed():
         assert part in str(caught.value)
 
 
+@pytest.mark.slow
 def test_folding_keeps_every_convolution():
     model = random_model(TINY)
     folded = yolo26.fold(model)

@@ -118,6 +118,7 @@ def test_a_perfect_detector_is_found_perfect(held_out: HeldOut):
     assert metrics["dfl"] < 1e-3
 
 
+@pytest.mark.slow
 def test_pictures_that_fill_a_batch_change_nothing(scenes: DigitScenes, held_out: HeldOut):
     whole = HeldOut(
         perfect(scenes),
@@ -134,6 +135,7 @@ def test_pictures_that_fill_a_batch_change_nothing(scenes: DigitScenes, held_out
         np.testing.assert_allclose(filled[name], exact[name], rtol=0.1)
 
 
+@pytest.mark.slow
 def test_a_report_has_tables_curves_and_pictures(held_out: HeldOut, tmp_path: Path):
     text = held_out.report({}, {}, tmp_path, pictures=3)
     assert "one-to-many head" in text

@@ -54,6 +54,7 @@ def subwords(small: Make, text_file: Path, tmp_path: Path) -> Callable[..., Lang
     return make
 
 
+@pytest.mark.slow
 def test_packed_documents_are_trained_on_as_if_they_were_alone(
     small: Make, tmp_path: Path, text_file: Path
 ):

@@ -55,6 +55,7 @@ def test_a_decoder_hands_out_the_largest_logit_of_every_head():
     assert sown(Qwen3(tiny(), rngs=nnx.Rngs(0))).shape == (3, 4)
 
 
+@pytest.mark.slow
 def test_clipped_logits_of_gpt2_reach_the_limit():
     model = larger(gpt2.GPT2(MODEL, rngs=nnx.Rngs(0)))
     parts = gpt2.query_key_parts(MODEL)

@@ -178,7 +178,9 @@ def test_every_option_changes_the_parameters(name: str, field: str):
     )
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n not in FAST)) for n in OPTIMIZERS]
+)
 def test_defaults_descend(name: str):
     before, now = (float(squares(params, 0)) for params in (PARAMS, after(OPTIMIZERS[name]())))
     assert now < before
