@@ -10,7 +10,9 @@ from importlib.metadata import version
 from platform import python_version
 from typing import Any
 
-from train import experiments, presets
+from jax.errors import JaxRuntimeError
+
+from train import distributed, experiments, presets
 from train.commands import COMMANDS
 from train.config import Config
 from train.errors import (
@@ -61,6 +63,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (MachineError, OSError) as error:
         code = 1
         message = f"stopped: {error}; once that is repaired, the same command continues"
+    except JaxRuntimeError as error:
+        if not distributed.joined():
+            raise
+        _close_output(f"stopped: {distributed.lost(error)}")
+        os._exit(1)  # the usual exit would wait for the lost process
     except Interrupted as error:
         code, message = 128 + error.signal, f"interrupted: {error}"
     except KeyboardInterrupt:

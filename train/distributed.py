@@ -22,6 +22,7 @@ from train.errors import BadInput, one_line, require
 T = TypeVar("T")
 
 _MESSAGE = 2000  # bytes of an error message that the other processes receive
+_REASON = 150  # characters of an error of JAX, whose messages are long
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +67,7 @@ def join(processes: Processes) -> None:
     Raises:
         BadInput: the environment names no processes, or a device was used already.
     """
-    if jax.distributed.is_initialized():
+    if joined():
         return
     try:
         if processes.discover:
@@ -78,6 +79,25 @@ def join(processes: Processes) -> None:
             f"processes cannot connect: {one_line(error)}. Outside of SLURM, Open MPI, GKE and TPU "
             "pods give --processes.coordinator HOST:PORT --processes.count N --processes.index I"
         ) from error
+
+
+def joined() -> bool:
+    """Whether this process trains with others."""
+    return jax.distributed.is_initialized()
+
+
+def lost(error: Exception) -> str:
+    r"""What an error of JAX may mean while several processes train: a message in one line.
+
+    Example:
+        >>> lost(RuntimeError("Gloo all-reduce failed:\n closed by peer"))
+        'JAX failed (Gloo all-reduce failed: closed by peer); if another process ended, start all
+        of them again: the same command continues'
+    """
+    return (
+        f"JAX failed ({one_line(error)[:_REASON]}); if another process ended, start all of them "
+        "again: the same command continues"
+    )
 
 
 def leads() -> bool:

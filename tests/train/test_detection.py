@@ -17,6 +17,7 @@ from PIL import Image
 
 from models.yolo26 import LEARNING_RATE_FACTORS, Outputs, Raw, matrix_dimension_numbers
 from models.yolo26.boxes import anchors, corners
+from tests.train.data.boxes import annotation, write_pair
 from train import cli, loop, presets
 from train.config import to_json
 from train.data.augment import Augmentation
@@ -272,6 +273,34 @@ def test_a_run_goes_on_bit_for_bit_and_predicts(
     assert cli.main([*command, "--head", "one_to_many", "--confidence", "0"]) == 0
     assert "picture.png: " in capsys.readouterr().out
     assert cli.main([*command[:2], str(tmp_path / "nothing.png")]) == 2
+
+
+@pytest.mark.slow
+def test_held_out_pictures_without_objects_are_evaluated(
+    make: Callable[..., Detection], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    # 16 pictures of 10 classes: the step is that of the test above, and is compiled once for both.
+    for i in range(16):
+        write_pair(tmp_path / "seen", f"{i}", annotation([(f"c{i % 10}", (5, 5, 40, 30))]))
+    for i in range(3):
+        write_pair(tmp_path / "bare", f"bare {i}", annotation([]))
+    config = make("run")
+    places = {"train": (str(tmp_path / "seen"),), "held_out": (str(tmp_path / "bare"),)}
+    run(dataclasses.replace(config, data=dataclasses.replace(config.data, **places)))
+    warnings = capsys.readouterr().err
+    assert "bare: annotation without objects, picture used as background: 3 (" in warnings
+    lines = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    evaluations = [line for line in lines if line["split"] == "validation"]
+    assert [line["step"] for line in evaluations] == [0, 2, 4]
+    for line in evaluations:
+        assert all(line[n] == 0 for n in ("recall", "precision", "map50", "map50_95", "fitness"))
+        assert line["false_positives"] >= 0
+        assert np.isfinite(line["cls"])
+        assert line["box"] == line["dfl"] == 0  # without objects
+    assert all(line["loss"] is not None for line in lines)
+    table = (tmp_path / "run" / "average_precision.txt").read_text(encoding="utf-8")
+    assert table.count("by the COCO protocol: not defined without objects") == 2
+    assert len(list((tmp_path / "run" / "predictions").iterdir())) == 2
 
 
 @pytest.mark.slow

@@ -4,12 +4,14 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from benchmarks.disturbed import without_logs
 from train import distributed, run_directory
 from train.distributed import Processes
 from train.errors import BadInput
@@ -70,12 +72,14 @@ def ended(process: Any) -> str:
     return out
 
 
-def start_two(run_dir: Path, text: Path, repository: Path, *options: str) -> list[Any]:
+def start_two(
+    run_dir: Path, text: Path, repository: Path, *options: str, devices: int = 4
+) -> list[Any]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     told = ["--processes.coordinator", address, "--processes.count", "2", "--processes.index"]
-    return [start(run_dir, text, repository, 4, *options, *told, str(i)) for i in range(2)]
+    return [start(run_dir, text, repository, devices, *options, *told, str(i)) for i in range(2)]
 
 
 def losses(run_dir: Path) -> list[float]:
@@ -107,3 +111,24 @@ def test_two_processes_of_four_devices_train_as_one_of_eight(
             assert ("process 0: " in errors) == (index == 1)
     assert "resuming after step 10" in ended(start(tmp_path / "two", text_file, repository, 8))
     np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "alone"), rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_process_whose_partner_is_killed_ends_in_one_line(
+    tmp_path: Path, repository: Path, text_file: Path
+):
+    # Between two saves: in one, the survivor waits until JAX ends it. Without process 0, the
+    # coordinator, JAX ends the others at once.
+    endless = ["--steps", "1000000", "--evaluate-every", "1000000"]
+    processes = start_two(tmp_path / "run", text_file, repository, *endless, devices=1)
+    log, deadline = tmp_path / "run" / "metrics.jsonl", time.monotonic() + 300
+    while not log.exists() or '"train"' not in log.read_text():
+        assert all(process.poll() is None for process in processes)
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    processes[1].kill()
+    processes[1].communicate()
+    _, errors = processes[0].communicate(timeout=300)
+    assert processes[0].returncode == 1
+    assert without_logs(errors).startswith("stopped: JAX failed (")
+    assert without_logs(errors).count("\n") == 1

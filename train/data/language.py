@@ -55,7 +55,7 @@ def load(data: TextData, *, vocab_size: int, note: Note = note) -> LanguageData:
         BadInput: the text or the tokenizer is missing or does not fit.
     """
     if data.source == "shards":
-        return _shards(data, vocab_size)
+        return _shards(data, vocab_size, note)
     if data.tokenizer == "bytes" and data.source == "text" and not data.packing:
         return _plain_bytes(data, note)
     training, held_out = corpora(data, note=note)
@@ -111,14 +111,14 @@ def _plain_bytes(data: TextData, note: Note) -> LanguageData:
     return LanguageData(training, held_out, Bytes(), counts, identity)
 
 
-def _shards(data: TextData, vocab_size: int) -> LanguageData:
+def _shards(data: TextData, vocab_size: int, note: Note) -> LanguageData:
     """Published tokens, in order. The sizes of their text are unknown."""
     require(not data.packing, "data.packing needs documents, which shards do not divide")
     require(
         data.validation is None,
         f"data.validation={data.validation} is text; shards are evaluated on those in data.path",
     )
-    training, held_out = token_shards.open_shards(data.path)
+    training, held_out = token_shards.open_shards(data.path, note=note)
     numbers = data.tokenizer == "bytes"
     tokenizer: Any = token_shards.Numbers() if numbers else load_tokenizer(Path(data.tokenizer))
     require(

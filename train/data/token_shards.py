@@ -2,7 +2,7 @@
 
 A shard is 256 int32 (20240520, version 1, number of tokens, zeros), then its tokens as uint16, all
 little-endian. The files of the training tokens have `train` in their name, those of the validation
-tokens `val`.
+tokens `val`, in upper or lower case.
 """
 
 import re
@@ -13,7 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from train.errors import require
+from train.data.cache import Note, note
+from train.data.folders import describe, list_files
+from train.errors import BadInput, require
 
 MAGIC, VERSION, HEADER = 20240520, 1, 256
 VALIDATION_TOKENS = 10_485_760  # the benchmark evaluates on the first so many
@@ -95,24 +97,38 @@ class Numbers:
         """There is no `tokenizer.json`."""
 
 
-def open_shards(folder: Path | None) -> tuple[Shards, Beginning]:
+def open_shards(folder: Path | None, *, note: Note = note) -> tuple[Shards, Beginning]:
     """The training tokens in a folder, and the beginning of its validation tokens.
 
+    Args:
+        folder: shards at any depth in the order of their names; see `train.data.folders`.
+        note: gets a line about files that are left out.
+
     Raises:
-        BadInput: there are no such files.
+        BadInput: there are no such files, or one of them is not a shard.
     """
     require(folder is not None, "data.source=shards needs --data.path, the folder of the shards")
     assert folder is not None
-    found = []
-    for part in ("train", "val"):
-        files = sorted(folder.glob(f"*{part}*.bin"))
+    listed = list_files(folder, (".bin",))
+    parts: dict[str, list[Path]] = {"train": [], "val": []}
+    left_out = listed.left_out
+    for file in listed.files:
+        kinds = [part for part in parts if part in file.name.lower()]
+        require(len(kinds) < 2, f"{file} has both train and val in its name; rename it")
+        if kinds:
+            parts[kinds[0]].append(file)
+        else:
+            left_out.append(("without train or val in the name", str(file.relative_to(folder))))
+    said = describe(left_out)
+    for part, files in parts.items():
         require(
             bool(files),
             f"data.path={folder} holds no shard of {part} tokens; put files such as "
-            f"fineweb_{part}_000000.bin there",
+            f"fineweb_{part}_000000.bin there{'; ' if said else ''}{said}",
         )
-        found.append(Shards(files))
-    training, held_out = found
+    if said:
+        note(f"data.path={folder}: {said}")
+    training, held_out = (Shards(files) for files in parts.values())
     return training, Beginning(held_out, min(held_out.size, VALIDATION_TOKENS + 1))
 
 
@@ -126,7 +142,10 @@ def write_shard(path: Path, tokens: Iterable[int]) -> None:
 
 def _opened(file: Path) -> np.ndarray:
     """The tokens of a shard, in the file."""
-    header = np.fromfile(file, "<i4", HEADER)
+    try:
+        header = np.fromfile(file, "<i4", HEADER)
+    except OSError as error:
+        raise BadInput(f"cannot read {file}: {error.strerror}") from error
     known = len(header) == HEADER and (header[0], header[1]) == (MAGIC, VERSION)
     require(known, f"{file} is not a shard of tokens: it does not begin with {MAGIC}, {VERSION}")
     tokens = int(header[2])

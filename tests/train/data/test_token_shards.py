@@ -1,11 +1,15 @@
 """Published shards of tokens: their format, their order, and training on them."""
 
 import dataclasses
+import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from models.nanogpt import NanoGPTConfig
 from train.data.language import load
@@ -76,3 +80,88 @@ def test_files_that_are_not_shards(folder: Path):
         open_shards(folder)
     with pytest.raises(BadInput, match=r"needs --data\.path"):
         open_shards(None)
+
+
+def test_files_of_other_names_are_left_out_and_counted(folder: Path):
+    (folder / "._fineweb_train_000001.bin").write_bytes(b"of macOS")
+    (folder / "extra.bin").write_bytes(b"x")
+    (folder / "fineweb_train_000003.bin").touch()
+    (folder / "README.md").write_text("read me")
+    (folder / "again_train.bin").symlink_to("fineweb_train_000001.bin")
+    notes: list[str] = []
+    training, _ = open_shards(folder, note=notes.append)
+    assert training.size == 200
+    (said,) = notes
+    assert said == (
+        f"data.path={folder}: 4 files left out: 1 of another type (first: README.md), "
+        "1 read already under another name (first: again_train.bin), "
+        "1 empty (first: fineweb_train_000003.bin), "
+        "1 without train or val in the name (first: extra.bin)"
+    )
+    (folder / "trainval.bin").write_bytes(b"x")
+    with pytest.raises(BadInput, match=r"trainval\.bin has both train and val in its name"):
+        open_shards(folder)
+
+
+# What a generated folder is made of. A damaged shard is refused by name.
+PLACES = ("", "deep", "deep/er", ".git", "__MACOSX")
+NAMES = ("a_train_1.bin", "B_TRAIN_2.BIN", "c_val_0.bin", "D.Val.Bin", "._a_train_1.bin",
+         "other.bin", "a_train_1.bin.part", "train.txt", "Thumbs.db")  # fmt: skip
+STATES = ("good",) * 6 + ("empty", "cut", "text")
+
+
+def slow_shards(folder: Path) -> tuple[dict[str, list[int]], set[Path]]:
+    """Tokens of each part, and files that are damaged, by every file's name and content."""
+    found: dict[str, list[int]] = {"train": [], "val": []}
+    damaged = set()
+    files = [
+        Path(where, name) for where, _, names in os.walk(folder, followlinks=True) for name in names
+    ]
+    for file in sorted(files, key=lambda file: file.relative_to(folder).parts):
+        parts, name = file.relative_to(folder).parts, file.name.lower()
+        if any(p.startswith(".") or p in ("__MACOSX", "Thumbs.db") for p in parts):
+            continue
+        data = file.read_bytes()
+        if not name.endswith(".bin") or not data or ("train" in name) == ("val" in name):
+            continue
+        header = np.frombuffer(data[:1024].ljust(1024, b"\0"), "<i4")
+        tokens = np.frombuffer(data[1024:], "<u2")
+        if header[:2].tolist() != [20240520, 1] or len(tokens) < header[2]:
+            damaged.add(file)
+        found["train" if "train" in name else "val"] += tokens.tolist()
+    return found, damaged
+
+
+@settings(max_examples=100)
+@given(
+    files=st.dictionaries(
+        st.tuples(st.sampled_from(PLACES), st.sampled_from(NAMES)), st.sampled_from(STATES)
+    ),
+    linked=st.sampled_from(["", "deep", "deep/er"]),
+)
+def test_generated_folders_are_read_as_by_the_slow_rule(
+    files: dict[tuple[str, str], str], linked: str
+):
+    with tempfile.TemporaryDirectory() as temporary:
+        root = Path(temporary) / "shards"
+        for place in PLACES:
+            (root / place).mkdir(parents=True, exist_ok=True)
+        present = {("", "z_train.bin"): "good", ("", "z_val.bin"): "good"} | files
+        for number, ((place, name), state) in enumerate(present.items()):
+            file = root / place / name
+            write_shard(file, range(100 * number, 100 * number + 3))
+            data = file.read_bytes()
+            contents = {"good": data, "empty": b"", "cut": data[:-2], "text": b"train"}
+            file.write_bytes(contents[state])
+        if linked:
+            (root / linked).rename(Path(temporary) / "elsewhere")
+            (root / linked).symlink_to(Path(temporary) / "elsewhere")
+        expected, damaged = slow_shards(root)
+        (root / "again").symlink_to(root)  # a cycle, which the slow rule would follow without end
+        if damaged:
+            with pytest.raises(BadInput, match="|".join(str(file) for file in damaged)):
+                open_shards(root, note=lambda _: None)
+            return
+        training, held_out = open_shards(root, note=lambda _: None)
+        assert training[:].tolist() == expected["train"]
+        assert held_out[:].tolist() == expected["val"]
