@@ -7,10 +7,12 @@
 4. What is left out (files of another type, empty files, broken links) is counted.
 """
 
+import lzma
 import os
 import stat
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Generic, NamedTuple, TypeVar
@@ -29,6 +31,12 @@ FOREIGN, EMPTY, BROKEN, REPEATED, LINK = (
     "behind a broken link",
     "read already under another name",
     "stored as a link",
+)
+
+# What reading a damaged archive raises, besides OSError.
+ARCHIVE_ERRORS = (
+    *(ValueError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, tarfile.TarError),
+    *(RuntimeError, NotImplementedError),  # an encrypted archive, an unknown compression
 )
 
 T = TypeVar("T")

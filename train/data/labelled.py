@@ -1,6 +1,5 @@
 """Small labelled images in memory: handwritten digits, or CIFAR-10 from a folder."""
 
-import lzma
 import tarfile
 import zipfile
 import zlib
@@ -15,16 +14,12 @@ import numpy as np
 from jaxtyping import Int32, UInt8
 
 from train.data.decoding import IMAGE_SUFFIXES, decode
-from train.data.folders import inside, list_archive, list_files
+from train.data.folders import ARCHIVE_ERRORS, inside, list_archive, list_files
 from train.data.pictures import report
 from train.errors import BadInput, one_line, require
 
 SPLITS = ("train", "test")
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2")
-ARCHIVE_ERRORS = (
-    *(ValueError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, tarfile.TarError),
-    *(RuntimeError, NotImplementedError),  # an encrypted archive, an unknown compression
-)
 
 
 @dataclass(frozen=True, kw_only=True)

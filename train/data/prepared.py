@@ -1,12 +1,13 @@
 """Texts of prepared TFDS datasets, with random access and without TensorFlow."""
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from train.data.cache import fingerprint
-from train.errors import BadInput, require
+from train.errors import BadInput, one_line, require
 
 INFO = "dataset_info.json"
 _AT_ONCE = 256  # examples read by one call
@@ -45,12 +46,23 @@ def open_dataset(dataset: str, folder: Path | None, *, option: str = "--data.pat
     try:
         builder = tfds.builder_from_directory(str(newest))
     except Exception as error:  # TFDS raises many kinds
-        raise BadInput(f"{newest} cannot be read as a TFDS dataset: {error}") from error
+        reason = one_line(error)[:200]
+        raise BadInput(f"{newest} cannot be read as a TFDS dataset: {reason}") from error
     format_ = getattr(builder.info.file_format, "value", None)
     if format_ != "array_record":
         remedy = _how_to_prepare(dataset, root, option)
         raise BadInput(f"{newest} is in the format {format_}, which has no random access; {remedy}")
     return builder
+
+
+@contextlib.contextmanager
+def reading(builder: Any) -> Iterator[None]:
+    """Turns an error while records are read, which may be of any kind, into `BadInput`."""
+    try:
+        yield
+    except Exception as error:
+        reason = one_line(error)[:200] or type(error).__name__
+        raise BadInput(f"{builder.data_path} is damaged: {reason}; prepare it again") from error
 
 
 class Texts:
@@ -83,24 +95,26 @@ class Texts:
             self._source = builder.as_data_source(split=split)
         except (ValueError, AssertionError) as error:
             raise BadInput(f"TFDS split {split!r}: {str(error).splitlines()[0]}") from error
-        self._feature = feature
+        self._builder, self._feature = builder, feature
 
     def __len__(self) -> int:
-        return len(self._source)
+        with reading(self._builder):
+            return len(self._source)
 
     def __iter__(self) -> Iterator[str]:
         for start in range(0, len(self), _AT_ONCE):
-            for example in self._source.__getitems__(
-                range(start, min(start + _AT_ONCE, len(self)))
-            ):
-                text = example[self._feature]
-                yield text if isinstance(text, str) else text.decode()
+            with reading(self._builder):
+                rows = range(start, min(start + _AT_ONCE, len(self)))
+                texts = [example[self._feature] for example in self._source.__getitems__(rows)]
+                decoded = [text if isinstance(text, str) else text.decode() for text in texts]
+            yield from decoded
 
 
 def identity(builder: Any, split: str, feature: str) -> str:
     """A fingerprint of a split: names, counts, and sizes of its files."""
     info = builder.info.splits[split.partition("[")[0]]
-    sizes = [Path(path).stat().st_size for path in sorted(map(str, info.filepaths))]
+    with reading(builder):
+        sizes = [Path(path).stat().st_size for path in sorted(map(str, info.filepaths))]
     return fingerprint(builder.info.full_name, split, feature, info.num_examples, sizes)
 
 

@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal, cast
 
 import numpy as np
 
@@ -202,25 +202,34 @@ def read_pieces(path: Path) -> Iterator[Piece]:
     """
     openers = {".xz": lzma.open, ".gz": gzip.open}
     opener = openers.get(path.suffix.lower(), open)
+    try:
+        with opener(path, "rb") as file:
+            yield from decoded_pieces(cast(BinaryIO, file), path)
+    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
+        raise BadInput(f"cannot read {path}: {one_line(error)}") from error
+
+
+def decoded_pieces(file: BinaryIO, path: Path) -> Iterator[Piece]:
+    """The text of an open file, a megabyte at a time, without its byte-order mark.
+
+    Raises:
+        BadInput: it is not text; `path` names it.
+    """
     decoder = codecs.getincrementaldecoder("utf-8")()
     position = 0  # of what is decoded next, in bytes
     marked, first = True, True  # a byte-order mark, the first piece may still come
-    try:
-        with opener(path, "rb") as file:
-            while True:
-                data = file.read(_AT_ONCE)
-                waiting = len(decoder.getstate()[0])
-                text = _decoded(decoder, data, path, position - waiting)
-                if text and marked:
-                    text, marked = text.removeprefix("\ufeff"), False
-                if text:
-                    yield Piece(text, first)
-                    first = False
-                if not data:
-                    return
-                position += len(data)
-    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
-        raise BadInput(f"cannot read {path}: {one_line(error)}") from error
+    while True:
+        data = file.read(_AT_ONCE)
+        waiting = len(decoder.getstate()[0])
+        text = _decoded(decoder, data, path, position - waiting)
+        if text and marked:
+            text, marked = text.removeprefix("\ufeff"), False
+        if text:
+            yield Piece(text, first)
+            first = False
+        if not data:
+            return
+        position += len(data)
 
 
 def _decoded(decoder: codecs.IncrementalDecoder, data: bytes, path: Path, position: int) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 
 from train.data.decoding import check_image
 from train.data.pictures import Entry, Trouble
-from train.data.prepared import open_dataset
+from train.data.prepared import open_dataset, reading
 from train.data.voc import Scan
 from train.data.voc_annotation import TURNED, clip_box
 from train.errors import BadInput, one_line, require
@@ -42,13 +42,16 @@ def scan_tfds(name: str, split: str) -> Scan:
         BadInput: a data set that is not prepared (the message has the command that does it), an
             unknown split, or other features.
     """
-    source, info = _open(name, split)
-    labels = info.features["objects"]["label"].names
+    source, builder = _open(name, split)
+    labels = builder.info.features["objects"]["label"].names
     entries: list[Entry] = []
     indices: list[int] = []
     trouble: list[Trouble] = []
-    for index in range(len(source)):
-        record = source[index]
+    with reading(builder):
+        count = len(source)
+    for index in range(count):
+        with reading(builder):
+            record = source[index]
         key = f"{name}:{split} record {index}{_file_name(record)}"
         try:
             frame = check_image(record["image"])
@@ -65,7 +68,7 @@ def scan_tfds(name: str, split: str) -> Scan:
 
 
 def _open(name: str, split: str) -> tuple[Any, Any]:
-    """The data source with images left encoded, and the description of the data set."""
+    """The data source with images left encoded, and its TFDS builder."""
     builder = open_dataset(name, None, option="$TFDS_DATA_DIR")
     import tensorflow_datasets as tfds  # a slow import, done by now
 
@@ -78,7 +81,7 @@ def _open(name: str, split: str) -> tuple[Any, Any]:
     )
     try:
         decoders = {"image": tfds.decode.SkipDecoding()}
-        return builder.as_data_source(split=split, decoders=decoders), builder.info
+        return builder.as_data_source(split=split, decoders=decoders), builder
     except (ValueError, AssertionError) as error:
         known = ", ".join(builder.info.splits)
         raise BadInput(

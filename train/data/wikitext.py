@@ -2,16 +2,20 @@
 
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO, cast
 
-from train.errors import BadInput
+from train.data.folders import ARCHIVE_ERRORS
+from train.data.parts import Piece
+from train.data.text import decoded_pieces, read_pieces
+from train.errors import BadInput, one_line, require
 
 ARCHIVES = {"tokens": "wikitext-103-v1.zip", "raw": "wikitext-103-raw-v1.zip"}
 SPLITS = {"train": "train", "validation": "valid", "test": "test"}  # ours and the files'
 
 # An article's heading: one equals sign on each side, and an empty line before and after.
-_HEADING = re.compile(r"(?:^|(?<=\n)) ?\n = ([^=\n]+) = \n ?\n")
+_HEADING = re.compile(r"(?:^|(?<=\n)) ?\r?\n = ([^=\n]+) = \r?\n ?\r?\n")
 
 
 def is_wikitext(file: Path) -> bool:
@@ -52,7 +56,7 @@ def which(folder: Path) -> str:
         BadInput: the folder has neither.
     """
     for form in ARCHIVES:
-        if any(file.is_file() for file in [*_files(folder, form).values(), _archive(folder, form)]):
+        if any(map(_has_content, [*_files(folder, form).values(), _archive(folder, form)])):
             return form
     raise BadInput(
         f"data.path={folder} holds no WikiText-103: put wiki.train.tokens, wiki.valid.tokens and "
@@ -62,7 +66,7 @@ def which(folder: Path) -> str:
 
 def sources(folder: Path, form: str) -> dict[str, Path]:
     """The file that each split is in: its own, or the archive of all."""
-    files = {split: file for split, file in _files(folder, form).items() if file.is_file()}
+    files = {split: file for split, file in _files(folder, form).items() if _has_content(file)}
     return files or dict.fromkeys(SPLITS, _archive(folder, form))
 
 
@@ -70,21 +74,33 @@ def read(file: Path, form: str, split: str) -> str:
     """Text of a split, from its own file or from the archive.
 
     Raises:
-        BadInput: the archive is broken, or is another one.
+        BadInput: the file is empty or not text; the archive is broken, or is another one.
     """
     if file.suffix != ".zip":
-        return file.read_text(encoding="utf-8")
+        return _joined(read_pieces(file), str(file))
     inside = f"{'wikitext-103' if form == 'tokens' else 'wikitext-103-raw'}/{_name(form, split)}"
     try:
-        with zipfile.ZipFile(file) as archive:
-            return archive.read(inside).decode()
-    except (zipfile.BadZipFile, KeyError, ValueError) as error:
-        raise BadInput(f"{file} is not WikiText-103's archive: {error}") from error
+        with zipfile.ZipFile(file) as archive, archive.open(inside) as member:
+            return _joined(decoded_pieces(cast(BinaryIO, member), file), f"{inside} in {file}")
+    except (*ARCHIVE_ERRORS, KeyError, OSError) as error:
+        raise BadInput(f"{file} is not WikiText-103's archive: {one_line(error)}") from error
+
+
+def _joined(pieces: Iterable[Piece], name: str) -> str:
+    """The text of a file."""
+    text = "".join(piece for piece, _ in pieces)
+    require(bool(text) and not text.isspace(), f"{name} is empty")
+    return text
 
 
 def _files(folder: Path, form: str) -> dict[str, Path]:
     """The path of the official file of each split, which may not exist."""
     return {split: folder / _name(form, split) for split in SPLITS}
+
+
+def _has_content(file: Path) -> bool:
+    """Whether a path is a file that is not empty."""
+    return file.is_file() and file.stat().st_size > 0
 
 
 def _name(form: str, split: str) -> str:

@@ -2,15 +2,20 @@
 
 import dataclasses
 import re
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tests.train.data import tokenizer_cases
 from train.data.language import LanguageData, load
+from train.data.prepared import Texts, open_dataset
 from train.data.text import TextData
 from train.errors import BadInput
 from train.integrity import INTEGRITY
@@ -181,6 +186,42 @@ def test_a_prepared_dataset_is_read(prepared: Path, tmp_path: Path):
     assert found.counts.documents == 10
     text = found.tokenizer.decode(found.held_out.data[0 : found.held_out.data.size])
     assert text.startswith("<|endoftext|>sentence number 10 of twenty<|endoftext|>")
+
+
+@pytest.mark.slow
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    number=st.integers(0, 2),
+    damage=st.sampled_from(["missing", "empty", "cut", "changed", "folder"]),
+    place=st.floats(0, 1, exclude_max=True),
+)
+def test_a_damaged_dataset_is_named_or_read_as_before(
+    prepared: Path, number: int, damage: str, place: float
+):
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "tfds"
+        shutil.copytree(prepared, folder)
+        file = sorted(path for path in folder.rglob("*") if path.is_file())[number]
+        content = bytearray(file.read_bytes())
+        at = int(place * len(content))
+        file.unlink()
+        if damage == "folder":
+            file.mkdir()
+        elif damage != "missing":
+            changed = content.copy()
+            changed[at] ^= 0x5A
+            contents = {"empty": b"", "cut": content[:at], "changed": changed}
+            file.write_bytes(contents[damage])
+        try:
+            builder = open_dataset("sentences", folder)
+            found = list(Texts(builder, "train", "text"))
+        except BadInput as error:
+            found = str(error)
+        if isinstance(found, str):
+            assert "sentences" in found
+            assert "\n" not in found
+        else:
+            assert found == [f"sentence number {i} of twenty" for i in range(20)]
 
 
 @pytest.mark.parametrize(

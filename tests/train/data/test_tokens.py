@@ -1,12 +1,17 @@
 """Tokens on disk: the same as in memory, wherever they are cut."""
 
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.train.data.tokenizer_cases import TEXT, subwords
 from train.data import parts, tokens
+from train.data.cache import cached
 from train.data.parts import Piece, pieces
 from train.data.tokenizers import Bytes, Subwords, train_bpe
 from train.data.tokens import Tokens, lost_bytes, write_tokens
@@ -84,6 +89,57 @@ def test_the_lost_share_is_that_of_the_text(tmp_path: Path):
     text = "the square is é so" * 10
     write_tokens(tmp_path, pieces(text), subwords("dropping"), note=pytest.fail)
     assert Tokens(tmp_path).counts.lost == pytest.approx(20 / len(text.encode()), rel=0.1)
+
+
+def test_a_stream_without_text_has_no_tokens(tmp_path: Path):
+    write_tokens(tmp_path, iter(()), Bytes(), note=pytest.fail)
+    found = Tokens(tmp_path)
+    assert found.size == len(found[0:5]) == 0
+
+
+DAMAGES: dict[str, Callable[[Path, int], object]] = {
+    "missing": lambda file, at: file.unlink(),
+    "empty": lambda file, at: file.write_bytes(b""),
+    "cut": lambda file, at: file.write_bytes(file.read_bytes()[:-at]),
+    "longer": lambda file, at: file.write_bytes(file.read_bytes() + b"x" * at),
+    "changed": lambda file, at: file.write_bytes(
+        bytes(byte ^ (i == at % file.stat().st_size) for i, byte in enumerate(file.read_bytes()))
+    ),
+    "folder": lambda file, at: (file.unlink(), file.mkdir()),
+    "broken link": lambda file, at: (file.unlink(), file.symlink_to("gone")),
+    "beside": lambda file, at: file.with_name(f"x{file.name}").write_bytes(b"x" * at),
+    "hidden beside": lambda file, at: file.with_name(f"._{file.name}").write_bytes(b"x" * at),
+}
+
+
+@settings(max_examples=15)
+@given(
+    documents=st.lists(st.text("aé \n", min_size=1, max_size=30), min_size=1, max_size=4),
+    file=st.integers(0, 20),
+    kind=st.sampled_from(list(DAMAGES)),
+    at=st.integers(1, 40),
+)
+def test_a_damaged_folder_of_tokens_is_made_again(
+    documents: list[str], file: int, kind: str, at: int
+):
+    expected = [token for text in documents for token in b"\n\n" + text.encode()]
+    made: list[Path] = []
+
+    def make(folder: Path) -> None:
+        made.append(folder)
+        pieces = [Piece(text, first=True) for text in documents]
+        write_tokens(folder, pieces, Bytes(), note=pytest.fail)
+
+    with tempfile.TemporaryDirectory() as temporary:
+        root = Path(temporary)
+        whole = cached(root, "tokens", make, note=pytest.fail)
+        assert Tokens(whole)[0 : len(expected)].tolist() == expected
+        files = sorted(whole.iterdir())
+        DAMAGES[kind](files[file % len(files)], at)
+        notes: list[str] = []
+        again = Tokens(cached(root, "tokens", make, note=notes.append))
+        assert again[0 : len(expected)].tolist() == expected
+        assert (len(made), len(notes)) == (2, 1)
 
 
 def test_equal_texts_give_equal_files(bpe: Subwords, tmp_path: Path):

@@ -160,7 +160,8 @@ def test_turned_pictures_are_upright_and_reported(monkeypatch: pytest.MonkeyPatc
     objects = {"bbox": [np.asarray([0.5, 0.25, 1.0, 0.75])], "label": [0]}
     source = [{"image": encoded.getvalue(), "objects": objects}]
     info = SimpleNamespace(features={"objects": {"label": SimpleNamespace(names=["cat"])}})
-    monkeypatch.setattr(voc_tfds, "_open", lambda name, split: (source, info))
+    builder = SimpleNamespace(info=info)
+    monkeypatch.setattr(voc_tfds, "_open", lambda name, split: (source, builder))
     scan = scan_tfds("turned", "train")
     assert scan.entries[0].size == (40, 60)
     assert scan.entries[0].objects == [("cat", (9.0, 29.0, 29.0, 59.0))]
