@@ -7,15 +7,22 @@
 # program that is compiled for eight virtual devices, and compares with optax's Muon.
 
 # %%
-# Installs what is missing: a release, or the checkout that contains this notebook.
+# Installs what is missing. mimuon_jax itself comes from SOURCE: a checkout, a wheel, or "git+" and
+# the address of the repository. It is not on PyPI yet.
+SOURCE = ".."
+
 import importlib.util
 import pathlib
 import subprocess
 import sys
 
+missing = [name for name in ("matplotlib",) if importlib.util.find_spec(name) is None]
 if importlib.util.find_spec("mimuon_jax") is None:
-    source = ".." if pathlib.Path("../pyproject.toml").exists() else "mimuon-jax"
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", source, "matplotlib"], check=True)
+    if SOURCE == ".." and not pathlib.Path("../mimuon_jax").is_dir():
+        raise SystemExit("mimuon_jax is not on PyPI yet: set SOURCE above, and run this cell again")
+    missing.append(SOURCE)
+if missing:
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", *missing], check=True)
 
 # %%
 import os
