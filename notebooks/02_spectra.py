@@ -64,8 +64,8 @@ ORTHOGONALIZERS = {
 POWERS = {"p = 1": 1.0, "p = 1/2": 0.5, "p = 1/4": 0.25}
 
 figure, (orthogonal, powers) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
-for name, function in ORTHOGONALIZERS.items():
-    orthogonal.plot(singular, spectrum(function), label=name)
+for (name, function), style in zip(ORTHOGONALIZERS.items(), ("k:", "-", "-", "--")):
+    orthogonal.plot(singular, spectrum(function), style, label=name)
 orthogonal.set(title="orthogonalizers, p = 0", ylim=(-0.05, 1.3))
 for name, p in POWERS.items():
     exact = functools.partial(power, p=p, method="svd")

@@ -113,15 +113,17 @@ plt.show()
 
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
-for threshold in (0.0, 0.1, 0.2, float("inf")):
+THRESHOLDS = (0.0, 0.1, 0.2, float("inf"))
+for threshold, colour in zip(THRESHOLDS, plt.colormaps["viridis"](np.linspace(0, 0.9, 4))):
     losses, rates, _ = train(mimuon(0.02, threshold=threshold))
     window = max(STEPS // 20, 1)
     smooth = np.convolve(losses, np.ones(window) / window, "valid")
-    left.plot(smooth, label=f"tau = {threshold}")
-    right.plot(rates, label=f"tau = {threshold}")
-left.set(xlabel="optimizer step", ylabel="mean square error", yscale="log")
+    left.plot(smooth, color=colour, label=f"tau = {threshold:g}")
+    right.plot(rates, color=colour)
+left.set(xlabel="optimizer step", yscale="log")
+left.set(ylabel=f"mean square error of batches, mean over {window} steps")
+left.legend()
 right.set(xlabel="optimizer step", ylabel="share of open gates", ylim=(-0.05, 1.05))
 for axes in (left, right):
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
 plt.show()
