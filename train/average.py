@@ -1,10 +1,13 @@
-"""An exponential moving average of a model, evaluated in place of the model."""
+"""What is evaluated in place of the newest model: an average, or the point without lookahead."""
 
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Float
+
+from mimuon_jax.transforms.wrappers import LookaheadState
 
 Tree = Any  # a pytree of arrays
 
@@ -36,6 +39,12 @@ def next_average(average: Tree, tree: Tree, decay: Float[Array, ""]) -> Tree:
         return old + (1 - decay).astype(old.dtype) * (new.astype(old.dtype) - old)
 
     return jax.tree.map(mean, average, tree)
+
+
+def looks_ahead(opt_state: optax.OptState) -> bool:
+    """Whether an optimizer leaves its parameters where they are not to be evaluated."""
+    is_one = lambda x: isinstance(x, LookaheadState)  # noqa: E731
+    return any(map(is_one, jax.tree.leaves(opt_state, is_leaf=is_one)))
 
 
 def like(average: Tree, tree: Tree) -> Tree:

@@ -117,9 +117,10 @@ def evaluate(arguments: Sequence[str]) -> None:
     mesh = make_mesh(config.mesh)
     check_batch_size(config.batch_size, mesh)
     task = config.task(mesh)
+    averaged = task.average is not None or config.optimizer.lookahead > 0
     step, *model = _load(
         directory,
-        _layout(task.init, task.sharding_rules, mesh, averaged=task.average is not None),
+        _layout(task.init, task.sharding_rules, mesh, averaged=averaged),
         which=options.checkpoint,
         best=task.best,
     )
@@ -148,7 +149,8 @@ def sample(arguments: Sequence[str]) -> None:
     if options is None:
         return
     graph, init = config.architecture()
-    layout = _layout(init, [(".*", P())], make_mesh("data=1", devices=jax.local_devices()[:1]))
+    one = make_mesh("data=1", devices=jax.local_devices()[:1])
+    layout = _layout(init, [(".*", P())], one, averaged=config.optimizer.lookahead > 0)
     _, *model = _load(directory, layout, which=options.checkpoint, best=("loss", "min"))
     with products(config.precision):
         text = sample_text(nnx.merge(graph, *model), _tokenizer(config), options, seed=options.seed)
@@ -212,7 +214,8 @@ def export(arguments: Sequence[str]) -> None:
     folder = path_of(words[0])
     require(not folder.exists(), f"{folder} exists; name a folder that does not, or remove it")
     graph, init = config.architecture()
-    layout = _layout(init, [(".*", P())], make_mesh("data=1", devices=jax.local_devices()[:1]))
+    one = make_mesh("data=1", devices=jax.local_devices()[:1])
+    layout = _layout(init, [(".*", P())], one, averaged=config.optimizer.lookahead > 0)
     step, *model = _load(directory, layout, which=options.checkpoint, best=("loss", "min"))
     tokenizer = _tokenizer(config)
     files = tokenizer_files(tokenizer) if isinstance(tokenizer, Subwords) else {}

@@ -26,7 +26,12 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 _RENAMED = {"skipped_at_most": "max_skipped_steps"}  # fields of config.json in earlier releases
 # Fields that earlier releases did not have: of all configurations, and by type.
 _ADDED_TO_ALL = {"precision": "default"}
-_ADDED_TO_OPTIMIZERS = {"cooldown": None}
+_ADDED_TO_OPTIMIZERS = {
+    "cooldown": None,
+    "lookahead": 0.0,
+    "lookahead_decay": 0.99,
+    "outer_every": None,
+}
 _ADDED = {
     "LanguageModel": {"attention": "auto"},
     "Qwen3Config": {"attention_bias": False, "rope_scaling": to_json(RotaryScaling())},

@@ -10,8 +10,9 @@ from jax import P
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Int32, PRNGKeyArray
 
+from mimuon_jax import evaluation_params
 from mimuon_jax.diagnostics import gate_decisions, gate_rate, has_gate
-from train.average import first_average, like, next_average
+from train.average import first_average, like, looks_ahead, next_average
 from train.errors import require
 from train.gradients import BatchGradient, batch_gradient
 from train.mesh import following_shardings, on_automatic_axes, tree_shardings
@@ -27,7 +28,9 @@ class State(NamedTuple):
     params: Tree
     model_state: Tree
     opt_state: optax.OptState
-    average: Tree = None  # moving average of (params, model_state), if the task has one
+    # Moving average of (params, model_state), if the task has one; with an optimizer that looks
+    # ahead, that of the point to evaluate, or the point itself.
+    average: Tree = None
 
 
 def evaluated(state: State) -> tuple[Tree, Tree]:
@@ -58,7 +61,14 @@ def abstract_state(task: Task, optimizer: optax.GradientTransformation, mesh: Me
     everywhere: Any = NamedSharding(mesh, P())
     layout = parameter_shardings(task, mesh)
     opt_state = jax.eval_shape(optimizer.init, params)
-    average = None if task.average is None else jax.eval_shape(first_average, (params, model_state))
+    average = None
+    if task.average is not None or looks_ahead(opt_state):
+        average = jax.eval_shape(first_average, (params, model_state))
+    require(
+        not (looks_ahead(opt_state) and task.rate_factors),
+        "optimizer.lookahead does not fit this task, whose parameters have learning rates of their "
+        "own; use optimizer.lookahead=0",
+    )
     count: Any = jax.ShapeDtypeStruct((), jnp.int32)
     shapes = State(count, count, params, model_state, opt_state, average)
     for path, x in jax.tree.leaves_with_path(shapes):
@@ -106,7 +116,7 @@ def make_state(task: Task, optimizer: optax.GradientTransformation, mesh: Mesh, 
     opt_state = jax.jit(optimizer.init, out_shardings=like.opt_state)(params)
     step, skipped = jax.device_put((jnp.int32(0), jnp.int32(0)), like.step)
     average = None
-    if task.average is not None:
+    if like.average is not None:
         average = jax.jit(first_average, out_shardings=like.average)((params, model_state))
     return State(step, skipped, params, model_state, opt_state, average)
 
@@ -177,9 +187,9 @@ def train_step(
         model_state=model_state,
         opt_state=opt_state,
     )
-    if task.average is not None:
-        decay = jnp.asarray(task.average((state.step + 1).astype(jnp.float32)), jnp.float32)
-        new = new._replace(average=next_average(state.average, (new.params, model_state), decay))
+    if state.average is not None:
+        average = _next_average(task, state, evaluation_params(opt_state, new.params), model_state)
+        new = new._replace(average=average)
     norm = optax.tree.norm(gradients)
     finite = jnp.isfinite(loss) & jnp.isfinite(norm) & jnp.isfinite(optax.tree.norm(updates))
     new = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, state)
@@ -224,6 +234,14 @@ def jit_step(
 
     layout = jax.tree.map(lambda x: x.sharding, state)
     return jax.jit(step, donate_argnums=0, out_shardings=(layout, None))
+
+
+def _next_average(task: Task, state: State, params: Tree, model_state: Tree) -> Tree:
+    """What to evaluate after a step: the task's average, or without one the given point."""
+    if task.average is None:
+        return first_average((params, model_state))
+    decay = jnp.asarray(task.average((state.step + 1).astype(jnp.float32)), jnp.float32)
+    return next_average(state.average, (params, model_state), decay)
 
 
 def _gates(opt_state: optax.OptState) -> dict[str, Any]:

@@ -112,6 +112,8 @@ def test_a_run_from_before_some_fields_is_read(small: Callable[..., Any], tmp_pa
     stored = to_json(config)
     del stored["precision"], stored["attention"]
     del stored["model"]["rope_scaling"], stored["model"]["attention_bias"]
+    for name in ("cooldown", "lookahead", "lookahead_decay", "outer_every"):
+        del stored["optimizer"][name]
     (tmp_path / "config.json").write_text(json.dumps({"config": stored, "data": {}}))
     assert run_directory.read_config(tmp_path) == config
 
@@ -121,6 +123,19 @@ def test_a_missing_field_is_named(small: Callable[..., Any], tmp_path: Path):
     del stored["optimizer"]["clip_norm"]
     with pytest.raises(BadInput, match=r"config\.optimizer has no clip_norm"):
         from_json(Config, stored)
+
+
+@pytest.mark.slow
+def test_a_run_that_looks_ahead_is_read_at_its_point_of_evaluation(
+    small: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    ahead = OPTIMIZERS["adamw"](lookahead=5.0, lookahead_decay=0.0, learning_rate=0.1)
+    run(small(tmp_path / "run", steps=2, evaluate_every=1, optimizer=ahead), quiet=True)
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "2", ignore_errors=True)
+    assert cli.main(["evaluate", str(tmp_path / "run"), "--checkpoint", "newest"]) == 0
+    shown = capsys.readouterr().out.split("loss", 1)[1].split()[0]
+    assert float(shown) == pytest.approx(evaluations(tmp_path / "run")[1]["loss"], rel=1e-5)
+    assert cli.main(["sample", str(tmp_path / "run")]) == 0
 
 
 @pytest.mark.parametrize("which", ["best", "newest"])

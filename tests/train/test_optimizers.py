@@ -18,6 +18,7 @@ from mimuon_jax.linalg.powers import METHODS
 from mimuon_jax.transforms.gains import GAINS
 from mimuon_jax.transforms.orthogonalize import ORTHOGONALIZERS
 from mimuon_jax.transforms.variance_reduction import Mvr2State
+from mimuon_jax.transforms.wrappers import LookaheadState
 from train.errors import BadInput
 from train.optimizers import (
     OPTIMIZERS,
@@ -47,6 +48,9 @@ CHANGED = {
     "final_fraction": 0.5,
     "cooldown": 0.5,
     "clip_norm": math.inf,
+    "lookahead": 0.6,
+    "lookahead_decay": 0.5,
+    "outer_every": 1,
     "momentum": 0.5,
     "sgd_momentum": 0.5,
     "muon_weight": 0.1,
@@ -97,6 +101,11 @@ BESIDE = {
 }
 
 FAST = ("mimuon", "musgd", "adamw", "lion")
+
+
+def ahead(state: object) -> bool:
+    """Whether this is the state of `lookahead_ema`."""
+    return isinstance(state, LookaheadState)
 
 
 def squares(params: dict, step: int) -> jax.Array:
@@ -168,6 +177,7 @@ def test_every_number_has_a_limit(name: str):
 )
 def test_every_option_changes_the_parameters(name: str, field: str):
     beside = BESIDE.get((name, field), BESIDE.get((name, None), {}))
+    beside = beside | ({"lookahead": 0.6} if field == "lookahead_decay" else {})
     options = OPTIMIZERS[name](**beside)
     value = CHANGED[field] if field in CHANGED else not getattr(options, field)
     steps = 3 if "soap" in name else 2  # a basis is used one step later
@@ -295,6 +305,24 @@ def test_a_cooldown_is_linear_after_a_constant_rate():
     _, schedule = make_optimizer(options, steps=8, matrices=None)
     rates = [float(schedule(step)) for step in range(8)]
     np.testing.assert_allclose(rates, [1, 1, 1, 1, 1, 0.8, 0.6, 0.4], rtol=1e-5)
+
+
+def test_lookahead_follows_the_learning_rate_in_the_middle_of_a_run():
+    options = AdamW(learning_rate=0.1, warmup_steps=0, lookahead=0.6, clip_norm=math.inf)
+    optimizer, schedule = make_optimizer(options, steps=10, matrices=None)
+    params, state = {"bias": jnp.ones(3)}, optimizer.init({"bias": jnp.ones(3)})
+    scales = []
+    for _ in range(10):
+        _, state = optimizer.update(params, state, params)
+        (found,) = [x.scale for x in jax.tree.leaves(state, is_leaf=ahead) if ahead(x)]
+        scales.append(float(found))
+    expected = [0.6 * float(schedule(t)) / 0.1 if 2 <= t < 8 else 0.0 for t in range(1, 11)]
+    np.testing.assert_allclose(scales, expected, rtol=1e-5)
+
+
+def test_lookahead_and_outer_steps_exclude_each_other():
+    with pytest.raises(BadInput, match="exclude each other"):
+        Muon(lookahead=0.6, outer_every=30)
 
 
 def test_the_derived_warm_up_is_a_tenth_of_the_run_and_at_most_300_steps():

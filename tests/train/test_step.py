@@ -11,6 +11,7 @@ import optax
 import pytest
 from jax import P
 
+from mimuon_jax import lookahead_ema
 from train.errors import BadInput
 from train.gradients import batch_gradient
 from train.mesh import batch_sharding, make_mesh
@@ -121,6 +122,31 @@ def test_the_average_follows_parameters_and_rest(task: Task, batches: list[Any],
 def test_without_an_average_the_newest_is_evaluated(plain: Plain):
     state = plain[0][-1]
     assert evaluated(state) == (state.params, state.model_state)
+
+
+def test_evaluations_are_at_the_point_without_lookahead(task: Task, batches: list[Any]):
+    optimizer = lookahead_ema(optax.sgd(RATE), 0.5, scale=2.0)
+    states, _ = train(task, batches, optimizer)
+    for state in states[1:]:
+        ahead = 2.0 * state.opt_state.average["kernel"]
+        params, _ = evaluated(state)
+        assert np.abs(ahead).max() > 0.01
+        np.testing.assert_allclose(params["kernel"], state.params["kernel"] - ahead, rtol=1e-6)
+
+
+def test_a_moving_average_is_one_of_the_points_without_lookahead(task: Task, batches: list[Any]):
+    optimizer = lookahead_ema(optax.sgd(RATE), 0.5, scale=2.0)
+    points = [evaluated(state)[0]["bias"] for state in train(task, batches, optimizer)[0]]
+    states, _ = train(task._replace(average=lambda t: 0.75 + 0 * t), batches, optimizer)
+    mean = points[0]
+    for state, point in zip(states[1:], points[1:], strict=True):
+        mean = 0.75 * mean + 0.25 * point
+        np.testing.assert_allclose(evaluated(state)[0]["bias"], mean, rtol=1e-5, atol=1e-6)
+
+
+def test_lookahead_and_factors_of_learning_rates_exclude_each_other(task: Task, batches: list[Any]):
+    with pytest.raises(BadInput, match=r"optimizer\.lookahead does not fit this task"):
+        train(task._replace(rate_factors=[("bias", 3.0)]), batches, lookahead_ema(optax.sgd(RATE)))
 
 
 def test_a_factor_scales_the_learning_rate_of_its_parameters(

@@ -36,6 +36,13 @@ SMALL: dict[str, Optimizer] = {
         learning_rate=0.03, update_every=10, auxiliary_learning_rate=EMBEDDING_RATE, **SCHEDULE
     ),
     "muonh": MuonH(learning_rate=0.03, auxiliary_learning_rate=EMBEDDING_RATE, **SCHEDULE),
+    "muon_lookahead": Muon(
+        learning_rate=0.03,
+        auxiliary_learning_rate=EMBEDDING_RATE,
+        lookahead=0.6,
+        lookahead_decay=0.9,  # a horizon of a 20th of the run; the track's is a 30th
+        **SCHEDULE,
+    ),
     "mimuon": MiMuon(
         learning_rate=0.03, weight_decay=0.1, auxiliary_learning_rate=EMBEDDING_RATE, **SCHEDULE
     ),
@@ -57,6 +64,13 @@ LARGE: dict[str, Optimizer] = {
     ),
     "soap_muon": SOAPMuon(learning_rate=0.0375, auxiliary_learning_rate=4e-3, **TRACK),
     "muonh": MuonH(learning_rate=0.018, auxiliary_learning_rate=6.4e-3, **TRACK),
+    "muon_lookahead": Muon(
+        learning_rate=0.025,
+        weight_decay=0.05,
+        auxiliary_learning_rate=4e-3,
+        lookahead=0.6,
+        **TRACK,
+    ),
 }
 FOUR = ("adamw", "muon", "normuon", "soap_muon")
 

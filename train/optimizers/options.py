@@ -112,6 +112,18 @@ class Optimizer:
     clip_norm: float = 1.0
     """Largest global gradient norm; longer gradients are scaled down to it. inf: no clipping."""
 
+    lookahead: float = 0.0
+    """EMA-Nesterov: take gradients ahead, along a running mean of the steps times this and the
+    learning rate relative to its peak, from 16 to 77 percent of the run; evaluate without it. The
+    source: 0.6, on stronger optimizers 0.3. 0: off."""
+
+    lookahead_decay: float = 0.99
+    """Decay of this running mean, in [0, 1); shorter runs need less."""
+
+    outer_every: int | None = None
+    """Steps from one outer Nesterov step (rate 0.7, momentum 0.5) to the next; the source: 30.
+    None: off."""
+
     def __post_init__(self) -> None:
         for name, limit in LIMITS.items():
             value = getattr(self, name, None)
@@ -119,6 +131,11 @@ class Optimizer:
                 value is None or limit.holds(value),
                 f"optimizer.{name}={value} must {limit.text}",
             )
+        require(
+            not self.lookahead or self.outer_every is None,
+            f"optimizer.lookahead={self.lookahead} and optimizer.outer_every={self.outer_every} "
+            "exclude each other; choose one",
+        )
 
     def transformation(
         self,
@@ -175,6 +192,9 @@ _COUNT = Limit("be at least 1", lambda x: x >= 1)
 LIMITS = {
     "auxiliary_weight_decay": _NOT_NEGATIVE,
     "learning_rate": _POSITIVE,
+    "lookahead": _NOT_NEGATIVE,
+    "lookahead_decay": _DECAY,
+    "outer_every": _COUNT,
     "warmup_steps": Limit("be at least 0", lambda x: x >= 0),
     "final_fraction": _SHARE,
     "cooldown": _SHARE,
