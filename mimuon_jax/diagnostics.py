@@ -16,7 +16,8 @@ from mimuon_jax.linalg.complex_matrices import as_real
 from mimuon_jax.linalg.measures import frobenius, rms, spectral_norm
 from mimuon_jax.linalg.products import product
 from mimuon_jax.linalg.scaling import wide_dtype
-from mimuon_jax.transforms.gates import PerMatrix, ThresholdGateState
+from mimuon_jax.transforms.gates import ThresholdGateState
+from mimuon_jax.transforms.references import PerMatrix
 from mimuon_jax.transforms.roles import roles
 from mimuon_jax.types import Array, Float, Inexact, Matrices, Tree
 
@@ -123,7 +124,8 @@ def gate_measures(state: optax.OptState) -> Values:
       state: state of an optimizer with a threshold gate.
 
     Returns:
-      ``{path: float [*batch]}``, in the unit of the gradient estimate.
+      ``{path: float [*batch]}``, in the unit of the gradient estimate, or divided by its
+      reference (``relative_to``).
 
     Raises:
       ValueError: there is no gate.
@@ -138,6 +140,36 @@ def gate_measures(state: optax.OptState) -> Values:
       {'down': 3.0, 'up': 1.0}
     """
     return _of_gates(state, lambda gate: gate.measured)
+
+
+def describe_gate(state: optax.OptState) -> str:
+    """One line about the gate at the last step, to print while training; not for use under jit.
+
+    Args:
+      state: state of an optimizer with a threshold gate.
+
+    Returns:
+      How many gates were open, and the range of what was compared with the threshold.
+
+    Raises:
+      ValueError: there is no gate.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from mimuon_jax import mimuon
+      >>> from mimuon_jax.diagnostics import describe_gate
+      >>> tx, grads = mimuon(0.02, threshold=9.0), {"up": jnp.eye(2), "down": 3 * jnp.eye(2)}
+      >>> describe_gate(tx.update(grads, tx.init(grads), grads)[1])
+      'the gate was open for 0 of 2 matrices, which measured 1 (up) to 3 (down)'
+    """
+    opened = [is_open for x in gate_decisions(state).values() for is_open in jnp.ravel(x).tolist()]
+    measures = gate_measures(state).items()
+    found = [(value, path) for path, x in measures for value in jnp.ravel(x).tolist()]
+    (least, first), (most, last) = min(found), max(found)
+    return (
+        f"the gate was open for {sum(opened)} of {len(opened)} matrices, which measured "
+        f"{least:.3g} ({first}) to {most:.3g} ({last})"
+    )
 
 
 def orthogonality_error(updates: Tree, matrices: Matrices = None) -> Values:

@@ -12,6 +12,9 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from jax import P
+from jax.sharding import AxisType, NamedSharding
+from optax.contrib import MuonDimensionNumbers
 from orbax.checkpoint import v1 as ocp
 
 from tests import contract
@@ -20,6 +23,7 @@ from tests.contract import GRADIENTS, PARAMS, assert_close, assert_equal, every_
 pytestmark = pytest.mark.standard_promotion
 
 
+RANDOM_STACK = np.random.default_rng(0).standard_normal((2, 3, 5)).astype(np.float32)
 # Entries that are nearly zero in the basis are divided by numbers as small.
 IN_A_BASIS = {"precondition_kron", "scale_by_soap", "soap", "soap_muon"}
 
@@ -56,6 +60,25 @@ def test_inject_hyperparams(name):
         assert_close(actual, expected, rtol=rtol)
         with pytest.raises(AssertionError) if setting else nullcontext():
             assert_close(actual, unchanged, rtol=rtol)
+
+
+@contract.mostly_slow(n for n in contract.OPTIMIZERS if "matrices" in contract.parameters(n))
+def test_a_loop_of_steps_over_a_stack_whose_layers_are_sharded(name):
+    mesh = jax.make_mesh(
+        (2,), ("stage",), axis_types=(AxisType.Explicit,), devices=jax.devices()[:2]
+    )
+    with jax.set_mesh(mesh):
+        stack = jax.device_put(RANDOM_STACK, NamedSharding(mesh, P("stage")))
+        params = {"stack": stack, "bias": jnp.ones(3)}
+        tx = make(name, matrices={"stack": MuonDimensionNumbers(1, 2)})
+
+        def step(carry, _):
+            updates, state = contract.update(tx, params, carry[1], carry[0])
+            return (optax.apply_updates(carry[0], updates), state), None
+
+        start = params, jax.jit(tx.init)(params)
+        (moved, _), _ = jax.jit(lambda carry: jax.lax.scan(step, carry, length=2))(start)
+    assert (moved["stack"] != stack).any((1, 2)).all()
 
 
 STATIC_ARGUMENTS = [

@@ -68,6 +68,22 @@ def read_gates(path: Path) -> tuple[list[str], np.ndarray]:
     return names, np.unpackbits(rows, axis=1, count=len(names)).astype(bool)
 
 
+def closed_throughout(path: Path) -> str | None:
+    """One line if the gate was closed for every matrix at every step; otherwise None.
+
+    Args:
+        path: `gates.bits`.
+    """
+    names, is_open = read_gates(path)
+    if is_open.any() or not is_open.size:
+        return None
+    return (
+        f"the gate was closed for all {len(names)} matrices at all {len(is_open)} steps, so every "
+        "update was that of momentum SGD; lower --optimizer.threshold, or see "
+        "--optimizer.relative-to if gradients are clipped or the loss is scaled"
+    )
+
+
 def draw_gates(path: Path, picture_path: Path, *, title: str) -> None:
     """Draws how often the gate of every matrix was open, against steps.
 

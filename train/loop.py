@@ -17,7 +17,7 @@ from train.config import Config
 from train.curves import draw_curves
 from train.errors import Interrupted, one_line, shown
 from train.files import writing
-from train.gates import draw_gates
+from train.gates import closed_throughout, draw_gates
 from train.interruption import Interruption
 from train.mesh import automatic, batch_sharding, check_batch_size, make_mesh
 from train.metrics import validations
@@ -263,3 +263,6 @@ def _draw(config: Config, task: Task, reporter: Reporter) -> None:
             draw()
         except (OSError, ValueError, IndexError) as error:
             reporter.warn(f"{draw.args[1]} was not drawn: {one_line(error)}")
+        else:
+            if draw is gates and (line := closed_throughout(files.gates)) is not None:
+                reporter.warn(line)

@@ -102,6 +102,7 @@ def mimuon(
     *,
     threshold: Number = 5e-3,
     measure: str | Measure = "rms",
+    relative_to: str | optax.GradientTransformation | None = None,
     momentum: Number | optax.GradientTransformation = 0.95,
     nesterov: bool = False,
     orthogonalizer: str | Orthogonalizer = "newton_schulz",
@@ -128,6 +129,9 @@ def mimuon(
         same decisions need ``tau (1 - mu)``.
       measure: ``"rms"``, ``"gap"``, ``"spectral"``, ``"frobenius"`` or a function: see
         `threshold_gate`.
+      relative_to: ``"peak"``, ``"average"``, ``"noise"`` or a transformation: divides the measure,
+        so that ``tau`` does not depend on the scale of the gradients, see `threshold_gate`; None:
+        the paper's gate, which clipping or scaling the gradients can close for good.
       momentum: ``mu`` in [0, 1) of `heavy_ball`, or a transformation such as ``ema(0.95)``.
       nesterov: gate and pass on the look-ahead ``mu M_t + G_t``; False: ``M_t``, or what
         ``momentum`` says.
@@ -169,6 +173,7 @@ def mimuon(
         orthogonalize(orthogonalizer, gain=gain, shardings=shardings),
         threshold=threshold,
         measure=measure,
+        relative_to=relative_to,
         shardings=shardings,
     )
     steps = optax.chain(

@@ -2,17 +2,24 @@
 
 import math
 from collections.abc import Mapping
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
 from mimuon_jax.engine.axes import axes_of, batch_shape
 from mimuon_jax.linalg.scaling import wide_dtype
 from mimuon_jax.transforms.checks import check_number
 from mimuon_jax.transforms.measuring import as_measure, measure_matrices
+from mimuon_jax.transforms.references import (
+    PerMatrix,
+    ReferenceState,
+    as_kept,
+    as_reference,
+)
 from mimuon_jax.transforms.roles import roles
 from mimuon_jax.types import (
     Array,
@@ -27,22 +34,17 @@ from mimuon_jax.types import (
     Tree,
 )
 
-#: One array ``[*batch]`` per matrix parameter, by its path as in `describe`. It does not have the
-#: structure of the parameters, because frameworks give such trees the sharding and metadata of the
-#: parameters, and these arrays have another rank. Without any matrix it is a scalar 0, not an empty
-#: dict: `optax.tree_map_params` calls ``init`` with a tree without leaves and expects a leaf here.
-PerMatrix: TypeAlias = Mapping[str, Array] | Array
-
 
 class ThresholdGateState(NamedTuple):
     """The latest measures and decisions of the gate, and the states of its two sides."""
 
     open: PerMatrix  # bool [*batch]; all False before the first update
-    measured: PerMatrix  # float32 (float64 if the parameter is) [*batch], in the unit of the
-    # updates; 0 before the first
+    measured: PerMatrix  # float32 (float64 if the parameter is) [*batch], what is compared with
+    # the threshold: in the unit of the updates, or divided by the reference; 0 before the first
     rate: Array  # shape (), float32 in [0, 1]: fraction of open matrices
     inner: optax.OptState
     otherwise: optax.OptState
+    reference: ReferenceState | tuple[()] = ()  # of `relative_to`; empty without
 
 
 def threshold_gate(
@@ -50,24 +52,36 @@ def threshold_gate(
     *,
     threshold: Number,
     measure: str | Measure = "rms",
+    relative_to: str | optax.GradientTransformation | None = None,
     otherwise: optax.GradientTransformation | None = None,
     matrices: Matrices = None,
     shardings: Shardings = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Applies a transformation to the matrices whose measure reaches a threshold.
 
-    ``open = measure(M) >= threshold``, per matrix and per step. Open matrices get the update of
-    ``transformation``, closed ones that of ``otherwise``. Both sides update their states at every
-    step. Auxiliary leaves go through ``transformation``.
+    ``open = measure(M_t) >= threshold``, or ``open = measure(M_t) / reference_t >= threshold``, per
+    matrix and per step. Open matrices get the update of ``transformation``, closed ones that of
+    ``otherwise``. Both sides update their states at every step. Auxiliary leaves go through
+    ``transformation``.
 
     Args:
       transformation: for open matrices, usually `orthogonalize`.
       threshold: ``tau >= 0``, in the unit of the updates, which are ``1 / (1 - mu)`` times as large
-        after `heavy_ball` as after `ema`. 0 opens the gate of every matrix, ``inf`` closes it.
+        after `heavy_ball` as after `ema`. So a loss that is scaled, gradients that are clipped to
+        a small norm, or a large frozen gradient next to this one in a clipped norm can close every
+        gate. With ``relative_to`` it is a plain number. 0 opens the gate of every matrix, ``inf``
+        closes it.
       measure: ``"rms"`` (``||M||_F / sqrt(min(m, n))``), ``"gap"`` (smallest gap between non-zero
         singular values, exact, by SVD; ``inf`` if there are fewer than two), ``"spectral"``,
         ``"frobenius"``, or a function ``[..., m, n] -> [...]`` (see `equivariant`). A measure that
         is NaN closes the gate.
+      relative_to: what the measure of each matrix is divided by. None: nothing, as in the paper.
+        ``"peak"``: its largest value so far, so the ratio is at most 1. ``"average"``: its average
+        over about 100 steps. ``"noise"``: the same average of ``measure(M_t - M_{t-1})``, which
+        keeps ``M_{t-1}`` and measures twice. Or a transformation that turns the measures ``{path:
+        [*batch]}`` into references, such as ``optax.ema(0.9)``. At the first step the ratio is 1
+        with each of the three; later decisions do not change if all gradients are multiplied by
+        the same number. Values that are not finite do not enter the three references.
       otherwise: for closed matrices; None: ``optax.identity()``.
       matrices: as in `partition`.
       shardings: as in `orthogonalize`; used by measures that need whole matrices (``"rms"`` and
@@ -78,8 +92,8 @@ def threshold_gate(
       needed for, by the extra argument ``active``; they may skip a batch without such a matrix.
 
     Raises:
-      ValueError: the measure is unknown, or the threshold is negative or NaN; at ``init``, as
-        `partition`.
+      ValueError: the measure or ``relative_to`` is unknown, or the threshold is negative or NaN; at
+        ``init``, as `partition`.
 
     Source:
       "MiMuon: Mixed Muon Optimizer with Improved Generalization for Large Models", algorithm 2.
@@ -95,16 +109,22 @@ def threshold_gate(
       >>> float(state.rate)
       0.5
     """
+    reference = as_reference(relative_to)
     requirement = ">= 0: 0 opens the gate for every matrix, inf for none"
     check_number("threshold", threshold, lambda x: x >= 0, requirement)
     measured_by = as_measure(measure)
     inner = optax.with_extra_args_support(transformation)
     outer = optax.with_extra_args_support(optax.identity() if otherwise is None else otherwise)
 
+    def measures(tree: Tree) -> dict[str, Array]:
+        return measure_matrices(measured_by, tree, matrices, shardings)
+
     def init(params: Tree) -> ThresholdGateState:
         closed, zero = (_zeros(params, matrices, dtype) for dtype in (bool, None))
         rate = jnp.zeros((), jnp.float32)
-        return ThresholdGateState(closed, zero, rate, inner.init(params), outer.init(params))
+        memory = () if reference is None else reference.init(params, zero, matrices)
+        sides = inner.init(params), outer.init(params)
+        return ThresholdGateState(closed, zero, rate, *sides, memory)
 
     def update(
         updates: Tree,
@@ -115,7 +135,9 @@ def threshold_gate(
         **extra: object,
     ) -> tuple[Tree, ThresholdGateState]:
         updates = jax.tree.map(jnp.asarray, updates)
-        measured = measure_matrices(measured_by, updates, matrices, shardings)
+        measured, memory = measures(updates), state.reference
+        if reference is not None:
+            measured, memory = reference.relative(measured, updates, memory, measures, matrices)
         # The gap is inf if there are fewer than two singular values; tau = inf closes that too.
         limit = jnp.asarray(threshold, float)
         is_open = {
@@ -129,16 +151,11 @@ def threshold_gate(
             updates, state.otherwise, params, **extra, active=_needed(is_closed, active)
         )
         measured = {path: x.astype(state.measured[path].dtype) for path, x in measured.items()}
-        kept = _kept(is_open, bool), _kept(measured, jnp.float32), _rate(is_open)
-        new_state = ThresholdGateState(*kept, inner_state, outer_state)
+        kept = as_kept(is_open, bool), as_kept(measured, jnp.float32), _rate(is_open)
+        new_state = ThresholdGateState(*kept, inner_state, outer_state, memory)
         return _selected(is_open, ours, theirs, matrices), new_state
 
     return optax.GradientTransformationExtraArgs(init, update)
-
-
-def _kept(values: dict[str, Array], dtype: DTypeLike) -> PerMatrix:
-    """The arrays by path as the state holds them: a scalar 0 if there are none."""
-    return values or jnp.zeros((), dtype)
 
 
 def _zeros(params: Tree, matrices: Matrices, dtype: DTypeLike | None) -> PerMatrix:
@@ -148,8 +165,16 @@ def _zeros(params: Tree, matrices: Matrices, dtype: DTypeLike | None) -> PerMatr
         if role.numbers is not None:
             # float32, or float64 for float64 and complex128.
             own = jnp.finfo(wide_dtype(leaf.dtype)).dtype if dtype is None else dtype
-            found[role.path] = jnp.zeros(batch_shape(role.shape, role.numbers), own)
-    return _kept(found, jnp.float32 if dtype is None else dtype)
+            found[role.path] = _batch_zeros(leaf, role.numbers, own)
+    return as_kept(found, jnp.float32 if dtype is None else dtype)
+
+
+def _batch_zeros(x: Any, numbers: MuonDimensionNumbers, dtype: DTypeLike) -> Array:
+    """Zeros ``[*batch]``, sharded over Explicit axes as the measures of ``x`` will be."""
+    sharding, (batch, _, _) = jax.typeof(x).sharding, axes_of(x.ndim, numbers)
+    spec = PartitionSpec(*(sharding.spec[axis] for axis in batch))
+    zeros = jnp.zeros(batch_shape(x.shape, numbers), dtype)
+    return jax.sharding.reshard(zeros, NamedSharding(sharding.mesh, spec)) if any(spec) else zeros
 
 
 def _needed(flags: dict[str, Array], active: Mapping[str, Array] | None) -> dict[str, Array]:

@@ -68,6 +68,7 @@ CHANGED = {
     "auxiliary_learning_rate": 0.5,
     "threshold": 0.0,
     "measure": "frobenius",
+    "relative_to": "peak",
     "b1": 0.5,
     "b2": 0.9,
     "eps": 1.0,

@@ -14,7 +14,7 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from train.flops import PEAK, model_flops, peak_flops, product_flops
-from train.gates import GateLog, draw_gates, read_gates
+from train.gates import GateLog, closed_throughout, draw_gates, read_gates
 from train.mesh import make_mesh
 from train.optimizers import MiMuon
 from train.progress import Reporter
@@ -76,6 +76,19 @@ def test_gates_of_a_resumed_run_are_there_once(tmp_path: Path):
     assert (tmp_path / "gates.bits").stat().st_size == 9 * 2
     draw_gates(tmp_path / "gates.bits", tmp_path / "gates.png", title="gates")
     assert (tmp_path / "gates.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_gate_that_never_opened_is_told_in_one_line(tmp_path: Path):
+    for name, opened in (("shut", False), ("once", True)):
+        log = GateLog(tmp_path / name, step=0)
+        for step in range(3):
+            log.write({"up": np.array([False, opened and step == 1])})
+        log.close()
+    assert closed_throughout(tmp_path / "once") is None
+    line = closed_throughout(tmp_path / "shut")
+    assert line is not None
+    assert "the gate was closed for all 2 matrices at all 3 steps" in line
+    assert "--optimizer.relative-to" in line
 
 
 def test_no_gate_leaves_no_file(tmp_path: Path):

@@ -46,6 +46,11 @@ class MiMuon(Optimizer):
     measure: Literal["rms", "gap", "spectral", "frobenius"] = "rms"
     """What the gate compares with the threshold: one number per matrix."""
 
+    relative_to: Literal["peak", "average", "noise"] | None = None
+    """What the measure is divided by, per matrix, so that clipping and the scale of the loss do not
+    matter: its largest value so far, its average over about 100 steps, or that of the measure of
+    the momentum's change. None: nothing, the threshold is absolute."""
+
     momentum: Momentum = 0.95
 
     nesterov: bool = False
