@@ -9,6 +9,7 @@ from typing import Any
 
 import optax
 import pytest
+from safetensors import SafetensorError
 
 from train import cli, commands, presets, run_directory
 from train.checkpoint_folder import best_step
@@ -257,6 +258,43 @@ def test_an_export_of_bytes_says_that_it_has_no_tokenizer(
     assert not list((tmp_path / "exported").glob("tokenizer*"))
 
 
+@pytest.mark.parametrize(
+    "error",
+    [OSError(28, "No space left on device"), SafetensorError("Io error: No space left on device")],
+)
+def test_an_export_to_a_full_disk_is_one_line(
+    error: Exception,
+    trained: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    def full(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(commands, "save", full)
+    assert cli.main(["export", str(trained), str(tmp_path / "out")]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"stopped: cannot write {tmp_path / 'out'}: ")
+    assert said.count("\n") == 1
+
+
+def test_a_tokenizer_with_entries_swapped_is_refused(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    shutil.copytree(trained, tmp_path / "run")
+    path = tmp_path / "run" / "tokenizer.json"
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    vocabulary = stored["model"]["vocab"]
+    vocabulary["a"], vocabulary["e"] = vocabulary["e"], vocabulary["a"]
+    path.write_text(json.dumps(stored), encoding="utf-8")
+    for command, *operands in (["evaluate"], ["sample"], ["export", str(tmp_path / "out")]):
+        assert cli.main([command, str(tmp_path / "run"), *operands]) == 2
+        said = capsys.readouterr().err
+        assert "tokenizer.json is damaged" in said
+        assert said.count("\n") == 1
+
+
 def test_what_is_exported_starts_another_run(
     trained: Path,
     small: Callable[..., Any],
@@ -291,6 +329,9 @@ def test_what_is_exported_starts_another_run(
     error = capsys.readouterr().err
     assert "has head_dim=8 and the run has 10; leave out --model.head-dim" in error
     assert len(error) < 300
+    (folder / "model.safetensors").unlink()  # architectures are compared before weights are read
+    with pytest.raises(BadInput, match=r"exported has head_dim=8 and the run has 10; leave out"):
+        make_state(other.task(mesh), optax.sgd(0.0), mesh, seed=1)
     gone = dataclasses.replace(config, pretrained=tmp_path / "gone")
     with pytest.raises(BadInput, match=r"pretrained=.*gone cannot be used: .*config.json"):
         make_state(gone.task(mesh), optax.sgd(0.0), mesh, seed=1)

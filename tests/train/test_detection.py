@@ -273,6 +273,8 @@ def test_a_run_goes_on_bit_for_bit_and_predicts(
     assert cli.main([*command, "--head", "one_to_many", "--confidence", "0"]) == 0
     assert "picture.png: " in capsys.readouterr().out
     assert cli.main([*command[:2], str(tmp_path / "nothing.png")]) == 2
+    assert cli.main([*command, "--output", "/dev/full/out"]) == 1
+    assert "cannot write /dev/full/out: " in capsys.readouterr().err
 
 
 @pytest.mark.slow

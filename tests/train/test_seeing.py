@@ -59,6 +59,16 @@ def test_tensorboard_has_each_point_of_a_resumed_run_once(
     ]
 
 
+def test_a_loss_that_is_not_finite_is_written_without_a_warning(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+):
+    board = TensorBoard(tmp_path, step=0)
+    board.write(1, "train", {"loss": float("nan"), "gate": float("inf")})
+    board.close()
+    assert len(points(tmp_path)) == 2
+    assert (caplog.text, capfd.readouterr()) == ("", ("", ""))
+
+
 def test_gates_of_a_resumed_run_are_there_once(tmp_path: Path):
     draw = np.random.default_rng(0)
     rows = [{"up": draw.random((3, 4)) < 0.5, "head": np.array(step % 2 == 0)} for step in range(9)]

@@ -118,6 +118,29 @@ def test_a_file_that_is_not_text_is_one_line(
         read_text(tmp_path / name)
 
 
+@pytest.mark.parametrize(
+    ("case", "read", "said"),
+    [
+        ("hidden", "a.txt", ""),
+        ("apple", "a.txt", ""),
+        ("upper_mixed", "B.TXT a.txt", "2 files left out: 2 of another type (first: c.text)"),
+        ("mixed_ws", "a.txt", "1 file left out: 1 empty (first: b.txt)"),
+    ],
+)
+def test_folders_from_reports(shared: Path, case: str, read: str, said: str):
+    folder, notes = shared / "cases" / "text" / case, []
+    expected = b"\n\n".join((folder / name).read_bytes() for name in read.split())
+    assert read_text(folder, note=notes.append) == expected
+    assert notes == ([f"data.path={folder}: {said}"] if said else [])
+
+
+@pytest.mark.parametrize("case", ["notgz.txt.gz", "trunc.txt.gz", "nul.txt"])
+def test_damaged_files_from_reports_are_one_line(shared: Path, case: str):
+    with pytest.raises(BadInput, match=case) as error:
+        read_text(shared / "cases" / "text" / case)
+    assert "\n" not in str(error.value)
+
+
 def test_a_pipe_is_not_read(tmp_path: Path):
     os.mkfifo(tmp_path / "pipe.txt")
     with pytest.raises(BadInput, match=r"pipe.txt is neither a file nor a folder"):
