@@ -150,6 +150,7 @@ def read_config(directory: Path) -> Config:
     tasks.load_all()
     for name, expected in stored["files"].items():
         try:
+            require((directory / name).is_file(), f"{directory / name} is missing or not a file")
             intact = checksum((directory / name).read_bytes()) == expected
         except OSError as error:
             raise BadInput(f"{directory / name} cannot be read: {error}") from error

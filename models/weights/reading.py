@@ -95,9 +95,9 @@ def _open(folder: Path, stack: contextlib.ExitStack) -> dict[str, Any]:
             f"{folder} has neither {SINGLE} nor {INDEX}; use a folder that this program or the "
             f"`save_pretrained` of transformers wrote"
         )
-    missing = [file for file in files if not (folder / file).exists()]
+    missing = [file for file in files if not (folder / file).is_file()]
     if missing:
-        raise ValueError(f"{folder} lacks {', '.join(missing)}, which {INDEX} lists")
+        raise ValueError(f"{folder} lacks the files {', '.join(missing)}")
     tensors = {}
     for file in files:
         try:

@@ -35,6 +35,8 @@ class Weight(NamedTuple):
 
 def read_json(file: Path) -> dict[str, Any]:
     """The object in a JSON file; an error of one line if there is none."""
+    if file.exists() and not file.is_file():  # a named pipe would be waited for
+        raise ValueError(f"{file} is not a file")
     try:
         return dict(json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import re
 
 import jax
@@ -211,6 +212,9 @@ def test_folders_without_a_model_are_refused(tmp_path):
         load(tmp_path)
     folder = put(tmp_path / "in", TIED)
     weights = folder / "model.safetensors"
+    os.mkfifo(tmp_path / "config.json")  # which would be waited for
+    with pytest.raises(ValueError, match=r"config.json is not a file"):
+        load(tmp_path)
     whole = weights.read_bytes()
     for size in (0, 5, 100, len(whole) - 1):
         weights.write_bytes(whole[:size])

@@ -73,13 +73,14 @@ def predict(
 
 def _images(place: Path) -> Listing[Path]:
     """The image, or the images of the folder sorted by name."""
-    require(place.exists(), f"{place} is neither an image nor a folder of images")
-    if not place.is_dir():
+    known = place.is_file() or place.is_dir()
+    require(known, f"{place} is neither an image nor a folder of images")
+    if place.is_file():
         return Listing([place], [])
     found = list_files(place, IMAGE_SUFFIXES, recursive=False)
-    known = " ".join(sorted(IMAGE_SUFFIXES))
+    suffixes = " ".join(sorted(IMAGE_SUFFIXES))
     left_out = f"; {describe(found.left_out)}" if found.left_out else ""
-    require(bool(found.files), f"{place} has no image; known are {known}{left_out}")
+    require(bool(found.files), f"{place} has no image; known are {suffixes}{left_out}")
     return found
 
 

@@ -1,6 +1,8 @@
 """The runs of a comparison: training them once, reading them again, and what they cost."""
 
 import json
+import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,8 +12,9 @@ import numpy as np
 
 from train import run_directory
 from train.config import Config
-from train.errors import TrainingStopped
+from train.errors import BadInput, TrainingStopped, one_line
 from train.files import write_atomically
+from train.integrity import read_json
 from train.loop import run
 from train.mesh import automatic, batch_sharding, make_mesh
 from train.metrics import read_metrics
@@ -98,8 +101,10 @@ def step_memory(planned: Run) -> float:
     Unlike the peak of the process, it does not depend on what ran before. Cached in a file.
     """
     path = planned.directory / "memory.json"
-    if path.exists():
-        return json.loads(path.read_text(encoding="utf-8"))["step_mebibytes"]
+    try:
+        return float(read_json(path, dict)["step_mebibytes"])
+    except (OSError, ValueError, TypeError, KeyError):
+        pass  # missing or damaged
     parts = build(planned.config)
     step: Any = parts.step
     usage = step.lower(parts.state, parts.batch(0)).compile().memory_analysis()
@@ -107,6 +112,21 @@ def step_memory(planned: Run) -> float:
     mebibytes = (every - usage.alias_size_in_bytes) / 2**20
     write_atomically(path, json.dumps({"step_mebibytes": mebibytes}) + "\n")
     return mebibytes
+
+
+def read_arrays(path: Path) -> dict[str, Any]:
+    """The arrays of an experiment in a file.
+
+    Raises:
+        BadInput: the file is damaged.
+    """
+    try:
+        with path.open("rb") as file, np.load(file) as stored:
+            return dict(stored.items())
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise BadInput(
+            f"{path} is damaged ({one_line(error)}); remove it, and the same command makes it again"
+        ) from error
 
 
 class Parts(NamedTuple):
@@ -143,16 +163,21 @@ def build(config: Config) -> Parts:
     return Parts(task, state, step, lambda k: split_batch(task.batches[k], layout))
 
 
+def _record(line: bytes) -> dict[str, Any] | None:
+    """A line of environments; None if it is damaged."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    known = isinstance(record, dict) and isinstance(record.get("versions", {}), dict)
+    return record if known else None
+
+
 def conditions(directories: list[Path], seeds: Sequence[int]) -> list[tuple[str, str]]:
     """Revision, machine, versions and seeds of all runs in some folders."""
     paths = [run_directory.files(directory).environment for directory in directories]
-    lines = [
-        line
-        for path in paths
-        if path.exists()
-        for line in path.read_text(encoding="utf-8").splitlines()
-    ]
-    found = [json.loads(line) for line in lines]
+    lines = [line for path in paths if path.is_file() for line in path.read_bytes().splitlines()]
+    found = [record for line in lines if (record := _record(line))]
 
     def values(name: str) -> str:
         return ", ".join(sorted({str(record.get(name)) for record in found}))

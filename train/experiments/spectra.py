@@ -13,7 +13,7 @@ from mimuon_jax.transforms.momentum import HeavyBallState
 from mimuon_jax.transforms.roles import roles
 from mimuon_jax.types import Array, Matrices, State
 from train.config import Config
-from train.experiments.runs import build
+from train.experiments.runs import build, read_arrays
 
 
 class Spectra(NamedTuple):
@@ -67,9 +67,9 @@ def spectra(config: Config, path: Path, *, records: int) -> Spectra:
         temporary = path.with_name(f".{path.name}")
         np.savez_compressed(temporary, **arrays)
         temporary.replace(path)
-    with np.load(path) as stored:
-        values = {name: stored[name] for name in MEASURES}
-        return Spectra(stored["steps"], tuple(map(str, stored["paths"])), values)
+    stored = read_arrays(path)
+    values = {name: stored[name] for name in MEASURES}
+    return Spectra(stored["steps"], tuple(map(str, stored["paths"])), values)
 
 
 def _measure(config: Config, records: int) -> Spectra:

@@ -22,10 +22,11 @@ import optax
 from mimuon_jax import mimuon, muon, sgdm
 from train.config import differences, to_json
 from train.errors import BadInput, require
-from train.experiments.runs import conditions
+from train.experiments.runs import conditions, read_arrays
 from train.experiments.stability_pictures import Found, draw_distances, draw_generalization
 from train.experiments.twins import Lane, Pool, Trajectory, digits_pool, draw_lane, trajectories
 from train.files import write_atomically
+from train.integrity import read_json
 from train.report import Picture, Report, Table, mean_and_spread
 from train.run_directory import record_environment
 
@@ -120,9 +121,8 @@ class Stability:
             temporary = path.with_name(f".{path.name}")
             np.savez_compressed(temporary, allow_pickle=False, **arrays)
             temporary.replace(path)
-        with np.load(path) as stored:
-            shape = (-1, len(self.sizes), self.records)
-            return Trajectory(*(stored[name].reshape(shape) for name in Trajectory._fields))
+        stored, shape = read_arrays(path), (-1, len(self.sizes), self.records)
+        return Trajectory(*(stored[name].reshape(shape) for name in Trajectory._fields))
 
     def _final(self, values: Any) -> float:
         """The mean over pairs at the largest N and the last step; NaN counts as worst."""
@@ -247,7 +247,11 @@ def _check_same(settings: Stability, seeds: Sequence[int], directory: Path) -> N
     """Refuses a directory with results of other settings."""
     path, now = directory / "settings.json", {"seeds": list(seeds), **to_json(settings)}
     if path.exists():
-        found = differences(json.loads(path.read_text(encoding="utf-8")), now)
+        try:
+            before = read_json(path, dict)
+        except (OSError, ValueError) as error:
+            raise BadInput(f"{path} is damaged ({error}); choose another folder") from error
+        found = differences(before, now)
         require(not found, f"{directory} holds results of other settings: {'; '.join(found)}")
     directory.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps(now, indent=2) + "\n")

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from models.classifier import ResNetConfig
@@ -245,6 +246,16 @@ def test_a_mistake_is_one_line(
     assert MISTAKES[command] in error
 
 
+def test_damaged_arrays_are_named(tmp_path: Path):
+    np.savez_compressed(tmp_path / "a.npz", rates=np.arange(50.0))
+    np.testing.assert_array_equal(runs.read_arrays(tmp_path / "a.npz")["rates"], np.arange(50.0))
+    content = (tmp_path / "a.npz").read_bytes()
+    for damaged in (b"", b"[]", content[:-5], content[:60] + b"xx" + content[62:]):
+        (tmp_path / "a.npz").write_bytes(damaged)
+        with pytest.raises(BadInput, match=r"a\.npz is damaged .* remove it"):
+            runs.read_arrays(tmp_path / "a.npz")
+
+
 @pytest.mark.slow
 def test_a_comparison_resumes_keeps_what_ended_and_reports_failures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -275,6 +286,10 @@ def test_a_comparison_resumes_keeps_what_ended_and_reports_failures(
     assert "2 of 2" in text
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("metrics.jsonl")}
     assert len(before) == 4
+    for path in tmp_path.rglob("memory.json"):  # what is damaged meanwhile is measured again
+        path.write_text("[]")
+    for path in tmp_path.rglob("environment.jsonl"):
+        path.write_bytes(path.read_bytes() + b'[]\n{"versions": 5}\n{')
     compare.run_experiment("mvr", options)
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("metrics.jsonl")}
     assert page.read_text().count("data:image/png") == len(small.curves)
