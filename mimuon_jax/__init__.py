@@ -27,6 +27,7 @@ from mimuon_jax.optimizers.muon_mvr import muon_mvr1, muon_mvr2
 from mimuon_jax.optimizers.muonclip import muonclip
 from mimuon_jax.optimizers.muonh import muonh, normuonh
 from mimuon_jax.optimizers.musgd import musgd
+from mimuon_jax.optimizers.namo import namo
 from mimuon_jax.optimizers.normuon import adamuon, normuon
 from mimuon_jax.optimizers.polargrad import polargrad
 from mimuon_jax.optimizers.scion import scion
@@ -44,6 +45,7 @@ from mimuon_jax.transforms.hyperball import match_param_norm, retract
 from mimuon_jax.transforms.kronecker import precondition_kron, scale_by_soap
 from mimuon_jax.transforms.module_types import roles_of
 from mimuon_jax.transforms.momentum import ema, heavy_ball
+from mimuon_jax.transforms.namo import scale_by_namo
 from mimuon_jax.transforms.norms import lmo
 from mimuon_jax.transforms.orthogonalize import orthogonalize
 from mimuon_jax.transforms.partition import partition
@@ -103,6 +105,7 @@ __all__ = [
     "musgd",
     "mvr1",
     "mvr2",
+    "namo",
     "newton_schulz",
     "normalize_units",
     "normuon",
@@ -123,6 +126,7 @@ __all__ = [
     "roles_of",
     "scale_by_dual_norm",
     "scale_by_gain",
+    "scale_by_namo",
     "scale_by_shampoo",
     "scale_by_soap",
     "scion",

@@ -70,6 +70,7 @@ FAMILY |= {"match_param_norm", "retract", "muonh", "normuonh"}
 FAMILY |= {"floor_relative", "radial_brake", "pin_radius"}
 FAMILY |= {"lookahead_ema", "outer_nesterov", "track_average"}
 FAMILY |= {"lmo", "scion", "select_slices", "dion2", "polargrad"}
+FAMILY |= {"namo", "scale_by_namo"}
 FAMILY |= {"contra", "scale_by_dual_norm", "clip_spectrum"}
 FAMILY |= {"qk_clip", "muonclip"}
 FAMILY |= {"precondition_kron", "scale_by_soap", "soap", "soap_muon"}

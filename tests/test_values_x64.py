@@ -37,6 +37,7 @@ SETTINGS = {
     "mimuon": {"threshold": 0.0},
     "musgd": {"sgd_weight": 0.0},
     "spectral_adam": {"eps": 0.0},
+    "namo": {"eps": 0.0},
 }
 
 

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from optax.contrib import MuonDimensionNumbers
 
 import mimuon_jax as mj
 from mimuon_jax import muon, normalize_units, orthogonalize, threshold_gate
@@ -28,13 +29,17 @@ def test_normuon_at_beta2_1_is_muon():
 
 
 @pytest.mark.slow
-def test_normuon_of_exact_factors_with_few_outputs_is_muon():
+@pytest.mark.parametrize("per", ["output", "longer"])
+def test_normuon_of_exact_factors_with_few_outputs_is_muon(per):
     """All outputs of a tall or square matrix have norm 1: its statistic is constant."""
     params = {"tall": PARAMS["wide"].T, "square": PARAMS["wide"][:, :4]}
-    normuon, plain = (f(RATE, orthogonalizer="svd") for f in (mj.normuon, muon))
+    params = params if per == "output" else {"square": params["square"]}
+    plain = muon(RATE, orthogonalizer="svd")
+    normuon = mj.normuon(RATE, per=per, orthogonalizer="svd")
     states = normuon.init(params), plain.init(params)
     for gradient in GRADIENTS:
         gradient = {"tall": gradient["wide"].T, "square": gradient["wide"][:, :4]}
+        gradient = {name: gradient[name] for name in params}
         actual, first = normuon.update(gradient, states[0], params)
         expected, second = plain.update(gradient, states[1], params)
         states = first, second
@@ -181,6 +186,42 @@ def test_a_brake_of_1_changes_nothing_and_one_of_0_with_a_pin_is_a_sphere():
         np.testing.assert_allclose(after, before, rtol=1e-5)
 
 
+@pytest.mark.slow
+def test_hyperballs_are_of_single_matrices_not_of_layers_or_experts():
+    random = np.random.default_rng(0)
+    params, gradient = (
+        {"w": jnp.asarray(random.normal(size=(2, 3, 4, 5)) * scale, jnp.float32)}
+        for scale in (np.arange(1, 7).reshape(2, 3, 1, 1), 1)
+    )
+    tx = mj.muonh(0.3, orthogonalizer="jordan", matrices={"w": MuonDimensionNumbers(2, 3)})
+    updates, _ = tx.update(gradient, tx.init(params), params)
+    after = optax.apply_updates(params, updates)
+    (before,), (after,) = norms(params, "w"), norms(after, "w")
+    np.testing.assert_allclose(after, before, rtol=1e-5)
+    assert np.ptp(before) > 1
+    (moved,) = norms(updates, "w")
+    np.testing.assert_allclose(moved / before, 0.3, rtol=0.4)  # each by its own radius
+
+
+def test_a_clip_of_a_small_limit_is_muon_times_the_limit():
+    grads = {name: GRADIENTS[0][name] for name in ("wide", "wider")}
+    plain, clip = orthogonalize("svd"), mj.clip_spectrum(0.01, method="svd")
+    (expected, _), (actual, _) = (tx.update(grads, tx.init(grads)) for tx in (plain, clip))
+    for name in grads:
+        np.testing.assert_allclose(100 * np.asarray(actual[name]), expected[name], atol=1e-4)
+
+
+@pytest.mark.slow
+def test_mvr1_at_gamma_1_minus_beta_is_nesterov_of_an_average():
+    one, other = mj.mvr1(0.9, gamma=0.1), mj.ema(0.9, nesterov=True, start="gradient")
+    states = one.init(PARAMS), other.init(PARAMS)
+    for gradient in GRADIENTS:
+        actual, first = one.update(gradient, states[0])
+        expected, second = other.update(gradient, states[1])
+        states = first, second
+        assert_near(actual, expected)
+
+
 def test_contra_at_strength_0_and_a_clip_of_a_large_limit():
     grads = {name: GRADIENTS[0][name] for name in ("wide", "wider")}
     plain, contra = orthogonalize("svd"), mj.contra(0.0, orthogonalizer="svd")
@@ -199,6 +240,32 @@ def test_the_dual_norm_makes_updates_homogeneous_and_keeps_rank_1():
     exact = mj.scale_by_dual_norm(orthogonalizer="svd")
     outer = {"w": jnp.outer(PARAMS["bias"], GRADIENTS[0]["bias"])}
     assert_near(exact.update(outer, optax.EmptyState())[0], outer)
+
+
+@pytest.mark.slow
+def test_namo_without_memory_is_muon_and_does_not_see_the_size_of_gradients():
+    settings = {"weight_decay": 0.1, **SETTINGS}
+    expected = walk(muon(RATE, momentum=0.0, **settings), jit=True)
+    assert_near(walk(mj.namo(RATE, beta2=0.0, momentum=0.0, **settings), jit=True), expected)
+    tx = mj.namo(1.0, eps=0.0, orthogonalizer="jordan", **NUMBERS)
+    states = [tx.init(PARAMS)] * 2
+    for gradient in GRADIENTS[:2]:
+        one, first = tx.update(gradient, states[0], PARAMS)
+        many, second = tx.update({k: 16 * x for k, x in gradient.items()}, states[1], PARAMS)
+        states = [first, second]
+        for name in ("wide", "scanned"):
+            np.testing.assert_allclose(many[name], one[name], rtol=1e-5, atol=1e-7)
+
+
+def test_gradients_that_cancel_out_give_namo_short_steps():
+    tx = mj.scale_by_namo(mj.ema(0.5), orthogonalize("svd", **NUMBERS), 0.5, **NUMBERS)
+    state, lengths = tx.init(PARAMS), []
+    for sign in (1.0, -1.0):
+        gradient = {k: sign * x for k, x in GRADIENTS[0].items()}
+        updates, state = tx.update(gradient, state)
+        lengths.append(np.linalg.norm(np.asarray(updates["wide"])))
+    # |B| is 1/2 and 1/4, sqrt(v) the roots of 1/2 and 3/4, in units of |G|; rank 4.
+    np.testing.assert_allclose(lengths, [2 * 0.5 / 0.5**0.5, 2 * 0.25 / 0.75**0.5], rtol=1e-5)
 
 
 PIECES_OF_PARAMS = [

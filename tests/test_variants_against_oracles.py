@@ -203,6 +203,13 @@ def test_polargrad():
     check(WHOLE, optimizer, move, momentum=oracles.ema(0.9))
 
 
+@pytest.mark.parametrize("tree", [PART, pytest.param(WHOLE, marks=pytest.mark.slow)])
+def test_namo(tree):
+    settings = {"beta2": 0.8, "eps": 1e-8, "gain": "width", **DECAY}
+    move = variants.namo(learning_rate=0.1, **settings)
+    check(tree, mj.namo(0.1, **settings, **library(tree)), move, momentum=oracles.ema(0.9))
+
+
 @pytest.mark.slow
 def test_scion():
     optimizer = mj.scion(0.1, radius=2.0, auxiliary=optax.adam(0.03), **scion_settings())

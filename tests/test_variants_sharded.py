@@ -11,6 +11,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from optax.contrib import MuonDimensionNumbers
 
+import mimuon_jax as mj
 from benchmarks.hlo import work
 from mimuon_jax import QKSpec
 from tests import contract
@@ -31,6 +32,7 @@ EXCHANGES = {
     "scion": 1,
     "dion2": 1,
     "polargrad": 1,
+    "namo": 1,
     "muonclip": 1,
 }
 
@@ -112,3 +114,30 @@ def test_matrices_travel_once_and_sums_alone_besides(name, specs):
     assert set(done.collectives) <= {"all-to-all", "all-reduce"}
     sums = work("\n".join(line for line in text.splitlines() if " all-to-all(" not in line))
     assert sums.received <= 4 * 16 * 24  # less than the smallest matrix
+
+
+SUMS_ALONE = {
+    "units": mj.normalize_units(0.9, per="longer", matrices=NUMBERS),
+    "hyperball": optax.chain(
+        mj.match_param_norm(matrices=NUMBERS), optax.scale(-0.1), mj.retract(matrices=NUMBERS)
+    ),
+    "brake": optax.chain(
+        mj.radial_brake(matrices=NUMBERS),
+        mj.floor_relative(0.3, matrices=NUMBERS),
+        optax.scale(-0.1),
+        mj.pin_radius(matrices=NUMBERS),
+        mj.add_cautious_decay(0.1),
+    ),
+    "namo": mj.scale_by_namo(mj.ema(0.9), optax.identity(), matrices=NUMBERS),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SUMS_ALONE)
+def test_what_needs_norms_alone_exchanges_sums_alone(name):
+    mesh, tx = make_mesh(8, AxisType.Explicit, (4, 2)), SUMS_ALONE[name]
+    params = placed(tree(0), mesh, BOTH)
+    step = jax.jit(functools.partial(contract.update, tx))
+    done = work(step.lower(params, tx.init(params), params).compile().as_text() or "")
+    assert set(done.collectives) == {"all-reduce"}
+    assert done.received <= 4 * 16 * 24  # less than the smallest matrix

@@ -93,6 +93,17 @@ def adamuon(*, rms: float, beta2: float, eps: float, **settings: Any) -> Move:
     return step(direction, **settings)
 
 
+def namo(*, gain: str | None, beta2: float, eps: float, **settings: Any) -> Move:
+    """NAMO: Muon, times the norm of the momentum over a running norm of the gradients."""
+
+    def direction(weights: Any, gradients: Sequence[Array], momenta: Sequence[Array]) -> Array:
+        v = _running_mean(beta2, [np.sum(g**2) for g in gradients])
+        b = momenta[-1]
+        return GAINS[gain](*b.shape) * orthogonal(b) * np.linalg.norm(b) / (np.sqrt(v) + eps)
+
+    return step(direction, **settings)
+
+
 def hyperball(*, learning_rate: float, beta2: float = 1.0, per: str = "longer") -> Move:
     """MuonH, and with `beta2 < 1` NorMuonH: the norm of `W_0` is kept."""
 

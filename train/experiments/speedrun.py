@@ -106,7 +106,7 @@ SCALES = {
         first=FOUR,
         columns=COLUMNS,
         curves=CURVES,
-        sweep="learning_rate=x0.5,x1,x2",
+        sweep="learning_rate=x0.5,x1,x2,x4",
         note=NOTE,
     ),
     "gpu": Speedrun(

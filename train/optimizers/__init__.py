@@ -19,9 +19,10 @@ from train.optimizers.normuon import AdaMuon, NorMuon
 from train.optimizers.options import Optimizer, Split
 from train.optimizers.soap import SOAP, SOAPMuon
 from train.optimizers.spectral import SpectralAdam, SpectralSGD
-from train.optimizers.variants import Dion2, MuonClip, PolarGrad, Scion
+from train.optimizers.variants import NAMO, Dion2, MuonClip, PolarGrad, Scion
 
 __all__ = [
+    "NAMO",
     "OPTIMIZERS",
     "SGDM",
     "SOAP",
@@ -69,6 +70,7 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {
     "scion": Scion,
     "dion2": Dion2,
     "polargrad": PolarGrad,
+    "namo": NAMO,
     "soap": SOAP,
     "soap_muon": SOAPMuon,
 }

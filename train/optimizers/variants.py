@@ -1,12 +1,13 @@
-"""Other variants of Muon: MuonClip, Scion, Dion2 and PolarGrad."""
+"""Other variants of Muon: MuonClip, Scion, Dion2, PolarGrad and NAMO."""
 
 from dataclasses import dataclass
 from typing import ClassVar
 
-from mimuon_jax import dion2, muonclip, polargrad, scion
+from mimuon_jax import dion2, muonclip, namo, polargrad, scion
 from train.optimizers.options import (
     AdamDecay,
     AdamRate,
+    Epsilon,
     Gain,
     MatrixDecay,
     MatrixRate,
@@ -100,6 +101,29 @@ class PolarGrad(Optimizer):
     nesterov: Nesterov = False
     orthogonalizer: Orthogonalizer = "newton_schulz"
     gain: Gain = None
+    weight_decay: MatrixDecay = 0.1
+    auxiliary_learning_rate: AdamRate = None
+    auxiliary_weight_decay: AdamDecay = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class NAMO(Optimizer):
+    """Muon whose steps are shorter the less the gradients agree; Adam for everything else."""
+
+    function = staticmethod(namo)
+    learning_rate: MatrixRate = 0.02
+
+    beta2: float = 0.95
+    """Decay of the mean square of the norm of the gradients, in [0, 1)."""
+
+    eps: Epsilon = 1e-8
+
+    momentum: float = 0.95
+    """Decay of the average of gradients, in [0, 1)."""
+
+    nesterov: Nesterov = False
+    orthogonalizer: Orthogonalizer = "newton_schulz"
+    gain: Gain = "width"
     weight_decay: MatrixDecay = 0.1
     auxiliary_learning_rate: AdamRate = None
     auxiliary_weight_decay: AdamDecay = None
