@@ -21,7 +21,10 @@ def test_wheel_holds_the_library_alone(repository, tmp_path):
     command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "-d", str(tmp_path)]
     subprocess.run(command, cwd=repository, check=True)
     (wheel,) = tmp_path.glob("*.whl")
-    shipped = set(zipfile.ZipFile(wheel).namelist())
+    with zipfile.ZipFile(wheel) as archive:
+        shipped = set(archive.namelist())
+        about = archive.read(f"mimuon_jax-{mimuon_jax.__version__}.dist-info/METADATA").decode()
+    assert "\nProvides-Extra:" not in about  # of programs and tests, which it does not hold
     metadata = f"mimuon_jax-{mimuon_jax.__version__}.dist-info"
     sources = repository.joinpath("mimuon_jax").rglob("*.py")
     expected = {str(path.relative_to(repository)) for path in sources}

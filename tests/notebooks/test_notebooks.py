@@ -74,7 +74,9 @@ def test_outside_a_checkout_the_first_cell_says_what_to_do(path, installed, tmp_
 def test_in_a_checkout_the_first_cell_installs_it(path, installed, monkeypatch):
     monkeypatch.chdir(path.parent)
     exec(first_code_cell(path), {})
-    assert installed[-1] in ("..", "..[train]")
+    assert ".." in installed
+    if path.stem == "05_detector":  # with what training needs, by its name in pyproject.toml
+        assert any(package.startswith("scikit-learn") for package in installed)
     assert "mimuon-jax" not in installed
 
 
