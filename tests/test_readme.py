@@ -1,5 +1,6 @@
 """The README and the docs are true: Python blocks run, commands and links exist."""
 
+import csv
 import re
 from pathlib import Path
 
@@ -33,6 +34,21 @@ def test_the_first_screen_has_exactly_two_commands():
     (commands, *_) = [text for language, text in BLOCKS if language == "sh"]
     lines = [line.partition("#")[0].strip() for line in commands.splitlines()]
     assert [line for line in lines if line] == [TRAIN, TEST]
+
+
+def test_the_first_screen_says_what_its_numbers_say():
+    rows = list(csv.DictReader((REPOSITORY / "docs" / "first_screen.csv").open()))
+    losses = {name: {} for name in ("AdamW", "Muon", "MiMuon", "NorMuon")}
+    for row in rows:
+        losses[row["optimizer"]][int(row["step"])] = float(row["mean"])
+    goal = losses["AdamW"][200]
+    reached = {name: min(k for k, x in of.items() if x <= goal) for name, of in losses.items()}
+    assert reached == {"AdamW": 200, "Muon": 110, "MiMuon": 140, "NorMuon": 110}
+    text = " ".join(README.split())
+    assert "in 110 of 200 steps with Muon or NorMuon, and in 140 with MiMuon" in text
+    assert f"{losses['MiMuon'][200]:.2f} against {losses['Muon'][200]:.2f} nats per byte" in text
+    for number in re.findall(r"(2,381|15,854 MB|453 MB)", text):
+        assert text.count(number) == 2  # among the facts, and in the table that the picture shows
 
 
 def test_continuous_integration_starts_with_the_readme_command(repository):

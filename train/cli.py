@@ -5,6 +5,7 @@ import dataclasses
 import io
 import os
 import sys
+import textwrap
 from collections.abc import Sequence
 from importlib.metadata import version
 from platform import python_version
@@ -27,6 +28,7 @@ from train.errors import (
 from train.loop import run
 from train.optimizers import OPTIMIZERS
 from train.options import PROGRAM, parse_options
+from train.short_help import short_help
 
 #: What a command is followed by.
 OPERANDS = {
@@ -105,9 +107,12 @@ def parse(arguments: Sequence[str]) -> Config | None:
         f"--optimizer NAME chooses among {', '.join(OPTIMIZERS)}; the optimizer options below are "
         f"those of {chosen}."
     )
-    if {"-h", "--help"} & set(options):
-        print(preset.__doc__)  # by itself: tyro would join its lines
     program = f"{PROGRAM} {arguments[0]}"
+    if {"-h", "--help", "--help-all"} & set(options):
+        print(preset.__doc__)  # by itself: tyro would join its lines
+    if {"-h", "--help"} & set(options):
+        print(f"{textwrap.fill(description, 80)}\n\n{short_help(default, program)}")
+        return None
     config = parse_options(default, options, program=program, description=description)
     return None if config is None else config.completed(default)
 
@@ -183,7 +188,10 @@ def _overview() -> str:
     for title, known in (("presets", modules), ("commands", COMMANDS)):
         lines += ["", f"{title}:"]
         lines += [f"  {name:20} {_summary(about)}" for name, about in known.items()]
-    lines += ["", f"{PROGRAM} PRESET --help lists the options of a preset"]
+    lines += [
+        "",
+        f"{PROGRAM} PRESET --help shows the options of a preset, --help-all all about them",
+    ]
     return "\n".join(lines)
 
 

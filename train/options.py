@@ -27,7 +27,7 @@ def parse_options(
         default: a dataclass with default values, possibly nested; its fields are the options.
         options: the words of the command line.
         program: the words before them, for messages.
-        description: shown by `--help`.
+        description: shown by `--help` and `--help-all`, which are the same here.
 
     Returns:
         The dataclass with the given values, or None after printing help.
@@ -41,7 +41,7 @@ def parse_options(
             config, unknown = tyro.cli(
                 type(default),
                 default=default,
-                args=list(options),
+                args=["--help" if word == "--help-all" else word for word in options],
                 prog=program,
                 description=description,
                 return_unknown_args=True,
@@ -49,9 +49,9 @@ def parse_options(
     except SystemExit as end:
         if not end.code:
             return None
-        raise BadInput(f"{_message(box.getvalue())}; {program} --help lists all") from None
+        raise BadInput(f"{_message(box.getvalue())}; {program} --help-all lists all") from None
     if unknown:
-        raise BadInput(f"{_unknown_option(unknown[0], default)}; {program} --help lists all")
+        raise BadInput(f"{_unknown_option(unknown[0], default)}; {program} --help-all lists all")
     return _resolved(config)
 
 

@@ -126,7 +126,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(
 def test_help_lists_every_option_of_the_chosen_optimizer(
     name: str, capsys: pytest.CaptureFixture[str]
 ):
-    assert cli.main(["lm", "--optimizer", name, "--help"]) == 0
+    assert cli.main(["lm", "--optimizer", name, "--help-all"]) == 0
     shown = capsys.readouterr().out
     for field in dataclasses.fields(OPTIMIZERS[name]):
         assert f"--optimizer.{field.name.replace('_', '-')}" in shown
@@ -134,6 +134,23 @@ def test_help_lists_every_option_of_the_chosen_optimizer(
         assert option in shown
     assert "in steps" in shown
     assert "in tokens" in shown
+
+
+@pytest.mark.parametrize("preset", presets.names())
+def test_help_fits_three_screens(preset: str, capsys: pytest.CaptureFixture[str], monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert cli.main([preset, "--help"]) == 0
+    shown = capsys.readouterr().out
+    config = presets.load(preset).CONFIG
+    assert shown.count("\n") <= 3 * 30
+    for group in ("run", "data", "model", "optimizer"):
+        assert f"\n{group}:\n" in shown
+    for line in shown.partition("run:")[2].splitlines():
+        assert len(line) <= 80
+    for field in dataclasses.fields(config.optimizer):
+        assert f"--optimizer.{field.name.replace('_', '-')} " in shown
+    assert f"  --steps {config.steps} " in shown
+    assert "--help-all" in shown
 
 
 def test_the_overview_lists_every_preset(capsys: pytest.CaptureFixture[str]):
