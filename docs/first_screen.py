@@ -64,7 +64,7 @@ def costs(readme: str) -> dict[str, tuple[float, float]]:
 
 def draw(curves: Path, readme: Path, output: Path) -> None:
     """Draws the picture."""
-    rows = list(csv.DictReader(curves.open()))
+    rows = list(csv.DictReader(curves.read_text().splitlines()))
     figure, (losses, bars) = plt.subplots(1, 2, figsize=(11, 3.8), layout="constrained")
     for optimizer, style in STYLES.items():
         numbers = [

@@ -145,7 +145,7 @@ def test_help_fits_three_screens(preset: str, capsys: pytest.CaptureFixture[str]
     assert shown.count("\n") <= 3 * 30
     for group in ("run", "data", "model", "optimizer"):
         assert f"\n{group}:\n" in shown
-    for line in shown.partition("run:")[2].splitlines():
+    for line in shown.partition("\nrun:")[2].splitlines():
         assert len(line) <= 80
     for field in dataclasses.fields(config.optimizer):
         assert f"--optimizer.{field.name.replace('_', '-')} " in shown
