@@ -155,6 +155,31 @@ def scale_by_soap(
     return _in_basis(rule, ema(b1), b2, update_every, max_dim, sides, matrices, waits=True)
 
 
+def _moved(rule: _Rule, decay: Number, update_every: int, waits: bool) -> Callable[..., tuple]:
+    """One step of equal matrices, `(B, G, v, basis, count) -> (update, v, basis)`."""
+
+    @jax.jit  # outside jit every call of `lax.switch` would compile again
+    def moved(
+        b: Array, g: Array, v: Array, old: Kronecker, count: Array
+    ) -> tuple[Array, Array, Kronecker]:
+        scale = jnp.maximum(old.scale, jnp.max(jnp.abs(g), axis=(1, 2), keepdims=True))
+        unit = jnp.where(scale == 0, 1.0, scale)  # squares of g itself overflow above 1e19
+        forget, g, b = jnp.square(old.scale / unit), g / unit, b / unit
+        p, q = (rotated(x, old.left, old.right) for x in (b, g))
+        y, new = rule(p, q, forget * v, jnp.maximum(count, 1).astype(g.dtype), unit)
+        y = rotated(y, old.left, old.right, back=True)
+        if waits or old.left is not None or old.right is not None:
+            y, new = jnp.where(count == 0, b, y), jnp.where(count == 0, 0.0, new)
+        due = jnp.where(count == 0, 1, jnp.where(count % update_every == 0, 2, 0))
+        left, order = refreshed(old.left, product(g, g.mT), forget, decay, due)
+        new = new if order is None else jnp.take_along_axis(new, order[:, :, None], 1)
+        right, order = refreshed(old.right, product(g.mT, g), forget, decay, due)
+        new = new if order is None else jnp.take_along_axis(new, order[:, None, :], 2)
+        return y if waits else y * unit, new, Kronecker(scale, left, right)
+
+    return moved
+
+
 def _in_basis(
     rule: _Rule,
     momentum: optax.GradientTransformation,
@@ -177,24 +202,7 @@ def _in_basis(
         raise ValueError(f"sides={sides!r} is unknown; use {', '.join(map(repr, SIDES))}")
     estimate = optax.with_extra_args_support(momentum)
 
-    @jax.jit  # outside jit every call of `lax.switch` would compile again
-    def moved(
-        b: Array, g: Array, v: Array, old: Kronecker, count: Array
-    ) -> tuple[Array, Array, Kronecker]:
-        scale = jnp.maximum(old.scale, jnp.max(jnp.abs(g), axis=(1, 2), keepdims=True))
-        unit = jnp.where(scale == 0, 1.0, scale)  # squares of g itself overflow above 1e19
-        forget, g, b = jnp.square(old.scale / unit), g / unit, b / unit
-        p, q = (rotated(x, old.left, old.right) for x in (b, g))
-        y, new = rule(p, q, forget * v, jnp.maximum(count, 1).astype(g.dtype), unit)
-        y = rotated(y, old.left, old.right, back=True)
-        if waits or old.left is not None or old.right is not None:
-            y, new = jnp.where(count == 0, b, y), jnp.where(count == 0, 0.0, new)
-        due = jnp.where(count == 0, 1, jnp.where(count % update_every == 0, 2, 0))
-        left, order = refreshed(old.left, product(g, g.mT), forget, decay, due)
-        new = new if order is None else jnp.take_along_axis(new, order[:, :, None], 1)
-        right, order = refreshed(old.right, product(g.mT, g), forget, decay, due)
-        new = new if order is None else jnp.take_along_axis(new, order[:, None, :], 2)
-        return y if waits else y * unit, new, Kronecker(scale, left, right)
+    moved = _moved(rule, decay, update_every, waits)
 
     def init(params: Tree) -> State:
         leaves, treedef = jax.tree.flatten(params)

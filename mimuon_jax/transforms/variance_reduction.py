@@ -256,8 +256,7 @@ def _holds_mvr2(state: State) -> bool:
 
 
 def _kept(params: Tree, state: State) -> Tree:
-    """A copy of the parameters if an `mvr2` needs them, else nothing."""
-    # A copy: parameters and state may be donated together.
+    """The parameters if an `mvr2` needs them, copied since both may be donated; else nothing."""
     return jax.tree.map(jnp.copy, params) if _holds_mvr2(state) else ()
 
 
@@ -276,10 +275,8 @@ def _estimator(
         if not isinstance(gamma, Tracer) and gamma == 0:  # not `+ 0 * x`: exact, and inf stays inf
             corrected = gradient
         else:
-            weight = jnp.where(count == 0, 0.0, gamma * decay / (1 - decay))
-            corrected = jax.tree.map(
-                lambda g, p: mix(1 + weight, g, -weight, p, g), gradient, previous
-            )
+            c = jnp.where(count == 0, 0.0, gamma * decay / (1 - decay))
+            corrected = jax.tree.map(lambda g, p: mix(1 + c, g, -c, p, g), gradient, previous)
         if clip is not None:
             bounded = _clipped(corrected, clip, matrices)
             corrected = jax.tree.map(lambda c, b: jnp.where(count == 0, c, b), corrected, bounded)
