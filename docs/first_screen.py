@@ -28,9 +28,10 @@ COLUMNS = ("optimizer", "learning rate", "step", "mean", "deviation", "seeds")
 
 def read_runs(folder: Path, optimizer: str) -> list[tuple[object, ...]]:
     """Rows of `COLUMNS`: the held-out losses of the setting that was run with every seed."""
-    name = optimizer.lower()
-    settings = [path for path in folder.iterdir() if path.name.partition(",")[0] == name]
-    chosen = max(settings, key=lambda path: len(list(path.glob("seed-*"))))
+    with (folder / "results.csv").open() as file:
+        settings = {row["optimizer"]: row["setting"] for row in csv.DictReader(file)}
+    name, setting = optimizer.lower(), settings[optimizer.lower()]
+    chosen = folder / (name if "its own" in setting else f"{name},{setting}")
     losses = defaultdict(list)
     for path in sorted(chosen.glob("seed-*/metrics.jsonl")):
         for line in path.read_text().splitlines():
@@ -76,7 +77,7 @@ def draw(curves: Path, readme: Path, output: Path) -> None:
         losses.plot(steps, mean, style, label=f"{optimizer}, {mean[-1]:.2f} at the end")
         losses.fill_between(steps, mean - deviation, mean + deviation, color=style[:2], alpha=0.2)
     losses.set(xlabel="optimizer step", ylabel="held-out loss (nats per byte)", ylim=(None, 3.0))
-    losses.set_title("a decoder with 0.7M parameters, 3 seeds")
+    losses.set_title("a decoder with 0.13M parameters, 3 seeds")
     losses.legend()
     cost = costs(readme.read_text())
     places = np.arange(len(COSTS))

@@ -107,7 +107,7 @@ def test_a_notebook_runs(path: Path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # from the client and the kernel, not from the notebook
         NotebookClient(
-            made, timeout=900, resources={"metadata": {"path": str(path.parent)}}
+            made, timeout=3000, resources={"metadata": {"path": str(path.parent)}}
         ).execute()
     outputs = [output for cell in made.cells for output in cell.get("outputs", [])]
     assert any("image/png" in output.get("data", {}) for output in outputs)
