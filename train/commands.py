@@ -1,25 +1,19 @@
 """The commands besides training: `python -m train evaluate|sample|predict|export RUN_DIR`."""
 
 import dataclasses
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Literal, cast
 
-import jax
 import tyro
 from flax import nnx
-from jax import P
-from jax.sharding import Mesh, NamedSharding
-from jaxtyping import PRNGKeyArray
 from safetensors import SafetensorError
 
 from models.qwen3 import Qwen3, Qwen3Config, save
 from train import run_directory
-from train.average import first_average, like
-from train.checkpoint_folder import Best
-from train.checkpoints import Which, load_model
+from train.checkpoints import Which
+from train.classes import predict_classes
 from train.compare import compare
 from train.data.subwords import Subwords
 from train.data.tokenizer_files import tokenizer_files
@@ -27,12 +21,13 @@ from train.data.tokenizers import Bytes, Tokenizer, load_tokenizer
 from train.detection.predict import predict as predict_images
 from train.errors import BadInput, MachineError, one_line, require, shown
 from train.files import writing
-from train.mesh import Rules, check_batch_size, make_mesh, tree_shardings
+from train.mesh import check_batch_size, make_mesh
 from train.options import PROGRAM, parse_options, path_of
 from train.precision import products
-from train.task import Tree
+from train.tasks.classification import Classification
 from train.tasks.detection import Detection
 from train.tasks.language_model import LanguageModel, Sample, sample_text
+from train.trained import load_trained, model_layout, on_one_device
 
 Checkpoint = Annotated[
     Which, tyro.conf.arg(help="The checkpoint with the best evaluation, or the newest one.")
@@ -63,19 +58,25 @@ class SampleOptions(Sample):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictOptions:
-    """The detections to draw, the folder they go to, and the checkpoint that finds them."""
+class ClassesOptions:
+    """The folder that the classes go to, and the checkpoint that names them."""
 
     output: Path | None = None
-    """Folder for the drawn images and detections.jsonl (None: RUN_DIR/predict)."""
+    """Folder for what is found: the drawn images and detections.jsonl of a detector, classes.jsonl
+    of a classifier (None: RUN_DIR/predict)."""
+
+    checkpoint: Checkpoint = "best"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictOptions(ClassesOptions):
+    """The detections to draw, the folder they go to, and the checkpoint that finds them."""
 
     confidence: float = 0.25
     """Detections with a lower score are left out; 0 .. 1."""
 
     head: Literal["one_to_one", "one_to_many"] = "one_to_one"
     """The one-to-one head, or the one-to-many head with non-maximum suppression."""
-
-    checkpoint: Checkpoint = "best"
 
     def __post_init__(self) -> None:
         require(0 <= self.confidence <= 1, f"confidence={self.confidence} must be in 0 .. 1")
@@ -118,9 +119,9 @@ def evaluate(arguments: Sequence[str]) -> None:
     check_batch_size(config.batch_size, mesh)
     task = config.task(mesh)
     averaged = task.average is not None or config.optimizer.lookahead > 0
-    step, *model = _load(
+    step, *model = load_trained(
         directory,
-        _layout(task.init, task.sharding_rules, mesh, averaged=averaged),
+        model_layout(task.init, task.sharding_rules, mesh, averaged=averaged),
         which=options.checkpoint,
         best=task.best,
     )
@@ -149,49 +150,69 @@ def sample(arguments: Sequence[str]) -> None:
     if options is None:
         return
     graph, init = config.architecture()
-    one = make_mesh("data=1", devices=jax.local_devices()[:1])
-    layout = _layout(init, [(".*", P())], one, averaged=config.optimizer.lookahead > 0)
-    _, *model = _load(directory, layout, which=options.checkpoint, best=("loss", "min"))
+    layout = on_one_device(init, averaged=config.optimizer.lookahead > 0)
+    _, *model = load_trained(directory, layout, which=options.checkpoint, best=("loss", "min"))
     with products(config.precision):
         text = sample_text(nnx.merge(graph, *model), _tokenizer(config), options, seed=options.seed)
     print(shown(text))
 
 
 def predict(arguments: Sequence[str]) -> None:
-    """Draws what a run's detector finds in an image or in all images of a folder."""
+    """Applies a run's detector or classifier to an image or to all images of a folder.
+
+    A detector draws what it finds, a classifier names the likeliest classes.
+    """
     directory, words = _run_directory("predict", arguments)
     given = bool(words) and not words[0].startswith("-")
     if not {"-h", "--help"} & set(words):
         require(given, f"name an image or a folder: {PROGRAM} predict {directory} PATH [options]")
     config = run_directory.read_config(directory)
-    if not isinstance(config, Detection):
-        raise BadInput(
-            f"{directory} is a run of {type(config).__name__}, which does not detect objects"
-        )
+    if not isinstance(config, Detection | Classification):
+        raise BadInput(f"{directory} is a run of {type(config).__name__}, which takes no images")
     options = parse_options(
-        PredictOptions(),
+        PredictOptions() if isinstance(config, Detection) else ClassesOptions(),
         words[given:],
         program=f"{PROGRAM} predict {directory} PATH",
         description=one_line(predict.__doc__),
     )
     if options is None:
         return
+    place, output = path_of(words[0]), options.output or directory / "predict"
+    with products(config.precision), writing(output):
+        if isinstance(config, Classification):
+            _classify(config, directory, place, output, options)
+        elif isinstance(options, PredictOptions):
+            _detect(config, directory, place, output, options)
+
+
+def _classify(
+    config: Classification, directory: Path, place: Path, output: Path, options: ClassesOptions
+) -> None:
+    """Names the classes of images."""
+    images = config.images(directory)
+    graph, init = config.architecture()
+    layout = on_one_device(init, averaged=config.optimizer.lookahead > 0)
+    _, *model = load_trained(directory, layout, which=options.checkpoint, best=("loss", "min"))
+    classify = config.classifier(nnx.merge(graph, *model), images)
+    predict_classes(classify, place, output, names=images.names, shape=images.shape)
+
+
+def _detect(
+    config: Detection, directory: Path, place: Path, output: Path, options: PredictOptions
+) -> None:
+    """Draws what a detector finds in images."""
     names = config.names(directory)
     graph, init = config.model.functions(len(names))
-    layout = _layout(
-        init, [(".*", P())], make_mesh("data=1", devices=jax.local_devices()[:1]), averaged=True
+    layout = on_one_device(init, averaged=True)
+    _, *model = load_trained(directory, layout, which=options.checkpoint, best=("fitness", "max"))
+    predict_images(
+        config.finder(nnx.merge(graph, *model), options.head),
+        place,
+        output,
+        names=names,
+        side=config.data.size,
+        confidence=options.confidence,
     )
-    _, *model = _load(directory, layout, which=options.checkpoint, best=("fitness", "max"))
-    output = options.output or directory / "predict"
-    with products(config.precision), writing(output):
-        predict_images(
-            config.finder(nnx.merge(graph, *model), options.head),
-            path_of(words[0]),
-            output,
-            names=names,
-            side=config.data.size,
-            confidence=options.confidence,
-        )
 
 
 def export(arguments: Sequence[str]) -> None:
@@ -214,9 +235,8 @@ def export(arguments: Sequence[str]) -> None:
     folder = path_of(words[0])
     require(not folder.exists(), f"{folder} exists; name a folder that does not, or remove it")
     graph, init = config.architecture()
-    one = make_mesh("data=1", devices=jax.local_devices()[:1])
-    layout = _layout(init, [(".*", P())], one, averaged=config.optimizer.lookahead > 0)
-    step, *model = _load(directory, layout, which=options.checkpoint, best=("loss", "min"))
+    layout = on_one_device(init, averaged=config.optimizer.lookahead > 0)
+    step, *model = load_trained(directory, layout, which=options.checkpoint, best=("loss", "min"))
     tokenizer = _tokenizer(config)
     files = tokenizer_files(tokenizer) if isinstance(tokenizer, Subwords) else {}
     try:
@@ -256,44 +276,3 @@ def _tokenizer(config: LanguageModel) -> Tokenizer:
     """The tokenizer that a run was trained with."""
     path = config.data.tokenizer
     return Bytes() if path == "bytes" else load_tokenizer(Path(path))
-
-
-def _layout(
-    init: Callable[[PRNGKeyArray], tuple[Tree, Tree]],
-    rules: Rules,
-    mesh: Mesh,
-    *,
-    averaged: bool = False,
-) -> dict[str, Any]:
-    """Shapes and shardings of the model in a checkpoint."""
-    model = jax.eval_shape(init, jax.random.key(0))
-    everywhere = NamedSharding(mesh, P())
-    layouts = (
-        tree_shardings(model[0], rules, mesh),
-        jax.tree.map(lambda _: everywhere, model[1]),
-    )
-
-    def laid_out(tree: Tree) -> Tree:
-        return jax.tree.map(
-            lambda x, layout: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout), tree, layouts
-        )
-
-    params, model_state = laid_out(model)
-    average = laid_out(jax.eval_shape(first_average, model)) if averaged else None
-    return {"params": params, "model_state": model_state, "average": average}
-
-
-def _load(
-    directory: Path, layout: dict[str, Any], *, which: Which, best: Best
-) -> tuple[int, Tree, Tree]:
-    """A checkpoint's step, and the `params` and `model_state` to evaluate it with."""
-    step, model = load_model(
-        run_directory.files(directory).checkpoints,
-        layout,
-        which=which,
-        best=best,
-        warn=lambda text: print(f"warning: {text}", file=sys.stderr),
-    )
-    newest = model["params"], model["model_state"]
-    params, model_state = newest if model["average"] is None else like(model["average"], newest)
-    return step, params, model_state

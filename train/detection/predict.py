@@ -44,7 +44,7 @@ def predict(
     Raises:
         BadInput: no such file or folder, or no images that can be read.
     """
-    images = _images(place)
+    images = images_at(place)
     trouble: list[Trouble] = []
     lines: list[str] = []
     output.mkdir(parents=True, exist_ok=True)
@@ -71,8 +71,12 @@ def predict(
     print(f"{len(lines)} images drawn in {output}")
 
 
-def _images(place: Path) -> Listing[Path]:
-    """The image, or the images of the folder sorted by name."""
+def images_at(place: Path) -> Listing[Path]:
+    """The image, or the images of the folder sorted by name.
+
+    Raises:
+        BadInput: there are none.
+    """
     known = place.is_file() or place.is_dir()
     require(known, f"{place} is neither an image nor a folder of images")
     if place.is_file():

@@ -1,10 +1,11 @@
 """Image classification: a residual network on CIFAR-10, or on handwritten digits."""
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int32, PRNGKeyArray
 
 from models.classifier import ResNet, ResNetConfig, matrix_dimension_numbers, small
+from train.classes import Classify
 from train.config import Config
 from train.data.labelled import ImageData, LabelledImages, read_images, training_batches
 from train.errors import require
@@ -27,7 +29,18 @@ from train.task import Task, Tree, split_batch
 # Data parallel: weights are replicated, gradients are summed.
 SHARDING_RULES = [(".*", P())]
 
+IMAGES_FILE = "images.json"  # in the run directory
+
 Batch = tuple[Array, Int32[Array, "B"]]  # uint8 [B, H, W, C], labels
+
+
+class Images(NamedTuple):
+    """Names of the classes, and shape, mean and deviation of the training images."""
+
+    names: tuple[str, ...]
+    shape: tuple[int, int, int]  # height, width, channels
+    mean: tuple[float, ...]  # per channel, 0 .. 255
+    deviation: tuple[float, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +71,28 @@ class Classification(Config):
 
         return graph, init
 
+    def images(self, directory: Path) -> Images:
+        """What the run in a directory knows of its images.
+
+        Raises:
+            BadInput: the file is missing, since an earlier release trained the run.
+        """
+        path = directory / IMAGES_FILE
+        require(path.is_file(), f"{path} is missing; the same training command writes it again")
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        return Images(*(tuple(stored[name]) for name in Images._fields))
+
+    def classifier(self, model: ResNet, images: Images) -> Classify:
+        """A function from an image to the probabilities of its classes."""
+        graph, state = nnx.split(model)
+        standardized = _standardization(images)
+
+        @jax.jit
+        def probabilities(state: Tree, pixels: Array) -> Float[Array, "1 K"]:
+            return jax.nn.softmax(nnx.merge(graph, state)(standardized(pixels), training=False))
+
+        return lambda image: np.asarray(probabilities(state, jnp.asarray(image[None])))[0]
+
     def task(self, mesh: Mesh) -> Task:
         """Reads the images and builds the model's functions."""
         training, held_out = read_images(self.data)
@@ -68,7 +103,8 @@ class Classification(Config):
                 value == found, f"model.{name}={value} must be {found}: the images have {found}"
             )
         graph, init = self.architecture()
-        standardized = _standardization(training)
+        known = _known(training)
+        standardized = _standardization(known)
 
         def loss(
             params: Tree, model_state: Tree, batch: Batch, key: PRNGKeyArray, step: Array
@@ -109,6 +145,7 @@ class Classification(Config):
             unit="images",
             loss_unit="nats/image",
             data=training.fingerprint() | {"held_out": len(held_out.labels)},
+            files={IMAGES_FILE: json.dumps(known._asdict()) + "\n"},
         )
 
 
@@ -117,11 +154,20 @@ def _correct(logits: Float[Array, "B K"], labels: Int32[Array, "B"]) -> Float[Ar
     return (logits.argmax(-1) == labels).astype(jnp.float32)
 
 
-def _standardization(training: LabelledImages) -> Callable[[Array], Float[Array, "B H W C"]]:
-    """Subtracts the mean of the training images and divides by their deviation, per channel."""
+def _known(training: LabelledImages) -> Images:
+    """What a classifier has to know of its training images."""
     pixels = training.images.reshape(-1, training.images.shape[-1])
     mean = pixels.mean(0, dtype=np.float64)
     deviation = np.maximum(pixels.std(0, dtype=np.float64), 1e-3)
+    height, width, channels = training.images.shape[1:]
+    return Images(
+        training.names, (height, width, channels), tuple(mean.tolist()), tuple(deviation.tolist())
+    )
+
+
+def _standardization(images: Images) -> Callable[[Array], Float[Array, "B H W C"]]:
+    """Subtracts the mean of the training images and divides by their deviation, per channel."""
+    mean, deviation = np.asarray(images.mean), np.asarray(images.deviation)
     shift, scale = (jnp.asarray(x, jnp.float32)[None, None, None] for x in (mean, 1 / deviation))
     return lambda images: (images.astype(jnp.float32) - shift) * scale
 

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 from PIL import Image
 
 from models.classifier import ResNetConfig
@@ -21,7 +22,14 @@ from train.mesh import make_mesh
 from train.metrics import read_metrics
 from train.optimizers import MuonMVR1
 from train.task import split_batch
-from train.tasks.classification import Classification, _draw
+from train.tasks.classification import (
+    Classification,
+    _draw,
+    _evaluation,
+    _known,
+    _standardization,
+)
+from train.trained import load_trained, on_one_device
 
 pytestmark = pytest.mark.standard_promotion
 
@@ -180,3 +188,54 @@ def test_the_preset_learns(tmp_path: Path):
     result = run(dataclasses.replace(preset, run_dir=tmp_path / "run", mesh="data=1"), quiet=True)
     accuracy = numbers(result.run_dir)[-1]["accuracy"]
     assert accuracy > 0.95
+
+
+@pytest.mark.slow
+def test_a_trained_classifier_names_the_classes_of_images(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    run_dir, images = tmp_path / "run", tmp_path / "images"
+    run(config(run_dir), quiet=True)
+    _, held_out = digits()
+    images.mkdir()
+    for i in range(3):
+        Image.fromarray(held_out.images[i, ..., 0]).save(images / f"{i}.png")
+    Image.new("L", (9, 8)).save(images / "wide.png")
+    (images / "broken.png").write_bytes(b"no image")
+    capsys.readouterr()
+    assert cli.main(["predict", str(run_dir), str(images), "--checkpoint", "newest"]) == 0
+    shown, warnings = capsys.readouterr()
+    lines = (run_dir / "predict" / "classes.jsonl").read_text().splitlines()
+    found = [json.loads(line) for line in lines]
+    assert [line["image"] for line in found] == ["0.png", "1.png", "2.png"]
+    for line, said in zip(found, shown.splitlines(), strict=True):
+        assert list(line["classes"]) == list(held_out.names)
+        assert sum(line["classes"].values()) == pytest.approx(1, abs=1e-5)
+        best, share = max(line["classes"].items(), key=lambda item: item[1])
+        assert said.startswith(f"{line['image']}: {best} {share:.1%}, ")
+    assert "image that does not have 8 x 8 pixels, skipped: 1 (wide.png: 9 x 8)" in warnings
+    assert "broken image, skipped: 1 (broken.png: " in warnings
+
+    # The probabilities are those that the evaluation of these images sees.
+    step, *model = load_trained(
+        run_dir,
+        on_one_device(config(run_dir).architecture()[1]),
+        which="newest",
+        best=("loss", "min"),
+    )
+    assert step == 4
+    few = held_out.first(3)
+    losses = [
+        -np.log(line["classes"][few.names[k]]) for line, k in zip(found, few.labels, strict=True)
+    ]
+    evaluate = _evaluation(
+        lambda p, m, x: nnx.merge(config(run_dir).architecture()[0], p, m)(
+            _standardization(_known(digits()[0]))(x), training=False
+        ),
+        few, 3, make_mesh("data=1"),
+    )  # fmt: skip
+    assert evaluate(*model)["loss"] == pytest.approx(np.mean(losses), rel=1e-4)
+
+    (run_dir / "images.json").unlink()
+    assert cli.main(["predict", str(run_dir), str(images)]) == 2
+    assert "images.json is missing" in capsys.readouterr().err
