@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from mimuon_jax.transforms.wrappers import LookaheadState
+from mimuon_jax.transforms.wrappers import LookaheadState, OuterState
 
 Tree = Any  # a pytree of arrays
 
@@ -43,13 +43,23 @@ def next_average(average: Tree, tree: Tree, decay: Float[Array, ""]) -> Tree:
 
 def looks_ahead(opt_state: optax.OptState) -> bool:
     """Whether an optimizer leaves its parameters where they are not to be evaluated."""
-    is_one = lambda x: isinstance(x, LookaheadState)  # noqa: E731
-    return any(map(is_one, jax.tree.leaves(opt_state, is_leaf=is_one)))
+    return _holds(opt_state, LookaheadState)
+
+
+def follows_steps(opt_state: optax.OptState) -> bool:
+    """Whether an optimizer keeps account of the steps, which then must be taken as they are."""
+    return _holds(opt_state, LookaheadState, OuterState)
 
 
 def like(average: Tree, tree: Tree) -> Tree:
     """The average, in the dtypes of the model it averages."""
     return jax.tree.map(lambda mean, x: mean.astype(x.dtype), average, tree)
+
+
+def _holds(opt_state: optax.OptState, *kinds: type) -> bool:
+    """Whether there is a state of one of these kinds within a state."""
+    is_one = lambda x: isinstance(x, kinds)  # noqa: E731
+    return any(map(is_one, jax.tree.leaves(opt_state, is_leaf=is_one)))
 
 
 def _wide(x: Array) -> Any:

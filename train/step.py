@@ -12,7 +12,7 @@ from jaxtyping import Array, Int32, PRNGKeyArray
 
 from mimuon_jax import evaluation_params
 from mimuon_jax.diagnostics import gate_decisions, gate_rate, has_gate
-from train.average import first_average, like, looks_ahead, next_average
+from train.average import first_average, follows_steps, like, looks_ahead, next_average
 from train.errors import require
 from train.gradients import BatchGradient, batch_gradient
 from train.mesh import following_shardings, on_automatic_axes, tree_shardings
@@ -65,9 +65,9 @@ def abstract_state(task: Task, optimizer: optax.GradientTransformation, mesh: Me
     if task.average is not None or looks_ahead(opt_state):
         average = jax.eval_shape(first_average, (params, model_state))
     require(
-        not (looks_ahead(opt_state) and task.rate_factors),
-        "optimizer.lookahead does not fit this task, whose parameters have learning rates of their "
-        "own; use optimizer.lookahead=0",
+        not (follows_steps(opt_state) and task.rate_factors),
+        "optimizer.lookahead and optimizer.outer_every do not fit this task, whose parameters have "
+        "learning rates of their own; leave both out",
     )
     count: Any = jax.ShapeDtypeStruct((), jnp.int32)
     shapes = State(count, count, params, model_state, opt_state, average)
