@@ -97,7 +97,8 @@ def _open(folder: Path, stack: contextlib.ExitStack) -> dict[str, Any]:
         )
     missing = [file for file in files if not (folder / file).is_file()]
     if missing:
-        raise ValueError(f"{folder} lacks the files {', '.join(missing)}")
+        source = "" if files == [SINGLE] else f", which {INDEX} lists"
+        raise ValueError(f"{folder} lacks {', '.join(missing)}{source}")
     tensors = {}
     for file in files:
         try:
