@@ -23,8 +23,8 @@ from tests import spectra
 SIZES, AXES = (4, 2), ("x", "y")
 
 
-def place(x, spec):
-    mesh = jax.make_mesh(SIZES, AXES, axis_types=(AxisType.Explicit,) * 2)
+def place(x, spec, kind=AxisType.Explicit):
+    mesh = jax.make_mesh(SIZES, AXES, axis_types=(kind,) * 2)
     return jax.device_put(x, NamedSharding(mesh, spec))
 
 
@@ -49,17 +49,36 @@ def same(x):
     ],
 )
 def test_entries_keep_eleven_bits_at_every_scale(shape, spec, wanted):
-    random = np.random.default_rng(0)
-    scales = np.array([1e-37, 1e-12, 1.0, 1e20, 3e37])[:, None, None]
-    x = (random.standard_normal(shape) * scales).astype(np.float32)
-    x[2] *= 10.0 ** random.integers(-12, 1, shape[1:])
-    x[0, 0] = x[1] = 0  # a row, and a matrix
+    x = at_every_scale(shape)
     run, placed = through_the_wire(same), place(x, spec)
     text = run.lower(placed).compile().as_text() or ""
     done = work(text)
     assert sorted(done.collectives.elements()) == wanted
     assert set(done.carried) == {"u16"}
-    y = np.asarray(run(placed))
+    assert_eleven_bits(np.asarray(run(placed)), x)
+
+
+@pytest.mark.parametrize("spec", [P(None, "x", "y"), P(None, ("y", "x"))])
+def test_so_they_do_where_only_xla_knows_the_layout(spec):
+    x = at_every_scale((5, 16, 24))
+    run, placed = through_the_wire(same), place(x, spec, AxisType.Auto)
+    done = work(run.lower(placed).compile().as_text() or "")
+    assert done.collectives["all-to-all"] == 4  # along each mesh axis, there and back
+    scales = 5 + 2 * 8  # one per matrix, to all devices, and one per slot back, along each axis
+    assert sum(done.carried.values()) - done.carried["u16"] <= 4 * scales
+    assert_eleven_bits(np.asarray(run(placed)), x)
+
+
+def at_every_scale(shape):
+    random = np.random.default_rng(0)
+    scales = np.array([1e-37, 1e-12, 1.0, 1e20, 3e37])[:, None, None]
+    x = (random.standard_normal(shape) * scales).astype(np.float32)
+    x[2] *= 10.0 ** random.integers(-12, 1, shape[1:])
+    x[0, 0] = x[1] = 0  # a row, and a matrix
+    return x
+
+
+def assert_eleven_bits(y, x):
     largest = np.abs(x).max(axis=(1, 2), keepdims=True)
     # Numbers that are subnormal in float32 may arrive as zero.
     bound = np.maximum(2.0**-11 * np.abs(x), 2.0**-24 * largest) + np.finfo(np.float32).tiny
@@ -77,10 +96,17 @@ def test_non_finite_entries_arrive():
     assert np.isfinite(y).sum() >= 16 * 24 // 2  # of other shards
 
 
-@pytest.mark.parametrize(("dtype", "short"), [("float32", ("cpu",)), ("bfloat16", ())])
-def test_what_travels_as_bits_has_a_gradient(dtype, short):
+@pytest.mark.parametrize(
+    ("dtype", "short", "kind"),
+    [
+        ("float32", ("cpu",), AxisType.Explicit),
+        ("float32", ("cpu",), AxisType.Auto),
+        ("bfloat16", (), AxisType.Explicit),
+    ],
+)
+def test_what_travels_as_bits_has_a_gradient(dtype, short, kind):
     x = np.random.default_rng(0).standard_normal((3, 16, 24))
-    placed = place(jnp.asarray(x, dtype), P(None, "x", "y"))
+    placed = place(jnp.asarray(x, dtype), P(None, "x", "y"), kind)
     run = through_the_wire(lambda x: x * x, short)
     gradient = jax.jit(jax.grad(lambda x: jnp.sum(run(x).astype(jnp.float32))))(placed)
     np.testing.assert_allclose(np.asarray(gradient, np.float32), 2 * x, rtol=2**-7)

@@ -153,6 +153,7 @@ def _on_mesh(
             Devices(mesh, inner),
             equivariant=equivariant,
             ensembles=depth > 0,
+            short=short,
         )
 
     if not outer:

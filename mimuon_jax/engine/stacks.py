@@ -19,6 +19,7 @@ from mimuon_jax.engine.assembly import concatenate, pad
 from mimuon_jax.engine.axes import axes_of
 from mimuon_jax.engine.exchange import Run, runs_of
 from mimuon_jax.engine.plan import Batch, Layout, Shards, local_shape, plan
+from mimuon_jax.engine.wire import by_xla
 from mimuon_jax.types import MuonDimensionNumbers
 
 
@@ -65,6 +66,7 @@ def through_stacks(
     *,
     equivariant: bool,
     ensembles: bool,
+    short: frozenset[str],
 ) -> list[Array]:
     """Applies a function to the matrices of all arrays, spread over all devices.
 
@@ -76,6 +78,7 @@ def through_stacks(
       devices: those of the mesh.
       equivariant: as in `map_matrices`.
       ensembles: whether the first batch axis of every array is one of models.
+      short: the platforms on which float32 matrices travel in 16 bits.
 
     Returns:
       The results, sharded like the arrays.
@@ -100,7 +103,7 @@ def through_stacks(
         else:
             layout = Layout(shards, math.prod(batch), tuple(devices.sizes), dtype)
             layouts.update(dict.fromkeys(members, layout))
-    stacks += _of_batches(layouts, xs, flags, devices, equivariant)
+    stacks += _of_batches(layouts, xs, flags, devices, equivariant, short)
     pieces: list[list[tuple[int, Array]]] = [[] for _ in xs]
     for stack, y in zip(stacks, apply(stacks), strict=True):
         for i, start, piece in stack.undo(y):
@@ -159,6 +162,7 @@ def _of_batches(
     flags: Sequence[Array],
     devices: Devices,
     equivariant: bool,
+    short: frozenset[str],
 ) -> Iterator[Stack]:
     """One stack per batch of the plan that divides all matrices among the devices."""
     members = list(layouts)
@@ -170,7 +174,7 @@ def _of_batches(
         for batch in exchange.batches:
             runs = [run._replace(array=members[run.array]) for run in runs_of(batch)]
             active = [flags[r.array].reshape(-1)[r.start : r.stop] for r in runs] if flags else []
-            yield _of_batch(batch, runs, layouts, matrices, active, devices)
+            yield _of_batch(batch, runs, layouts, matrices, active, devices, short)
 
 
 def _of_batch(
@@ -180,6 +184,7 @@ def _of_batch(
     matrices: Mapping[int, Array],
     flags: Sequence[Array],
     devices: Devices,
+    short: frozenset[str],
 ) -> Stack:
     """The matrices of a batch as ``[slots, owners, m, n]``; ``flags``: none, or one per run."""
     kinds = itertools.groupby(runs, lambda run: layouts[run.array].shards)
@@ -187,15 +192,17 @@ def _of_batch(
     parts = [concatenate([matrices[r.array][r.start : r.stop] for r in own]) for own, _ in groups]
     parts = [devices.move(x, 0, [0]) for x in parts]
     placed = [
-        _placed(x, own[0], shards, batch, devices)
+        by_xla(*_for_entries(_placed, own[0], shards, batch, devices), x, 1, short)
         for x, (own, shards) in zip(parts, groups, strict=True)
     ]
 
     def undo(y: Array) -> Iterator[tuple[int, int, Array]]:
         for x, (own, shards) in zip(parts, groups, strict=True):
-            results = _taken(y, len(x), own[0], shards, devices)
+            first, last = _slots(own[0], len(x), y.shape[1])
+            take = _for_entries(_taken, own[0], shards, batch, devices)
+            results = by_xla(*take, y[first:last], 2, short)
             for run in own:
-                place = run.first - own[0].first
+                place = run.first - first * y.shape[1]
                 yield run.array, run.start, results[place : place + run.stop - run.start]
 
     slots, owners = placed[0].shape[:2]
@@ -209,10 +216,26 @@ def _of_batch(
     )
 
 
+def _for_entries(
+    function: Callable, run: Run, shards: Shards, batch: Batch, devices: Devices
+) -> tuple[Callable[[Array], Array], Callable[[Array], Array]]:
+    """`_placed` or `_taken` for matrices of a batch, and for one entry of each."""
+    one = shards._replace(shape=(1,) * len(shards.shape))
+    return (
+        lambda x: function(x, run, shards, batch, devices),
+        lambda x: function(x, run, one, batch._replace(shape=(1, 1)), devices),
+    )
+
+
+def _slots(run: Run, count: int, owners: int) -> tuple[int, int]:
+    """The slots of ``count`` matrices from ``run`` on: the first, and the one after the last."""
+    return run.first // owners, -(-(run.first + count) // owners)
+
+
 def _placed(x: Array, run: Run, shards: Shards, batch: Batch, devices: Devices) -> Array:
     """Matrices of one kind at their places, from ``run`` on, in ``[slots, owners, m, n]``."""
     owners = math.prod(devices.sizes.values())
-    first, last = run.first // owners, -(-(run.first + len(x)) // owners)
+    first, last = _slots(run, len(x), owners)
     before = run.first - first * owners
     after = (last - first) * owners - before - len(x)
     x = jnp.pad(x, [(before, after), *[(0, 0)] * (x.ndim - 1)])
@@ -224,13 +247,13 @@ def _placed(x: Array, run: Run, shards: Shards, batch: Batch, devices: Devices) 
     return jnp.pad(x, [(first, batch.slots - last), *[(0, 0)] * 3])
 
 
-def _taken(y: Array, count: int, run: Run, shards: Shards, devices: Devices) -> Array:
-    """Undoes `_placed` for ``count`` matrices."""
-    owners = y.shape[1]
-    first, last = run.first // owners, -(-(run.first + count) // owners)
+def _taken(y: Array, run: Run, shards: Shards, batch: Batch, devices: Devices) -> Array:
+    """Undoes `_placed` for the slots that hold these matrices, with what else is in them."""
+    del batch
     m, n = local_shape(shards)
-    y = y[first:last]
+    every = len(devices.sizes)
+    y = devices.move(y, 1, [every])  # what is computed from y moves, not y
     y = y[..., :n, :m].mT if run.transposed else y[..., :m, :n]
-    y = y.reshape(last - first, owners, *shards.shape)
-    y = devices.move(y, 1, range(len(devices.sizes) - 1, -1, -1))
-    return y.reshape(-1, *shards.shape)[run.first - first * owners :][:count]
+    y = y.reshape(*y.shape[:2], *shards.shape)
+    y = devices.move(y, 1, range(every - 1, -1, -1))
+    return y.reshape(-1, *shards.shape)

@@ -50,6 +50,44 @@ def all_gather(x: Array, axes: tuple[str, ...]) -> Array:
     return lax.all_gather(x, axes)
 
 
+def by_xla(
+    move: Callable[[Array], Array],
+    move_scales: Callable[[Array], Array],
+    x: Array,
+    batch: int,
+    short: frozenset[str],
+) -> Array:
+    """Moves matrices by sharding constraints, from which XLA makes the collectives.
+
+    Args:
+      move: ``[*batch, ...] -> [*others, ...]``, in any dtype.
+      move_scales: the same for one entry per matrix, ``[*batch, 1, ...] -> [*others, 1, ...]``.
+      x: the matrices.
+      batch: number of its batch axes.
+      short: the platforms on which float32 travels as float16, one scale per matrix. The scales are
+        maxima over all shards, and travel alone: two small collectives.
+
+    Returns:
+      ``move(x)``, on the platforms ``short`` rounded as in `_in_16_bits`.
+    """
+    if not short or x.dtype != jnp.float32:
+        return move(x)
+
+    def rounded(x: Array) -> Array:
+        exponents = _exponents(x, batch, keepdims=True)
+        halves = (x * _power_of_two(254 - exponents)).astype(jnp.float16)
+        words = move(lax.bitcast_convert_type(halves, jnp.uint16))
+        y = lax.bitcast_convert_type(words, jnp.float16).astype(jnp.float32)
+        return y * _power_of_two(move_scales(exponents))
+
+    @jax.custom_jvp
+    def moved(x: Array) -> Array:
+        return lax.platform_dependent(x, **dict.fromkeys(sorted(short), rounded), default=move)
+
+    moved.defjvp(lambda primals, tangents: (moved(*primals), move(*tangents)))
+    return moved(x)
+
+
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2, 3))
 def _moved(
     collective: Collective,
@@ -118,9 +156,9 @@ def _in_16_bits(
     Where ``s`` is the largest magnitude of a block, entries from ``s / 2^14`` on keep 11 bits, and
     smaller ones are wrong by at most ``s / 2^25``. Non-finite entries stay so.
     """
-    exponents = [_exponents(x) for x in blocks]
+    exponents = [_exponents(x, 2) for x in blocks]
     halves = [
-        (x * _power_of_two(254 - e, rank)).astype(jnp.float16)
+        (x * _power_of_two(_with_axes(254 - e, rank))).astype(jnp.float16)
         for x, e in zip(blocks, exponents, strict=True)
     ]
     words = [lax.bitcast_convert_type(x, jnp.uint16) for x in halves]
@@ -133,22 +171,26 @@ def _in_16_bits(
     ends = list(itertools.accumulate(e.shape[1] for e in exponents))
     halves = [lax.bitcast_convert_type(x, jnp.float16) for x in words]
     return [
-        x.astype(jnp.float32) * _power_of_two(e, rank)
+        x.astype(jnp.float32) * _power_of_two(_with_axes(e, rank))
         for x, e in zip(halves, jnp.split(header, ends[:-1], axis=-1), strict=True)
     ]
 
 
-def _exponents(x: Array) -> Array:
-    """Those of the largest magnitudes in ``[a, b, ...]``, as float32 stores them: ``[a, b]``.
+def _exponents(x: Array, batch: int, *, keepdims: bool = False) -> Array:
+    """Those of the largest magnitudes behind some batch axes, as float32 stores them: uint32.
 
     Without those whose powers of two, or the inverses of these, are not normal: 0 (zero and
     subnormal numbers), 254 and 255 (not finite).
     """
-    largest = jnp.max(jnp.abs(x), tuple(range(2, x.ndim)))
+    largest = jnp.max(jnp.abs(x), tuple(range(batch, x.ndim)), keepdims=keepdims)
     return jnp.clip(lax.bitcast_convert_type(largest, jnp.uint32) >> 23, 1, 253)
 
 
-def _power_of_two(exponents: Array, rank: int) -> Array:
-    """Of stored exponents ``e``, the float32 numbers ``2^(e - 127)``, with ``rank`` more axes."""
-    powers = lax.bitcast_convert_type(exponents << 23, jnp.float32)
-    return powers.reshape(*powers.shape, *[1] * rank)
+def _power_of_two(exponents: Array) -> Array:
+    """Of stored exponents ``e``, the float32 numbers ``2^(e - 127)``."""
+    return lax.bitcast_convert_type(exponents << 23, jnp.float32)
+
+
+def _with_axes(x: Array, rank: int) -> Array:
+    """The same entries with more axes at the end."""
+    return x.reshape(*x.shape, *[1] * rank)
