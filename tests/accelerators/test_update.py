@@ -116,9 +116,8 @@ def test_an_update_on_one_device_and_on_256(target, axes, exchanges):
     assert done.collectives == ({"all-to-all": exchanges} if exchanges else {})
     assert set(done.carried) == ({"u16"} if exchanges else set())
     local = 2 * sum(map(math.prod, shapes.values())) / len(chips)  # bytes in 16 bits
-    assert (
-        done.received <= 1.1 * exchanges * local
-    )  # a shard is 1 x 1024; its power of two, 1 x 256
+    # A shard is 1 x 1024, and its power of two 1 x 256.
+    assert done.received <= 1.1 * exchanges * local
     assert done.flops == ideal_flops(shapes, 6) / len(chips)
     assert set(done.operands) == {{"tpu": "bf16", "cuda": "f16"}[platform(target)]}
     assert code_size(program) < 9e6  # observed: 8.6
