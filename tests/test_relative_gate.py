@@ -10,7 +10,7 @@ from jax.sharding import AxisType, NamedSharding
 from optax.contrib import MuonDimensionNumbers as Numbers
 
 from mimuon_jax import heavy_ball, mimuon, muon, orthogonalize, sgdm, threshold_gate
-from mimuon_jax.diagnostics import describe_gate
+from mimuon_jax.diagnostics import describe_gate, gates
 
 pytestmark = pytest.mark.standard_promotion
 
@@ -43,7 +43,7 @@ def decisions(tx, trees):
     update = jax.jit(tx.update)
     for tree in trees:
         _, state = update(tree, state, tree)
-        rows.append([np.hstack([x["layers/kernel"], x["down"]]) for x in state[1][:2]])
+        rows.append([np.hstack([x["layers/kernel"], x["down"]]) for x in gates(state)[0][:2]])
     opened, compared = np.moveaxis(np.asarray(rows, np.float64), 1, 0)
     return opened.astype(bool), compared
 
@@ -217,7 +217,7 @@ def test_a_measure_that_is_not_finite_does_not_stay(relative_to):
         {"kernel": jnp.full((2, 2), jnp.nan)},
     ):
         _, state = gate.update(tree, state)
-        rows.append((bool(state.open["kernel"]), float(state.measured["kernel"])))
+        rows.append((bool(state.gate.open["kernel"]), float(state.gate.measured["kernel"])))
     # The gap of a zero matrix is inf, of which the ratio to an unknown reference is taken for inf.
     assert [is_open for is_open, _ in rows] == [True, True, True, False]
     assert rows[1][1] == 1.0
@@ -228,7 +228,7 @@ def test_a_zero_matrix_has_the_ratio_1():
         gate = threshold_gate(optax.identity(), threshold=1.0, relative_to=relative_to)
         tree = {"kernel": jnp.zeros((2, 2))}
         _, state = gate.update(tree, gate.init(tree))
-        assert float(state.measured["kernel"]) == 1
+        assert float(state.gate.measured["kernel"]) == 1
 
 
 def test_a_reference_of_the_user():
@@ -236,6 +236,11 @@ def test_a_reference_of_the_user():
     expected, ratios = decisions(gated("average"), gradients())
     np.testing.assert_allclose(compared, ratios, rtol=1e-4)
     np.testing.assert_array_equal(opened, expected)
+
+
+def test_an_absolute_gate_has_the_state_of_earlier_checkpoints():
+    state = threshold_gate(optax.identity(), threshold=1.0).init({"kernel": jnp.ones((2, 2))})
+    assert type(state)._fields == ("open", "measured", "rate", "inner", "otherwise")
 
 
 def test_the_line_about_the_gate():

@@ -34,6 +34,7 @@ _ADDED_TO_OPTIMIZERS = {
 }
 _ADDED = {
     "LanguageModel": {"attention": "auto"},
+    "MiMuon": {"relative_to": None},
     "Qwen3Config": {"attention_bias": False, "rope_scaling": to_json(RotaryScaling())},
 }
 
@@ -255,7 +256,8 @@ def _stored(path: Path) -> dict[str, Any]:
             fields["model"] = {**_ADDED.get(str(model.get("type")), {}), **model}
         optimizer = fields.get("optimizer")
         if isinstance(optimizer, dict):
-            fields["optimizer"] = {**_ADDED_TO_OPTIMIZERS, **optimizer}
+            added = {**_ADDED_TO_OPTIMIZERS, **_ADDED.get(str(optimizer.get("type")), {})}
+            fields["optimizer"] = {**added, **optimizer}
         sealed = dict(stored.get("files", {}))  # earlier releases sealed none
         return {"config": fields, "data": stored["data"], "files": sealed}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -44,7 +44,13 @@ class ThresholdGateState(NamedTuple):
     rate: Array  # shape (), float32 in [0, 1]: fraction of open matrices
     inner: optax.OptState
     otherwise: optax.OptState
-    reference: ReferenceState | tuple[()] = ()  # of `relative_to`; empty without
+
+
+class RelativeGateState(NamedTuple):
+    """The state of a gate with ``relative_to``."""
+
+    gate: ThresholdGateState
+    reference: ReferenceState
 
 
 def threshold_gate(
@@ -88,8 +94,9 @@ def threshold_gate(
         ``"frobenius"`` do not: every device adds up its own entries).
 
     Returns:
-      A transformation with a `ThresholdGateState`. Both sides are told which matrices they are
-      needed for, by the extra argument ``active``; they may skip a batch without such a matrix.
+      A transformation with a `ThresholdGateState`, within a `RelativeGateState` if it is relative.
+      Both sides are told which matrices they are needed for, by the extra argument ``active``; they
+      may skip a batch without such a matrix.
 
     Raises:
       ValueError: the measure or ``relative_to`` is unknown, or the threshold is negative or NaN; at
@@ -119,12 +126,13 @@ def threshold_gate(
     def measures(tree: Tree) -> dict[str, Array]:
         return measure_matrices(measured_by, tree, matrices, shardings)
 
-    def init(params: Tree) -> ThresholdGateState:
+    def init(params: Tree) -> ThresholdGateState | RelativeGateState:
         closed, zero = (_zeros(params, matrices, dtype) for dtype in (bool, None))
         rate = jnp.zeros((), jnp.float32)
-        memory = () if reference is None else reference.init(params, zero, matrices)
-        sides = inner.init(params), outer.init(params)
-        return ThresholdGateState(closed, zero, rate, *sides, memory)
+        gate = ThresholdGateState(closed, zero, rate, inner.init(params), outer.init(params))
+        if reference is None:
+            return gate
+        return RelativeGateState(gate, reference.init(params, zero, matrices))
 
     def update(
         updates: Tree,
@@ -133,10 +141,11 @@ def threshold_gate(
         *,
         active: Mapping[str, Array] | None = None,
         **extra: object,
-    ) -> tuple[Tree, ThresholdGateState]:
+    ) -> tuple[Tree, ThresholdGateState | RelativeGateState]:
         updates = jax.tree.map(jnp.asarray, updates)
-        measured, memory = measures(updates), state.reference
+        measured, gate, memory = measures(updates), state, None
         if reference is not None:
+            gate, memory = state
             measured, memory = reference.relative(measured, updates, memory, measures, matrices)
         # The gap is inf if there are fewer than two singular values; tau = inf closes that too.
         limit = jnp.asarray(threshold, float)
@@ -145,15 +154,16 @@ def threshold_gate(
         }
         is_closed = {path: ~x for path, x in is_open.items()}
         ours, inner_state = inner.update(
-            updates, state.inner, params, **extra, active=_needed(is_open, active)
+            updates, gate.inner, params, **extra, active=_needed(is_open, active)
         )
         theirs, outer_state = outer.update(
-            updates, state.otherwise, params, **extra, active=_needed(is_closed, active)
+            updates, gate.otherwise, params, **extra, active=_needed(is_closed, active)
         )
-        measured = {path: x.astype(state.measured[path].dtype) for path, x in measured.items()}
+        measured = {path: x.astype(gate.measured[path].dtype) for path, x in measured.items()}
         kept = as_kept(is_open, bool), as_kept(measured, jnp.float32), _rate(is_open)
-        new_state = ThresholdGateState(*kept, inner_state, outer_state, memory)
-        return _selected(is_open, ours, theirs, matrices), new_state
+        new = ThresholdGateState(*kept, inner_state, outer_state)
+        state = new if memory is None else RelativeGateState(new, memory)
+        return _selected(is_open, ours, theirs, matrices), state
 
     return optax.GradientTransformationExtraArgs(init, update)
 
