@@ -32,6 +32,7 @@ MAY_CHANGE = frozenset(
         "checkpoint_every",
         "keep_checkpoints",
         "profile",
+        "log",
         "attention",
         "data.cache",
     }
@@ -71,6 +72,10 @@ class Config:
 
     profile: bool = False
     """Write a JAX trace of three steps into the run directory, for TensorBoard's profile page."""
+
+    log: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    """Where metrics go besides metrics.jsonl: tensorboard (RUN_DIR/tensorboard), wandb (Weights &
+    Biases), or both."""
 
     micro_batches: int = 1
     """Number of parts of a batch, computed one after another and averaged, so that activations

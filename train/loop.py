@@ -19,6 +19,7 @@ from train.errors import Interrupted, one_line, shown
 from train.files import writing
 from train.gates import closed_throughout, draw_gates
 from train.interruption import Interruption
+from train.loggers import require_installed
 from train.mesh import automatic, batch_sharding, check_batch_size, make_mesh
 from train.metrics import validations
 from train.optimizers import make_optimizer
@@ -47,6 +48,7 @@ def run(config: Config, *, quiet: bool = False) -> Result:
         TrainingStopped: losses or gradients stayed infinite or NaN; what was saved remains.
         MachineError: a full disk, a lost folder; the same call continues once that is repaired.
     """
+    require_installed(config.log)
     distributed.join(config.processes)
     with products(config.precision):
         return _run(config, quiet)

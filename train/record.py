@@ -1,4 +1,4 @@
-"""The records of a run while it trains: metrics, TensorBoard, gates, a trace, progress."""
+"""The records of a run while it trains: metrics, loggers, gates, a trace, progress."""
 
 import contextlib
 import math
@@ -14,10 +14,10 @@ from train.config import Config
 from train.errors import TrainingStopped
 from train.flops import model_flops, peak_flops
 from train.gates import GateLog
+from train.loggers import Loggers
 from train.metrics import MetricsFile
 from train.progress import Reporter
 from train.task import Task
-from train.tensorboard import TensorBoard
 from train.trace import Trace
 
 
@@ -45,8 +45,8 @@ class Record:
         with contextlib.ExitStack() as opened:  # closes the others even if one fails
             self._file = MetricsFile(files.metrics, step=step)
             opened.callback(self._file.close)
-            self._board = TensorBoard(files.tensorboard, step=step)
-            opened.callback(self._board.close)
+            self._loggers = Loggers(config, directory, reporter, step=step)
+            opened.callback(self._loggers.close)
             self._gates = GateLog(files.gates, step=step)
             opened.callback(self._gates.close)
             self._trace = Trace(files.tensorboard if config.profile else None, step=step)
@@ -138,14 +138,14 @@ class Record:
     def sync(self) -> None:
         """Returns when everything is on disk, so that a checkpoint may follow."""
         self._file.sync()
-        self._board.sync()
+        self._loggers.sync()
         self._gates.sync()
 
     def _write(self, step: int, split: str, metrics: dict[str, float], **wall: float) -> None:
-        """Writes a line of metrics, and its points for TensorBoard."""
+        """Writes a line of metrics, and gives it to the loggers."""
         seconds = time.monotonic() - self._started
         self._file.write(step, split, metrics, seconds=seconds, **wall)
-        self._board.write(step, split, metrics | wall)
+        self._loggers.write(step, split, metrics | wall)
 
     def _step_seconds(self) -> float:
         """Mean seconds per step; the newest has weight 0.1, the first (compilation) none."""

@@ -25,7 +25,7 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 
 _RENAMED = {"skipped_at_most": "max_skipped_steps"}  # fields of config.json in earlier releases
 # Fields that earlier releases did not have: of all configurations, and by type.
-_ADDED_TO_ALL = {"precision": "default"}
+_ADDED_TO_ALL = {"precision": "default", "log": []}
 _ADDED_TO_OPTIMIZERS = {
     "cooldown": None,
     "lookahead": 0.0,

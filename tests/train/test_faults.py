@@ -55,7 +55,7 @@ def test_a_failing_system_call_is_one_line_and_the_same_command_continues(name: 
     assert (fault.code, fault.problem) == (1, "")
 
 
-@pytest.mark.parametrize("name", ["MetricsFile", "TensorBoard", "GateLog", "Trace"])
+@pytest.mark.parametrize("name", ["MetricsFile", "GateLog", "Trace"])
 def test_a_record_that_cannot_be_opened_leaves_no_file_open(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -95,7 +95,7 @@ def test_a_run_writes_what_it_promises(finished: Result):
         *("step", "split", "loss", "gradient_norm", "learning_rate", "skipped")
     }
     assert (directory / "loss.png").read_bytes().startswith(b"\x89PNG")
-    assert list((directory / "tensorboard").glob("events*"))
+    assert not (directory / "tensorboard").exists()  # only with --log tensorboard
     assert not list(directory.glob("gates*"))  # adamw has no gate
     assert len((directory / "sample.txt").read_bytes()) > len("The ")
     assert steps_kept(directory) == [4, 6]

@@ -164,7 +164,8 @@ def test_a_record_has_the_share_of_the_peak_where_that_is_known(
 ):
     (kind,) = {device.device_kind for device in jax.devices()}
     monkeypatch.setitem(PEAK, kind, 1e9)
-    config = dataclasses.replace(small(tmp_path), profile=True, optimizer=MiMuon())
+    config = dataclasses.replace(small(tmp_path), profile=True, log=("tensorboard",))
+    config = dataclasses.replace(config, optimizer=MiMuon())
     task = config.task(make_mesh("data=1"))
     values = {"loss": 1.0, "skipped": 0, "gates": {"up": np.array([True, False])}}
     clock = iter(np.arange(1000.0))
