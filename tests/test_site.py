@@ -2,6 +2,7 @@
 
 import doctest
 import inspect
+import json
 import re
 import runpy
 from pathlib import Path
@@ -12,6 +13,8 @@ import mimuon_jax
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 FORMULAS = runpy.run_path(str(DOCS / "formulas.py"))
+REPOSITORY = runpy.run_path(str(DOCS / "repository.py"))
+NOTEBOOKS = sorted((DOCS.parent / "notebooks").glob("*.ipynb"))
 DOCUMENTED = [getattr(mimuon_jax, name) for name in mimuon_jax.__all__]
 LITERALS = sorted(
     {t for o in DOCUMENTED for t in re.findall("``([^`]+)``", inspect.getdoc(o) or "")}
@@ -26,8 +29,8 @@ def test_the_reference_lists_every_public_name_once():
 
 
 def test_examples_of_the_conversion_to_latex():
-    for name in ("is_formula", "latex"):
-        (example,) = doctest.DocTestFinder().find(FORMULAS[name], name, globs=FORMULAS)
+    for module, name in ((FORMULAS, "is_formula"), (FORMULAS, "latex"), (REPOSITORY, "repository")):
+        (example,) = doctest.DocTestFinder().find(module[name], name, globs=module)
         assert doctest.DocTestRunner().run(example).failed == 0
 
 
@@ -49,3 +52,28 @@ def test_code_stays_code(text):
     lines = [f"See ``{text}``."]
     FORMULAS["render_formulas"](None, "function", "name", None, None, lines)
     assert lines == [f"See ``{text}``."]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_of_a_known_repository_opens_in_colab_and_installs_it(path: Path):
+    made = json.loads(
+        REPOSITORY["with_badge"](path.read_text(), f"notebooks/{path.name}", "me/name", "v1")
+    )
+    page = made["cells"][0]["source"]
+    assert f"colab.research.google.com/github/me/name/blob/v1/notebooks/{path.name})" in page
+    ready = json.loads(REPOSITORY["ready"](path.read_text(), "me/name", "v1"))
+    code = next(cell["source"] for cell in ready["cells"] if cell["cell_type"] == "code")
+    setting = "".join(line for line in code.splitlines() if "github.com/me/name" in line)
+    assert "v1" in setting
+    assert setting in page
+    assert '= ".."\n' not in code
+
+
+def test_a_link_to_source_leads_to_the_lines_of_a_function():
+    link = REPOSITORY["source_link"]
+    found = link("mimuon_jax", "muon", repository="me/name", ref="v1")
+    prefix = "https://github.com/me/name/blob/v1/mimuon_jax/optimizers/muon.py#L"
+    first, last = map(int, found.removeprefix(prefix).split("-L"))
+    lines = (DOCS.parent / "mimuon_jax/optimizers/muon.py").read_text().splitlines()
+    assert [line for line in lines[first - 1 : last] if line.startswith("def ")] == ["def muon("]
+    assert link("mimuon_jax", "JORDAN", repository="me/name", ref="v1") is None
