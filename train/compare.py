@@ -19,8 +19,9 @@ class Compare:
     """Trains the missing runs of an experiment and reports all of them."""
 
     scale: Literal["small", "paper", "gpu", "track3"] = "small"
-    """small: under an hour on two idle cores; paper: the sizes of the papers, which need larger
-    hardware; of speedrun instead of it gpu, for one GPU with 80 GB, and track3, the benchmark's."""
+    """small: under an hour on two idle cores; gpu: for one GPU with 80 GB, where an experiment has
+    it; paper: the sizes of the papers, which need larger hardware; track3: the benchmark's own
+    setting, of speedrun instead of paper."""
 
     optimizers: tuple[str, ...] | None = None
     """Names of optimizers to compare, from those that the experiment has. None: its choice."""
@@ -30,7 +31,8 @@ class Compare:
 
     sweep: str | None = None
     """Settings to try with every optimizer: learning_rate=x0.3,x1,x3 (factors of its own rate) or
-    threshold=0.005,0.01 (values). none: only its own settings. None: the experiment's choice."""
+    threshold=0.005,0.01 (values), several options separated by spaces for all combinations. none:
+    only its own settings. None: the experiment's choice."""
 
     data: Path | None = None
     """File or folder to read instead of the experiment's data, like --data.path of a preset."""

@@ -33,6 +33,7 @@ _ADDED_TO_OPTIMIZERS = {
     "outer_every": None,
 }
 _ADDED = {
+    "ImageData": {"label_noise": 0.0},
     "LanguageModel": {"attention": "auto"},
     "MiMuon": {"relative_to": None},
     "Qwen3Config": {"attention_bias": False, "rope_scaling": to_json(RotaryScaling())},

@@ -38,7 +38,15 @@ class ImageData:
     flip: bool = False
     """Mirror half of the training images."""
 
+    label_noise: float = 0.0
+    """Share of the training images that get another class, drawn from the seed, 0 .. 1. The
+    held-out images keep theirs."""
+
     def __post_init__(self) -> None:
+        require(
+            0 <= self.label_noise <= 1,
+            f"data.label_noise={self.label_noise} must lie between 0 and 1",
+        )
         require(self.shift >= 0, f"data.shift={self.shift} must be at least 0")
 
 
@@ -102,6 +110,22 @@ def digits() -> tuple[LabelledImages, LabelledImages]:
         LabelledImages(images[:cut], labels[:cut], names),
         LabelledImages(images[cut:], labels[cut:], names),
     )
+
+
+def with_label_noise(training: LabelledImages, share: float, *, seed: int) -> LabelledImages:
+    """The same images, a share of them with another class, each other class equally likely.
+
+    Args:
+        training: the images.
+        share: of the images, 0 .. 1; rounded to a number of images.
+        seed: chooses the images and their classes.
+    """
+    rng = np.random.default_rng(seed)
+    count, classes = len(training.labels), len(training.names)
+    wrong = rng.permutation(count)[: round(share * count)]
+    shifts = np.zeros(count, np.int32)
+    shifts[wrong] = rng.integers(1, classes, size=len(wrong))
+    return training._replace(labels=(training.labels + shifts) % classes)
 
 
 def training_batches(

@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self, TypeAlias
 
 import numpy as np
 
@@ -12,20 +12,34 @@ from train.config import Config
 from train.errors import require
 from train.experiments.figures import band, panels, save
 from train.experiments.runs import Outcome, Run, clear, conditions, step_memory, train
-from train.experiments.sweep import Sweep, candidates, parse_sweep
+from train.experiments.sweep import Sweep, candidates, parse_sweeps
 from train.optimizers import MuonMVR2, Optimizer
 from train.report import Picture, Report, Table, mean_and_spread
+
+Sweeps: TypeAlias = tuple[Sweep, ...]  # of one optimizer; empty: only its own settings
 
 POINTS = 100  # of a training curve; each is a mean over its part of the run
 
 
 class Column(NamedTuple):
-    """A column of the result table: one metric at the end of a run."""
+    """A column of the result table: one metric at one time of a run."""
 
     title: str  # with the unit
-    split: Literal["train", "validation"]
+    split: Literal["train", "validation", "gap"]  # gap: validation - training
     metric: str
     digits: int = 4
+    at: Literal["end", "best", "mean"] | float = "end"  # a number: the training loss first reached
+    best: Literal["min", "max"] = "min"  # of the evaluations
+
+    def value(self, outcome: Outcome) -> float:
+        """The value for a run; NaN if there is none."""
+        if self.at == "end":
+            return outcome.final(self.split, self.metric)
+        if self.at == "best":
+            return outcome.best(self.metric, self.best)
+        if self.at == "mean":
+            return outcome.mean(self.split, self.metric)
+        return outcome.at_training_loss(self.at, self.metric)
 
 
 class Curve(NamedTuple):
@@ -49,6 +63,9 @@ class Comparison:
     curves: Sequence[Curve]
     best: tuple[str, Literal["min", "max"]] = ("loss", "min")  # validation metric that selects
     sweep: str | None = None
+    sweeps: Mapping[str, str] = dataclasses.field(
+        default_factory=dict
+    )  # other than `sweep`, by name
     first: Sequence[str] | None = None  # of the optimizers, those compared by default; None: all
     paper: Mapping[str, float] = dataclasses.field(default_factory=dict)  # the paper's numbers
     paper_title: str = "paper"
@@ -63,12 +80,15 @@ class Comparison:
         say: Callable[[str], None],
     ) -> Report:
         """Tries settings with the first seed, then trains each optimizer's best with all seeds."""
-        text = self.sweep if sweep is None else sweep
-        tried = parse_sweep(text) if text and text != "none" else None
+        tried = {label: self._tries(label, sweep) for label in self.optimizers}
         plans = {
-            label: self._plan(label, optimizer, tried, seeds[0], directory)
+            label: self._plan(label, optimizer, tried[label], seeds[0], directory)
             for label, optimizer in self.optimizers.items()
         }
+        counts = {label: len(plan) for label, plan in plans.items()}
+        require(
+            len(set(counts.values())) <= 1, f"optimizers have different numbers of tries: {counts}"
+        )
         sweeps: dict[str, list[Outcome]] = {}
         chosen: dict[str, list[Outcome]] = {}
         for label, plan in plans.items():
@@ -78,7 +98,7 @@ class Comparison:
             chosen[label] = [best, *(train(planned, say) for planned in others)]
             step_memory(best.run)
             clear()
-        return self._report(directory, chosen, sweeps if tried else {}, tried, seeds)
+        return self._report(directory, chosen, sweeps if any(tried.values()) else {}, tried, seeds)
 
     def with_optimizers(self, names: Sequence[str] | None) -> Self:
         """The same comparison of some of its optimizers; None: of those compared by default."""
@@ -99,12 +119,17 @@ class Comparison:
         changed: Any = {"data": dataclasses.replace(data, **fields)}
         return dataclasses.replace(self, config=dataclasses.replace(self.config, **changed))
 
+    def _tries(self, label: str, sweep: str | None) -> Sweeps:
+        """The options of an optimizer that are swept; a given sweep replaces the experiment's."""
+        text = self.sweeps.get(label, self.sweep) if sweep is None else sweep
+        return parse_sweeps(text) if text and text != "none" else ()
+
     def _plan(
-        self, label: str, optimizer: Optimizer, sweep: Sweep | None, seed: int, directory: Path
+        self, label: str, optimizer: Optimizer, tried: Sweeps, seed: int, directory: Path
     ) -> list[Run]:
         """The runs of one optimizer with the first seed: one per setting."""
         runs = []
-        for setting, variant in candidates(optimizer, sweep).items():
+        for setting, variant in candidates(optimizer, tried).items():
             folder = directory / (f"{label},{setting}" if setting else label) / f"seed-{seed}"
             config = dataclasses.replace(self.config, optimizer=variant, seed=seed, run_dir=folder)
             runs.append(Run(label, setting, seed, config))
@@ -121,7 +146,7 @@ class Comparison:
         directory: Path,
         chosen: dict[str, list[Outcome]],
         sweeps: dict[str, list[Outcome]],
-        sweep: Sweep | None,
+        tried: Mapping[str, Sweeps],
         seeds: Sequence[int],
     ) -> Report:
         """Tables, pictures, and the conditions under which the runs were made."""
@@ -136,16 +161,10 @@ class Comparison:
         text[0] += (
             " examples; for each seed all have the same initial weights and the same batches."
         )
-        if sweep is not None:
-            count = len(sweep.values)
-            text.append(
-                f"Every optimizer was tried with {count} settings of {sweep.field} and seed "
-                f"{seeds[0]}; the setting with the "
-                f"{'lowest' if self.best[1] == 'min' else 'highest'} last validation "
-                f"{self.best[0]} was trained with all seeds, the first included."
-            )
-        tables = [self._results(chosen, sweep)]
-        tables += [self._tried(sweeps, chosen, sweep)] if sweep else []
+        if sweeps:
+            text.append(self._how_tried(sweeps, tried, seeds[0]))
+        tables = [self._results(chosen, tried)]
+        tables += [self._tried(sweeps, chosen, tried)] if sweeps else []
         return Report(
             title=self.title,
             text=[*text, self.note] if self.note else text,
@@ -154,14 +173,31 @@ class Comparison:
             conditions=conditions([o.run.directory for o in every], seeds),
         )
 
-    def _results(self, chosen: dict[str, list[Outcome]], sweep: Sweep | None) -> Table:
+    def _how_tried(
+        self, sweeps: dict[str, list[Outcome]], tried: Mapping[str, Sweeps], seed: int
+    ) -> str:
+        """One paragraph: how many settings of what were tried, and which one was chosen."""
+        count = len(next(iter(sweeps.values())))
+        fields = {label: " and ".join(sweep.field for sweep in tried[label]) for label in sweeps}
+        of = "; ".join(
+            f"{field} ({', '.join(label for label in fields if fields[label] == field)})"
+            for field in dict.fromkeys(fields.values())
+        )
+        return (
+            f"Every optimizer was tried with {count} settings and seed {seed}, of "
+            f"{of if len(set(fields.values())) > 1 else next(iter(fields.values()))}; the setting "
+            f"with the {'lowest' if self.best[1] == 'min' else 'highest'} last validation "
+            f"{self.best[0]} was trained with all seeds, the first included."
+        )
+
+    def _results(self, chosen: dict[str, list[Outcome]], tried: Mapping[str, Sweeps]) -> Table:
         """One row per optimizer: mean and standard deviation over seeds."""
         rows = []
         for label, outcomes in chosen.items():
             ended = [o for o in outcomes if not o.stopped]
-            row: list[Any] = [label, _setting(outcomes[0].run, sweep)]
+            row: list[Any] = [label, _setting(outcomes[0].run, tried[label])]
             for column in self.columns:
-                values = [o.final(column.split, column.metric) for o in ended]
+                values = [column.value(o) for o in ended]
                 values = [value for value in values if not math.isnan(value)]
                 row.append(mean_and_spread(values, column.digits) if values else None)
             row.append(f"{len(ended)} of {len(outcomes)}")
@@ -179,7 +215,10 @@ class Comparison:
         )
 
     def _tried(
-        self, sweeps: dict[str, list[Outcome]], chosen: dict[str, list[Outcome]], sweep: Sweep
+        self,
+        sweeps: dict[str, list[Outcome]],
+        chosen: dict[str, list[Outcome]],
+        tried: Mapping[str, Sweeps],
     ) -> Table:
         """One row per setting that was tried, and which one was chosen."""
         rows = []
@@ -188,7 +227,7 @@ class Comparison:
                 value = outcome.final("validation", self.best[0])
                 result = "stopped" if outcome.stopped else f"{value:.4f}"
                 best = outcome.run == chosen[label][0].run
-                setting = _setting(outcome.run, sweep)
+                setting = _setting(outcome.run, tried[label])
                 rows.append([label, setting, result, "chosen" if best else ""])
         return Table(
             name="sweep",
@@ -205,12 +244,13 @@ def _with_seed(planned: Run, seed: int) -> Run:
     return planned._replace(seed=seed, config=config)
 
 
-def _setting(planned: Run, sweep: Sweep | None) -> str:
-    """The setting of a run as the report names it: with the value, if several were tried."""
-    if sweep is None:
+def _setting(planned: Run, tried: Sweeps) -> str:
+    """The setting of a run as the report names it: with the values, if several were tried."""
+    if not tried:
         return "its own"
-    value = getattr(planned.config.optimizer, sweep.field)
-    return f"{sweep.field}={value:.4g}" + ("" if planned.setting else " (its own)")
+    values = {sweep.field: getattr(planned.config.optimizer, sweep.field) for sweep in tried}
+    named = ", ".join(f"{field}={value:.4g}" for field, value in values.items())
+    return named + ("" if planned.setting else " (its own)")
 
 
 def _require_same_start(outcomes: Sequence[Outcome]) -> None:

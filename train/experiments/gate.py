@@ -15,6 +15,7 @@ import numpy as np
 
 from mimuon_jax.linalg.measures import MEASURES
 from train.config import Config
+from train.experiments import overfitting
 from train.experiments.comparison import Column, Comparison, Curve
 from train.experiments.figures import panels, save
 from train.experiments.spectra import Spectra, spectra
@@ -165,6 +166,11 @@ def _gate(config: Config, tuned: MiMuon, title: str) -> Gate:
 SCALES = {
     "small": _gate(
         lm.CONFIG, lm.OPTIMIZERS["mimuon"], "MiMuon's gate on a small decoder, tau = 0.005"
+    ),
+    "gpu": _gate(
+        overfitting.named(overfitting.GPU, "gate_gpu"),
+        lm.OPTIMIZERS["mimuon"],
+        "MiMuon's gate on a decoder of 29M parameters, tau = 0.005",
     ),
     "paper": _gate(
         qwen3_0_6b_wikitext103.CONFIG,

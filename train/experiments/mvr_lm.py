@@ -1,11 +1,13 @@
 """Variance reduction, after the Muon-MVR paper: the same comparison as `mvr`, on a language model.
 
 small: the decoder of `python -m train lm` on its text. paper: 134M parameters on C4 as in
-`python -m train c4_130m`; the paper does not state its size and settings.
+`python -m train c4_130m`; the paper does not state its size and settings. gpu: 29M parameters, for
+one GPU, never run.
 """
 
 import dataclasses
 
+from train.experiments import overfitting
 from train.experiments.comparison import Column, Comparison, Curve
 from train.experiments.mvr import NAMES, NOTE
 from train.optimizers import SGDM, MuonMVR1, MuonMVR2, Optimizer
@@ -40,6 +42,14 @@ SCALES = {
         columns=COLUMNS,
         curves=CURVES,
         sweep="learning_rate=x0.3,x1,x3",
+        note=NOTE,
+    ),
+    "gpu": Comparison(
+        title="Variance reduction on a decoder of 29M parameters (Muon-MVR paper)",
+        config=overfitting.named(overfitting.GPU, "mvr_lm_gpu"),
+        optimizers=SMALL,
+        columns=COLUMNS,
+        curves=CURVES,
         note=NOTE,
     ),
     "paper": Comparison(

@@ -50,12 +50,49 @@ class Outcome(NamedTuple):
     def final(self, split: str, metric: str) -> float:
         """The last value of a metric; for training, the mean over the last tenth of the run.
 
-        NaN if there is none, or if the run stopped.
+        The gap is the difference of the two, validation - training. NaN if there is no value, or if
+        the run stopped.
         """
+        if split == "gap":
+            return self.final("validation", metric) - self.final("train", metric)
         lines = self.validation[-1:] if split == "validation" else self.train
         tail = lines[-max(len(lines) // 10, 1) :]
         values = [line[metric] for line in tail if metric in line]
         return float(np.mean(values)) if values and not self.stopped else float("nan")
+
+    def best(self, metric: str, mode: str) -> float:
+        """The best value of a metric over all evaluations; NaN if the run stopped."""
+        _, values = self.series("validation", metric)
+        if self.stopped or not values.size:
+            return float("nan")
+        return float(values.min() if mode == "min" else values.max())
+
+    def mean(self, split: str, metric: str) -> float:
+        """The mean of a metric over the whole run; NaN if it is missing or the run stopped."""
+        _, values = self.series(split, metric)
+        return float(values.mean()) if values.size and not self.stopped else float("nan")
+
+    def at_training_loss(self, level: float, metric: str) -> float:
+        """A validation metric when the training loss first reaches a level.
+
+        The training loss at an evaluation is the mean over the steps around it, up to half the
+        distance between evaluations; between evaluations both are interpolated. NaN if it never
+        does, or if the run stopped.
+        """
+        at, values = self.series("validation", metric)
+        steps, losses = self.series("train", "loss")
+        if self.stopped or len(at) < 2:
+            return float("nan")
+        half = (at[1] - at[0]) / 2
+        around = np.asarray([losses[np.abs(steps - step) <= half].mean() for step in at])
+        (reached,) = np.nonzero(around <= level)
+        if not reached.size:
+            return float("nan")
+        k = int(reached[0])
+        if k == 0:
+            return float(values[0])
+        part = (around[k - 1] - level) / (around[k - 1] - around[k])
+        return float(values[k - 1] + part * (values[k] - values[k - 1]))
 
     def series(self, split: str, metric: str) -> tuple[np.ndarray, np.ndarray]:
         """Steps and values of a metric."""

@@ -2,7 +2,8 @@
 
 mSGD, mSGDS, mSGDQ and mSGDZ apply U S^p V^T with p = 1, 1/2, 1/4, 0 to the momentum; Adam, AdamS,
 AdamQ and AdamZ apply it to Adam's update. Queries, keys and values are separate matrices. small: a
-decoder of the size of `python -m train lm` on its text. paper: GPT-2 124M on OpenWebText.
+decoder of the size of `python -m train lm` on its text. gpu: 30M parameters, for one GPU, never
+run. paper: GPT-2 124M on OpenWebText.
 
 The paper gives the learning rates 7e-3 for mSGDZ and 1e-2 for AdamS. An update of power p scales as
 the gradient to the power p, so the others need different ones; those of the small scale are guesses
@@ -11,7 +12,8 @@ that the sweep corrects.
 
 import dataclasses
 
-from models.gpt2 import tiny
+from models.gpt2 import GPT2Config, tiny
+from train.experiments import overfitting
 from train.experiments.comparison import Column, Comparison, Curve
 from train.optimizers import Optimizer, SpectralAdam, SpectralSGD
 from train.presets import gpt2_124m_openwebtext, lm
@@ -67,6 +69,18 @@ SCALES = {
         columns=COLUMNS,
         curves=CURVES,
         sweep="learning_rate=x0.3,x1,x3",
+        note="Learning rates of vectors and embeddings: 0.1 with momentum, 3e-3 with Adam.",
+    ),
+    "gpu": Comparison(
+        title="The spectral family on a GPT-2 of 30M parameters",
+        config=dataclasses.replace(
+            overfitting.GPU,
+            preset="spectral_gpu",
+            model=GPT2Config(vocab_size=8192, n_positions=1024, n_embd=512, n_layer=8, n_head=8),
+        ),
+        optimizers=variants(sgd_vectors=0.1, adam_vectors=3e-3),
+        columns=COLUMNS,
+        curves=CURVES,
         note="Learning rates of vectors and embeddings: 0.1 with momentum, 3e-3 with Adam.",
     ),
     "paper": Comparison(

@@ -9,9 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from train.errors import require
-from train.experiments.comparison import Comparison
+from train.experiments.comparison import Comparison, Sweeps
 from train.experiments.runs import Outcome
-from train.experiments.sweep import Sweep
 from train.report import Report, Table, mean_and_spread
 
 DEVIATIONS = 3.09  # of a standard normal: one chance in a thousand beyond
@@ -94,11 +93,11 @@ class Speedrun(Comparison):
         directory: Path,
         chosen: dict[str, list[Outcome]],
         sweeps: dict[str, list[Outcome]],
-        sweep: Sweep | None,
+        tried: Mapping[str, Sweeps],
         seeds: Sequence[int],
     ) -> Report:
         """The report of the comparison, headed by the steps to the target."""
-        report = super()._report(directory, chosen, sweeps, sweep, seeds)
+        report = super()._report(directory, chosen, sweeps, tried, seeds)
         steps, losses = _losses(chosen)
         found = race(losses, steps, self.target, self.reference)
         source = "given" if self.target is not None else f"what {self.reference} passes at its end"

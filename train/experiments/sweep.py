@@ -1,6 +1,11 @@
-"""Which settings of every optimizer are tried, such as `learning_rate=x0.3,x1,x3`."""
+"""Which settings of every optimizer are tried, such as `learning_rate=x0.3,x1,x3`.
+
+Options that are separated by a space are tried together, in all combinations.
+"""
 
 import dataclasses
+import itertools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from train.errors import BadInput, require
@@ -15,12 +20,28 @@ class Sweep(NamedTuple):
     relative: bool  # whether values are factors of each optimizer's own setting
 
 
-def parse_sweep(text: str) -> Sweep:
-    """Reads a sweep.
+def parse_sweeps(text: str) -> tuple[Sweep, ...]:
+    """Reads a sweep over one or several options.
 
     Args:
-        text: `OPTION=VALUE,...`; with an `x` before each value, they are factors of every
-            optimizer's own setting.
+        text: `OPTION=VALUE,...`, several separated by spaces; with an `x` before each value of an
+            option, they are factors of every optimizer's own setting.
+
+    Raises:
+        BadInput: the text has another form.
+
+    Example:
+        >>> [sweep.field for sweep in parse_sweeps("learning_rate=x0.5,x1 threshold=0.1,0.2")]
+        ['learning_rate', 'threshold']
+    """
+    sweeps = tuple(map(parse_sweep, text.split() or [text]))
+    fields = [sweep.field for sweep in sweeps]
+    require(len(set(fields)) == len(fields), f"--sweep {text!r} has an option twice")
+    return sweeps
+
+
+def parse_sweep(text: str) -> Sweep:
+    """Reads a sweep over one option.
 
     Raises:
         BadInput: the text has another form.
@@ -44,19 +65,33 @@ def parse_sweep(text: str) -> Sweep:
     return Sweep(field.strip().replace("-", "_"), values, relative)
 
 
-def candidates(optimizer: Optimizer, sweep: Sweep | None) -> dict[str, Optimizer]:
-    """The optimizer with every setting to try, by `field=value`; '' for its own setting.
+def candidates(optimizer: Optimizer, sweeps: Sequence[Sweep]) -> dict[str, Optimizer]:
+    """The optimizer with every setting to try, by `field=value,...`; '' for its own setting.
+
+    Args:
+        optimizer: with its own settings.
+        sweeps: what to try, in all combinations; empty: only its own settings.
 
     Raises:
-        BadInput: the optimizer does not have the option, or its own setting is not a number.
+        BadInput: the optimizer does not have an option, or its own setting is not a number.
 
     Example:
-        >>> from train.optimizers import Muon
-        >>> list(candidates(Muon(learning_rate=0.02), parse_sweep("learning_rate=x0.5,x1")))
-        ['learning_rate=0.01', '']
+        >>> from train.optimizers import MiMuon
+        >>> sweeps = parse_sweeps("learning_rate=x0.5,x1 threshold=0.005,0.1")
+        >>> list(candidates(MiMuon(learning_rate=0.02, threshold=0.005), sweeps))[1:3]
+        ['learning_rate=0.01,threshold=0.1', '']
     """
-    if sweep is None:
-        return {"": optimizer}
+    tried = {}
+    for values in itertools.product(*(_values(optimizer, sweep) for sweep in sweeps)):
+        setting = {sweep.field: x for sweep, x in zip(sweeps, values, strict=True)}
+        changed = {k: x for k, x in setting.items() if x != getattr(optimizer, k)}
+        name = ",".join(f"{field}={x:.4g}" for field, x in changed.items())
+        tried[name] = dataclasses.replace(optimizer, **changed)
+    return tried
+
+
+def _values(optimizer: Optimizer, sweep: Sweep) -> list[float]:
+    """The values of one option to try."""
     name = type(optimizer).__name__
     fields = {field.name for field in dataclasses.fields(optimizer)}
     require(sweep.field in fields, f"--sweep: {name} has no option {sweep.field!r}")
@@ -65,10 +100,4 @@ def candidates(optimizer: Optimizer, sweep: Sweep | None) -> dict[str, Optimizer
         raise BadInput(
             f"--sweep: {sweep.field} of {name} is {own}, which has no multiples; give values"
         )
-    values = [own * value if sweep.relative else value for value in sweep.values]
-    return {
-        "" if value == own else f"{sweep.field}={value:.4g}": dataclasses.replace(
-            optimizer, **{sweep.field: value}
-        )
-        for value in values
-    }
+    return [own * value if sweep.relative else value for value in sweep.values]

@@ -19,7 +19,13 @@ from jaxtyping import Array, Float, Int32, PRNGKeyArray
 from models.classifier import ResNet, ResNetConfig, matrix_dimension_numbers, small
 from train.classes import Classify
 from train.config import Config
-from train.data.labelled import ImageData, LabelledImages, read_images, training_batches
+from train.data.labelled import (
+    ImageData,
+    LabelledImages,
+    read_images,
+    training_batches,
+    with_label_noise,
+)
 from train.errors import require
 from train.files import replacing
 from train.fonts import label_of
@@ -96,6 +102,8 @@ class Classification(Config):
     def task(self, mesh: Mesh) -> Task:
         """Reads the images and builds the model's functions."""
         training, held_out = read_images(self.data)
+        if self.data.label_noise:
+            training = with_label_noise(training, self.data.label_noise, seed=self.seed)
         channels, classes = training.images.shape[-1], len(training.names)
         for name, found in (("channels", channels), ("classes", classes)):
             value = getattr(self.model, name)

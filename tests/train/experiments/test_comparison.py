@@ -7,18 +7,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
 from models.classifier import ResNetConfig
+from models.params import matrix_dimension_numbers
 from train import cli, compare, experiments
+from train.data.text import embedded_text
 from train.errors import BadInput
 from train.experiments import comparison, runs
 from train.experiments.comparison import Column, Comparison, Curve
 from train.experiments.runs import Outcome, Run
-from train.experiments.sweep import candidates, parse_sweep
+from train.experiments.sweep import candidates, parse_sweeps
 from train.mesh import make_mesh
-from train.optimizers import OPTIMIZERS, AdamW, Muon, MuonMVR2, make_optimizer
+from train.optimizers import OPTIMIZERS, AdamW, MiMuon, Muon, MuonMVR2, make_optimizer
 from train.report import Picture, Report, Table, write_report
 from train.tasks.classification import Classification
 
@@ -42,10 +45,13 @@ TWO = Comparison(
 )
 
 
+LOSSES = {"muon": 0.04, "mimuon": 0.04, "adamw": 0.01}  # the best learning rates
+
+
 def losses(run: Run) -> float:
-    """The final loss of a pretended run: best at 0.04 for muon, at 0.01 for adamw."""
+    """The final loss of a pretended run."""
     rate = run.config.optimizer.learning_rate
-    return abs(rate - {"muon": 0.04, "adamw": 0.01}[run.label]) + 1 + 0.1 * run.seed
+    return abs(rate - LOSSES[run.label]) + 1 + 0.1 * run.seed
 
 
 @pytest.fixture
@@ -151,6 +157,36 @@ def test_two_gradients_a_step_count_twice(tmp_path: Path, monkeypatch: pytest.Mo
     assert seen == [[1, 2], [1, 2], [1, 2], [2, 4]]
 
 
+def overfitted() -> Outcome:
+    """A run of 40 steps whose training loss falls by 0.1 per step from 5, evaluated every tenth."""
+    training = [{"step": step, "loss": 5 - 0.1 * step} for step in range(1, 41)]
+    values = {0: 5.0, 10: 4.2, 20: 3.6, 30: 3.4, 40: 3.8}
+    held_out = [{"step": step, "loss": x, "accuracy": 1 / x} for step, x in values.items()]
+    return Outcome(Run("muon", "", 0, CONFIG), training, held_out, None)
+
+
+def test_columns_are_values_of_different_times_of_a_run():
+    run, at = overfitted(), ("validation", "loss")
+    last_tenth = 5 - 0.1 * 38.5
+    values = {
+        Column("", *at): 3.8,
+        Column("", *at, at="best"): 3.4,
+        Column("", "validation", "accuracy", at="best", best="max"): 1 / 3.4,
+        Column("", "train", "loss"): last_tenth,
+        Column("", "train", "loss", at="mean"): 5 - 0.1 * 20.5,
+        Column("", "gap", "loss"): 3.8 - last_tenth,
+        # Training losses around steps 10, 20 and 30 are 4, 3 and 2.
+        Column("", *at, at=3.0): 3.6,
+        Column("", *at, at=2.5): 3.5,
+    }
+    for column, value in values.items():
+        assert column.value(run) == pytest.approx(value), column
+    assert np.isnan(Column("", *at, at=0.5).value(run))  # never reached
+    stopped = run._replace(stopped="loss is nan")
+    for column in values:
+        assert np.isnan(column.value(stopped))
+
+
 def test_step_times_are_between_steps_of_one_start():
     seconds = [0.0, 1.0, 1.5, 0.2, 0.8]  # started again after the third
     lines = [{"step": i, "wall": {"seconds": s}} for i, s in enumerate(seconds)]
@@ -159,20 +195,56 @@ def test_step_times_are_between_steps_of_one_start():
 
 
 @pytest.mark.parametrize(
-    "text", ["", "learning_rate", "learning_rate=", "=1", "learning_rate=1,x2", "p=a", "p=1,1"]
+    "text",
+    [
+        *("", "learning_rate", "learning_rate=", "=1", "learning_rate=1,x2", "p=a", "p=1,1"),
+        *("p=1 p=2", "p=1 q"),
+    ],
 )
 def test_a_sweep_that_is_no_list_is_refused(text: str):
     with pytest.raises(BadInput, match="--sweep"):
-        parse_sweep(text)
+        parse_sweeps(text)
 
 
 def test_sweeps_need_an_option_that_is_a_number():
     for text in ("threshold=1", "auxiliary_learning_rate=x2"):
         with pytest.raises(BadInput, match="--sweep"):
-            candidates(Muon(), parse_sweep(text))
-    settings = candidates(Muon(), parse_sweep("momentum=0.5,0.95"))
+            candidates(Muon(), parse_sweeps(text))
+    settings = candidates(Muon(), parse_sweeps("momentum=0.5,0.95"))
     assert [o.momentum for o in settings.values()] == [0.5, 0.95]
     assert list(settings) == ["momentum=0.5", ""]
+
+
+def test_several_options_are_tried_in_all_combinations():
+    own = MiMuon(learning_rate=0.02, threshold=0.005)
+    found = candidates(own, parse_sweeps("learning_rate=x0.5,x1 threshold=x1,x4"))
+    assert {name: (o.learning_rate, o.threshold) for name, o in found.items()} == {
+        "learning_rate=0.01": (0.01, 0.005),
+        "learning_rate=0.01,threshold=0.02": (0.01, 0.02),
+        "": (0.02, 0.005),
+        "threshold=0.02": (0.02, 0.02),
+    }
+
+
+def test_a_threshold_is_a_dimension_of_the_same_number_of_tries(
+    pretended: list[Run], tmp_path: Path
+):
+    own = dataclasses.replace(
+        TWO,
+        optimizers={"muon": Muon(learning_rate=0.02), "mimuon": MiMuon(learning_rate=0.02)},
+        sweep="learning_rate=x0.5,x1,x2,x4",
+        sweeps={"mimuon": "learning_rate=x1,x2 threshold=x1,x4"},
+    )
+    results, tried = own.run(tmp_path, seeds=(0, 1), sweep=None, say=lambda line: None).tables
+    assert [row[1] for row in results.rows] == [
+        "learning_rate=0.04",
+        "learning_rate=0.04, threshold=0.005",
+    ]
+    assert [row[0] for row in tried.rows] == ["muon"] * 4 + ["mimuon"] * 4
+    with pytest.raises(BadInput, match=r"different numbers of tries: .*'mimuon': 3"):
+        dataclasses.replace(own, sweeps={"mimuon": "threshold=1,2,3"}).run(
+            tmp_path, seeds=(0,), sweep=None, say=lambda line: None
+        )
 
 
 def test_the_page_needs_no_other_file(tmp_path: Path):
@@ -193,16 +265,43 @@ def test_the_page_needs_no_other_file(tmp_path: Path):
 
 
 def test_every_experiment_has_both_scales_and_known_optimizers():
-    names = {"gate", "mvr", "mvr_lm", "spectral", "speedrun", "stability", "table2", "table3"}
+    names = {"gate", "gate_classify", "gate_lm", "mvr", "mvr_lm", "spectral", "speedrun"}
+    names |= {"stability", "table2", "table3"}
+    on_one_gpu = {"gate", "gate_lm", "mvr_lm", "spectral", "table2"}
     assert names == set(experiments.names())
     for name in experiments.names():
         module = experiments.load(name)
         others = ["gpu", "track3"] if name == "speedrun" else ["paper"]
+        others = ["gpu", *others] if name in on_one_gpu else others
         assert list(module.SCALES) == ["small", *others]
         for scale in module.SCALES.values():
             inner = getattr(scale, "comparison", scale)
             for optimizer in getattr(inner, "optimizers", {}).values():
                 assert type(optimizer) in OPTIMIZERS.values()
+
+
+@pytest.mark.parametrize("name", ["gate", "gate_lm", "mvr_lm", "spectral", "table2"])
+def test_the_scale_for_one_gpu_builds(name: str):
+    scale = experiments.load(name).SCALES["gpu"]
+    found = getattr(scale, "comparison", scale)
+    params, _ = jax.eval_shape(found.config.architecture()[1], jax.random.key(0))
+    assert 20e6 <= sum(x.size for x in jax.tree.leaves(params)) <= 60e6
+    assert found.config.compute_dtype == "bfloat16"
+    assert found.config.sample.length < found.config.positions
+    for optimizer in found.optimizers.values():
+        made, _ = make_optimizer(optimizer, steps=10, matrices=matrix_dimension_numbers)
+        jax.eval_shape(made.init, params)
+
+
+def test_the_small_decoder_sees_little_text_many_times():
+    config = experiments.load("table2").SCALES["small"].config
+    text = len(embedded_text()) * (1 - config.data.held_out)
+    assert 20e3 <= text <= 100e3
+    seen = config.steps * config.batch_size * config.data.sequence_length
+    assert 4 <= seen / text <= 12
+    assert experiments.load("gate_lm").SCALES["small"].config == dataclasses.replace(
+        config, preset="gate_lm"
+    )
 
 
 @pytest.mark.slow
@@ -218,7 +317,7 @@ def test_every_small_comparison_can_start():
 
 
 MISTAKES = {
-    "compare": "name an experiment first: python -m train compare gate|mvr|",
+    "compare": "name an experiment first: python -m train compare gate|gate_classify|gate_lm|mvr|",
     "compare table9": "experiment 'table9' is unknown (did you mean table",
     "compare mvr --seeds 0": "seeds=0 must be at least 1",
     "compare mvr --scale large": "invalid choice 'large'",
@@ -226,6 +325,7 @@ MISTAKES = {
     "compare speedrun --optimizers lion": "--optimizers: lion is not compared here; choose from",
     "compare stability --optimizers muon": "--optimizers: stability compares a fixed list",
     "compare mvr --sweep rate=1": "has no option 'rate'",
+    "compare mvr --scale gpu": "--scale gpu is not a scale of mvr; choose from small, paper",
     "compare mvr --validation x": "the task's data has no validation",
     "compare stability --sweep p=1": "leave --sweep out",
     "compare stability --data x": "leave path out",

@@ -15,7 +15,13 @@ from PIL import Image
 
 from models.classifier import ResNetConfig
 from train import cli, loop, presets
-from train.data.labelled import ImageData, digits, read_images, training_batches
+from train.data.labelled import (
+    ImageData,
+    digits,
+    read_images,
+    training_batches,
+    with_label_noise,
+)
 from train.errors import BadInput
 from train.loop import run
 from train.mesh import make_mesh
@@ -100,6 +106,34 @@ def test_batches_depend_on_step_and_seed_and_cover_every_image():
     assert shifted.shape == (8, 8, 8, 1)
     np.testing.assert_array_equal(labels, batch(0)[1])
     assert not np.array_equal(shifted, batch(0)[0])
+
+
+def test_label_noise_gives_a_share_of_the_training_images_another_class():
+    training, _ = digits()
+    noisy = with_label_noise(training, 0.3, seed=0)
+    wrong = noisy.labels != training.labels
+    assert wrong.sum() == round(0.3 * len(training.labels))
+    assert set(noisy.labels) == set(range(10))
+    assert noisy.labels.dtype == training.labels.dtype
+    np.testing.assert_array_equal(noisy.images, training.images)
+    np.testing.assert_array_equal(noisy.labels, with_label_noise(training, 0.3, seed=0).labels)
+    assert (noisy.labels != with_label_noise(training, 0.3, seed=1).labels).any()
+    # Every other class is equally likely: within five standard deviations of a binomial.
+    shifts = (noisy.labels - training.labels)[wrong] % 10
+    expected = wrong.sum() / 9
+    assert np.abs(np.bincount(shifts, minlength=10)[1:] - expected).max() < 5 * expected**0.5
+    with pytest.raises(BadInput, match=r"data\.label_noise=1\.5 must lie between 0 and 1"):
+        ImageData(label_noise=1.5)
+
+
+def test_a_task_trains_on_noisy_labels_of_its_seed(tmp_path: Path):
+    def labels(**fields: Any) -> np.ndarray:
+        batches: Any = config(tmp_path, **fields).task(make_mesh("data=1")).batches
+        return np.concatenate([np.asarray(batches[k][1]) for k in range(4)])
+
+    noisy = ImageData(label_noise=1.0)
+    assert not (labels(data=noisy) == labels()).any()
+    np.testing.assert_array_equal(labels(data=noisy), labels(data=noisy))
 
 
 def config(run_dir: Path, **fields: object) -> Classification:
