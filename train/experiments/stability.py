@@ -42,6 +42,9 @@ OPTIMIZERS: dict[str, Callable[[Any], optax.GradientTransformation]] = {
     "muon_svd": lambda rate: muon(rate, momentum=0.9, nesterov=False, orthogonalizer="svd"),
     "mimuon_rms": lambda rate: mimuon(rate, threshold=THRESHOLD, momentum=0.9),
     "mimuon_gap": lambda rate: mimuon(rate, threshold=THRESHOLD, measure="gap", momentum=0.9),
+    "mimuon_peak": lambda rate: mimuon(rate, threshold=0.3, relative_to="peak", momentum=0.9),
+    "mimuon_average": lambda rate: mimuon(rate, threshold=1, relative_to="average", momentum=0.9),
+    "mimuon_noise": lambda rate: mimuon(rate, threshold=2, relative_to="noise", momentum=0.9),
 }
 
 RATES = {"sgd": 0.3, "sgdm": 0.03}  # the middle one of the rates that are tried
@@ -148,7 +151,8 @@ class Stability:
                 ),
                 (
                     f"mimuon_rms and mimuon_gap open their gates at {THRESHOLD}, in the unit of "
-                    "heavy-ball momentum 0.9; muon_svd is exact, the others orthogonalize by "
+                    "heavy-ball momentum 0.9; mimuon_peak, mimuon_average and mimuon_noise at 0.3, "
+                    "1 and 2 times that reference; muon_svd is exact, the others orthogonalize by "
                     "Newton-Schulz. kappa is the smallest gap between two singular values of any "
                     "matrix's momentum at the records."
                 ),
