@@ -44,7 +44,7 @@ def test_every_public_name_is_annotated():
     for name in set(mimuon_jax.__all__) - others:
         value = getattr(mimuon_jax, name)
         if inspect.isroutine(value):
-            returned = inspect.signature(value).return_annotation
+            returned = inspect.signature(value, eval_str=True).return_annotation
             known = isinstance(returned, type) and issubclass(
                 returned, str | mimuon_jax.Schedule | AbstractArray
             )

@@ -123,6 +123,7 @@ def test_arguments_and_defaults_are_those_of_optax():
         ({"ns_coeffs": "dion", "ns_steps": 4}, "ns_steps=4 is less than the 5 triples"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_what_has_no_equal_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         from_optax_muon(0.1, **options)

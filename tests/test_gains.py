@@ -44,6 +44,7 @@ def test_the_option_of_orthogonalize_is_the_piece():
     np.testing.assert_array_equal(updates["w"], expected["w"])
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_an_unknown_gain_names_the_alternatives():
     with pytest.raises(ValueError, match="'widht' is unknown; use 'rms', 'spectral', 'width'"):
         scale_by_gain("widht")

@@ -106,6 +106,7 @@ def test_a_threshold_out_of_range_is_refused(threshold):
         threshold_gate(optax.identity(), threshold=threshold)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_an_unknown_measure_names_the_alternatives():
     with pytest.raises(ValueError, match="'norm' is unknown; use 'gap', 'rms'"):
         threshold_gate(optax.identity(), threshold=1.0, measure="norm")

@@ -78,6 +78,7 @@ def test_a_function_may_be_given():
     np.testing.assert_allclose(one["w"], two["w"], atol=1e-6)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_an_unknown_name_names_the_alternatives():
     with pytest.raises(ValueError, match="'polar' is unknown; use 'newton_schulz'"):
         orthogonalize("polar")

@@ -82,6 +82,7 @@ def test_exponents_outside_the_interval_are_refused(p):
         power(jnp.eye(3), p)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_methods_are_names_or_functions():
     x = jnp.asarray(STACK)
     chex.assert_trees_all_equal(power(x, 0.5, method=lambda x, p: jnp.asarray(p * x)), 0.5 * x)

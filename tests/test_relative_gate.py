@@ -253,6 +253,7 @@ def test_the_line_about_the_gate():
     )
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_what_is_not_a_reference():
     with pytest.raises(ValueError, match="relative_to='mean' is unknown; use 'peak', 'average'"):
         mimuon(0.1, relative_to="mean")

@@ -193,6 +193,14 @@ def test_a_gradient_too_many_is_one_clear_line():
         tx.update(params | {"c": jnp.ones(2)}, tx.init(params), params)
 
 
+def test_a_gradient_of_another_shape_is_one_clear_line():
+    params = {"norm": optax.MaskedNode(), "w": jnp.ones((2, 3))}
+    tx = muon(0.1)
+    said = r"^the gradient of parameter 'w' has the shape \(3, 2\), and the parameter \(2, 3\)"
+    with pytest.raises(ValueError, match=said):
+        tx.update(params | {"w": jnp.ones((3, 2))}, tx.init(params), params)
+
+
 @pytest.mark.parametrize("tx", [heavy_ball(0.5), ema(0.5), mvr1(0.5)])
 def test_an_estimate_finds_a_missing_gradient_without_parameters(tx):
     state = tx.init({"w": jnp.eye(2), "b": jnp.ones(2)})

@@ -14,8 +14,9 @@ from typing import Any
 from jax.errors import JaxRuntimeError
 
 from train import distributed, experiments, presets
-from train.commands import COMMANDS
+from train.commands import COMMANDS, OPTIONS
 from train.config import Config
+from train.config_file import configured
 from train.errors import (
     BadInput,
     Interrupted,
@@ -27,8 +28,8 @@ from train.errors import (
 )
 from train.loop import run
 from train.optimizers import OPTIMIZERS
-from train.options import PROGRAM, parse_options
-from train.short_help import short_help
+from train.options import PROGRAM, parse_options, path_of
+from train.short_help import option_lines, short_help
 
 #: What a command is followed by.
 OPERANDS = {
@@ -98,14 +99,16 @@ def parse(arguments: Sequence[str]) -> Config | None:
     require(not is_experiment, f"{arguments[0]} is an experiment: {PROGRAM} compare {arguments[0]}")
     preset = presets.load(arguments[0])
     name, options = _take_optimizer(arguments[1:])
+    path, options = _take("--config", "a file, such as the config.json of a run", options)
     tuned: dict[str, Any] = {key: make() for key, make in OPTIMIZERS.items()} | preset.OPTIMIZERS
-    default = preset.CONFIG
-    if name is not None:
+    default = preset.CONFIG if path is None else configured(path_of(path), preset.CONFIG, tuned)
+    if name is not None and type(default.optimizer) is not OPTIMIZERS[name]:
         default = dataclasses.replace(default, optimizer=tuned[name])
     chosen = next(key for key, make in OPTIMIZERS.items() if type(default.optimizer) is make)
     description = (
         f"--optimizer NAME chooses among {', '.join(OPTIMIZERS)}; the optimizer options below are "
-        f"those of {chosen}."
+        f"those of {chosen}. --config FILE takes defaults from a file, such as the config.json of "
+        "a run."
     )
     program = f"{PROGRAM} {arguments[0]}"
     if {"-h", "--help", "--help-all"} & set(options):
@@ -161,27 +164,33 @@ def _close_output(message: str) -> None:
 
 def _take_optimizer(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
     """Takes `--optimizer NAME` out of a command line, since it decides which options exist."""
-    name, others, tokens = None, [], iter(arguments)
+    known = list(OPTIMIZERS)
+    name, others = _take("--optimizer", f"a name: {', '.join(known)}", arguments)
+    require(
+        name is None or name in known,
+        f"--optimizer {name!r} is unknown{did_you_mean(name or '', known)}; the optimizers are "
+        f"{', '.join(known)}",
+    )
+    return name, others
+
+
+def _take(flag: str, needed: str, arguments: Sequence[str]) -> tuple[str | None, list[str]]:
+    """Takes a flag with its value out of a command line; the last one counts."""
+    value, others, tokens = None, [], iter(arguments)
     for token in tokens:
-        flag, equals, value = token.partition("=")
-        if flag != "--optimizer":
+        found, equals, after = token.partition("=")
+        if found != flag:
             others.append(token)
             continue
-        name = value if equals else next(tokens, "")
-        known = list(OPTIMIZERS)
-        require(name[:1] not in ("", "-"), f"--optimizer needs a name: {', '.join(known)}")
-        require(
-            name in known,
-            f"--optimizer {name!r} is unknown{did_you_mean(name, known)}; the optimizers are "
-            f"{', '.join(known)}",
-        )
-    return name, others
+        value = after if equals else next(tokens, "")
+        require(value[:1] not in ("", "-"), f"{flag} needs {needed}")
+    return value, others
 
 
 def _overview() -> str:
     """What `python -m train --help` prints."""
     lines = [
-        f"usage: {PROGRAM} PRESET [--optimizer NAME] [options]",
+        f"usage: {PROGRAM} PRESET [--optimizer NAME] [--config FILE] [options]",
         *(f"       {PROGRAM} {name} {words} [options]" for name, words in OPERANDS.items()),
     ]
     modules = {name: presets.load(name) for name in presets.names()}
@@ -199,11 +208,12 @@ def _command_help(name: str) -> str:
     """What `python -m train COMMAND --help` prints."""
     usage = f"{PROGRAM} {name} {OPERANDS[name]}"
     about = one_line(COMMANDS[name].__doc__)
-    text = f"usage: {usage} [options]\n\n{about}\n\n{usage} --help lists the options"
+    lines = [f"usage: {usage} [options]", "", textwrap.fill(about, 80), "", "options:"]
+    lines += [*option_lines(OPTIONS[name]), "", f"{usage} --help says more"]
     if name == "compare":
-        lines = [f"  {e:20} {_summary(experiments.load(e))}" for e in experiments.names()]
-        text += "\n\nexperiments:\n" + "\n".join(lines)
-    return text
+        lines += ["", "experiments:"]
+        lines += [f"  {e:20} {_summary(experiments.load(e))}" for e in experiments.names()]
+    return "\n".join(lines)
 
 
 def _summary(about: Any) -> str:

@@ -14,7 +14,7 @@ from models.qwen3 import Qwen3, Qwen3Config, save
 from train import run_directory
 from train.checkpoints import Which
 from train.classes import predict_classes
-from train.compare import compare
+from train.compare import Compare, compare
 from train.data.subwords import Subwords
 from train.data.tokenizer_files import tokenizer_files
 from train.data.tokenizers import Bytes, Tokenizer, load_tokenizer
@@ -73,7 +73,7 @@ class PredictOptions(ClassesOptions):
     """The detections to draw, the folder they go to, and the checkpoint that finds them."""
 
     confidence: float = 0.25
-    """Detections with a lower score are left out; 0 .. 1."""
+    """Detections with a lower score, in [0, 1], are left out."""
 
     head: Literal["one_to_one", "one_to_many"] = "one_to_one"
     """The one-to-one head, or the one-to-many head with non-maximum suppression."""
@@ -262,6 +262,16 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "predict": predict,
     "export": export,
     "compare": compare,
+}
+
+
+#: The options of every command, with their defaults without a run.
+OPTIONS = {
+    "evaluate": EvaluateOptions(),
+    "sample": SampleOptions(),
+    "predict": PredictOptions(),
+    "export": ExportOptions(),
+    "compare": Compare(),
 }
 
 

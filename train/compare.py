@@ -27,7 +27,7 @@ class Compare:
     """Names of optimizers to compare, from those that the experiment has. None: its choice."""
 
     seeds: int = 3
-    """Number of seeds: 0, 1, ..."""
+    """Number of seeds, counted from 0."""
 
     sweep: str | None = None
     """Settings to try with every optimizer: learning_rate=x0.3,x1,x3 (factors of its own rate) or

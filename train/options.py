@@ -100,7 +100,7 @@ def _unknown_option(token: str, default: Any) -> str:
         owners = [name for name, make in makes if flag in _flags(make(), "--optimizer.")]
         if owners:
             return f"option {token} belongs to --optimizer {' or '.join(owners)}"
-        known.append("--optimizer")
+        known += ["--optimizer", "--config"]
     nested = [option for option in known if option.endswith(f".{flag.lstrip('-')}")]
     hint = f" (did you mean {nested[0]}?)" if nested else did_you_mean(flag, known)
     return f"option {token} is unknown{hint}"

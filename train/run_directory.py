@@ -13,31 +13,15 @@ from typing import Any, NamedTuple, TextIO
 
 import jax
 
-from models.qwen3 import RotaryScaling
 from train import tasks
 from train.config import MAY_MOVE, Config, changes, from_json, to_json
+from train.earlier_releases import upgraded
 from train.errors import BadInput, MachineError, require
 from train.files import machine_failed, write_atomically, writing
 from train.integrity import checksum, read_json
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 CHECKOUT = Path(__file__).resolve().parent.parent
-
-_RENAMED = {"skipped_at_most": "max_skipped_steps"}  # fields of config.json in earlier releases
-# Fields that earlier releases did not have: of all configurations, and by type.
-_ADDED_TO_ALL = {"precision": "default", "log": []}
-_ADDED_TO_OPTIMIZERS = {
-    "cooldown": None,
-    "lookahead": 0.0,
-    "lookahead_decay": 0.99,
-    "outer_every": None,
-}
-_ADDED = {
-    "ImageData": {"label_noise": 0.0},
-    "LanguageModel": {"attention": "auto"},
-    "MiMuon": {"relative_to": None},
-    "Qwen3Config": {"attention_bias": False, "rope_scaling": to_json(RotaryScaling())},
-}
 
 
 class Result(NamedTuple):
@@ -250,17 +234,8 @@ def _stored(path: Path) -> dict[str, Any]:
     """Reads config.json."""
     try:
         stored = read_json(path, dict)
-        fields = {_RENAMED.get(name, name): value for name, value in stored["config"].items()}
-        fields = {**_ADDED_TO_ALL, **_ADDED.get(str(fields.get("type")), {}), **fields}
-        model = fields.get("model")
-        if isinstance(model, dict):
-            fields["model"] = {**_ADDED.get(str(model.get("type")), {}), **model}
-        optimizer = fields.get("optimizer")
-        if isinstance(optimizer, dict):
-            added = {**_ADDED_TO_OPTIMIZERS, **_ADDED.get(str(optimizer.get("type")), {})}
-            fields["optimizer"] = {**added, **optimizer}
         sealed = dict(stored.get("files", {}))  # earlier releases sealed none
-        return {"config": fields, "data": stored["data"], "files": sealed}
+        return {"config": upgraded(stored["config"]), "data": stored["data"], "files": sealed}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadInput(
             f"{path} is unreadable ({error!r}), so the run cannot be used; choose another run "

@@ -24,16 +24,16 @@ def short_help(config: Any, program: str) -> str:
         >>> next(line for line in text.splitlines() if "--steps" in line).split(maxsplit=2)
         ['--steps', '200', 'Length of the run, in optimizer steps']
     """
-    lines = [f"usage: {program} [--optimizer NAME] [options]"]
+    lines = [f"usage: {program} [--optimizer NAME] [--config FILE] [options]"]
     for group in ("run", *GROUPS):
         member = config if group == "run" else getattr(config, group, None)
         if dataclasses.is_dataclass(member):
             prefix = "--" if group == "run" else f"--{group}."
-            lines += [f"{group}:", *_lines(member, prefix)]
+            lines += [f"{group}:", *option_lines(member, prefix)]
     return "\n".join([*lines, "--help-all says more, and has the other options."])
 
 
-def _lines(config: Any, prefix: str) -> list[str]:
+def option_lines(config: Any, prefix: str = "--") -> list[str]:
     """One line per option of a configuration."""
     options, texts = {}, _texts(type(config))
     for field in dataclasses.fields(config):

@@ -5,6 +5,8 @@ A schedule of ``K`` triples maps every singular value ``s`` of ``X_0`` to ``f_K(
 an interval ``[l, 1]`` close to 1.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import functools
 import math

@@ -1,5 +1,7 @@
 """Square and fourth roots of the singular values by coupled Newton iterations, without an SVD."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 

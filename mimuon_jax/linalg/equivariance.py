@@ -1,5 +1,7 @@
 """Declarations about a function of matrices that let different shapes share one computation."""
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Callable
 from typing import TypeVar

@@ -11,7 +11,10 @@ so a gate that opens on the gap also opens on each bound. A measure whose value 
 neither overflows nor underflows; likewise one that is a normal float64 of float64 matrices.
 """
 
+from __future__ import annotations
+
 import math
+from typing import Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -57,7 +60,7 @@ def gap(x: Inexact[Array, "*batch m n"]) -> Float[Array, "*batch"]:
     return jnp.min(differences, axis=-1, initial=jnp.inf) * scale[..., 0, 0]
 
 
-def frobenius_along(x: Inexact[Array, "..."], axes: tuple[int, ...]) -> Float[Array, "*batch"]:
+def frobenius_along(x: Inexact[Array, ...], axes: tuple[int, ...]) -> Float[Array, "*batch"]:
     """The Frobenius norm over the given axes, wherever they are and however they are sharded."""
     y, scale = unit_maximum(x, axes)
     squares = jnp.square(jnp.abs(y))  # of complex numbers too
@@ -92,7 +95,7 @@ def frobenius(x: Inexact[Array, "*batch m n"]) -> Float[Array, "*batch"]:
 
 
 def rms_along(
-    x: Inexact[Array, "..."], reduction: tuple[int, ...], output: tuple[int, ...]
+    x: Inexact[Array, ...], reduction: tuple[int, ...], output: tuple[int, ...]
 ) -> Float[Array, "*batch"]:
     """`rms` of matrices ``[reduction, output]``, wherever the axes are and however sharded."""
     m, n = (math.prod(x.shape[axis] for axis in axes) for axes in (reduction, output))
@@ -179,8 +182,11 @@ def _unit(v: Inexact[Array, "*batch k"]) -> Inexact[Array, "*batch k"]:
     return v / jnp.where(length == 0, 1.0, length).astype(v.dtype)
 
 
-#: The measures that have a name.
-MEASURES: dict[str, Measure] = {
+#: Names of measures.
+MeasureName: TypeAlias = Literal["gap", "rms", "spectral", "frobenius"]
+
+#: Measures by name.
+MEASURES: dict[MeasureName, Measure] = {
     "gap": gap,
     "rms": rms,
     "spectral": spectral_norm,

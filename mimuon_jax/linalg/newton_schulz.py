@@ -1,5 +1,7 @@
 """Newton-Schulz orthogonalization of batches of matrices, by matrix products alone."""
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Callable, Sequence
 

@@ -1,7 +1,9 @@
 """Spectral powers ``U S^p V^T`` of batches of matrices; ``p = 0`` is the orthogonal factor."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
-from typing import cast
+from typing import Literal, TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +15,11 @@ from mimuon_jax.linalg.products import product
 from mimuon_jax.linalg.scaling import check_matrices, nonzero, unit_maximum
 from mimuon_jax.types import Number
 
+#: Names of methods of `power`.
+PowerMethodName: TypeAlias = Literal["svd", "coupled_newton"]
+
 #: A method of `power`: ``(x, p) -> U S^p V^T``.
-PowerMethod = Callable[[Float[Array, "*batch m n"], Number], Float[Array, "*batch m n"]]
+PowerMethod: TypeAlias = Callable[[Float[Array, "*batch m n"], Number], Float[Array, "*batch m n"]]
 
 
 @equivariant
@@ -47,7 +52,7 @@ def polar(x: Float[Array, "*batch m n"]) -> Float[Array, "*batch m n"]:
 
 @equivariant
 def power(
-    x: Float[Array, "*batch m n"], p: Number, *, method: str | PowerMethod = "svd"
+    x: Float[Array, "*batch m n"], p: Number, *, method: PowerMethodName | PowerMethod = "svd"
 ) -> Float[Array, "*batch m n"]:
     """The spectral power ``U S^p V^T`` of ``M = U S V^T``.
 
@@ -108,5 +113,5 @@ def _svd_power(x: Float[Array, "*batch m n"], p: Number) -> Float[Array, "*batch
     return (product(u * s[..., None, :], vt) * scale**exponent).astype(x.dtype)
 
 
-#: The methods that have a name.
-METHODS: dict[str, PowerMethod] = {"svd": _svd_power, "coupled_newton": coupled_newton}
+#: Methods by name.
+METHODS: dict[PowerMethodName, PowerMethod] = {"svd": _svd_power, "coupled_newton": coupled_newton}

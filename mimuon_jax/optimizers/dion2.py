@@ -9,7 +9,8 @@ from mimuon_jax.optimizers.optax_names import explains_optax_names
 from mimuon_jax.optimizers.recipe import adam_rate, as_adamw, decayed, descent
 from mimuon_jax.transforms.checks import check_decay
 from mimuon_jax.transforms.fused import Split, split_fused
-from mimuon_jax.transforms.gains import scale_by_gain
+from mimuon_jax.transforms.gains import GainName, scale_by_gain
+from mimuon_jax.transforms.orthogonalize import OrthogonalizerName
 from mimuon_jax.transforms.partition import partition
 from mimuon_jax.transforms.slices import select_slices
 from mimuon_jax.types import Gain, LearningRate, Mask, Matrices, Number, Orthogonalizer, Shardings
@@ -21,8 +22,8 @@ def dion2(
     *,
     fraction: float = 0.25,
     momentum: Number = 0.95,
-    orthogonalizer: str | Orthogonalizer = "newton_schulz",
-    gain: str | float | Gain | None = "spectral",
+    orthogonalizer: OrthogonalizerName | Orthogonalizer = "newton_schulz",
+    gain: GainName | float | Gain | None = "spectral",
     weight_decay: Number = 0.0,
     auxiliary: optax.GradientTransformation | None = None,
     auxiliary_learning_rate: LearningRate | None = None,

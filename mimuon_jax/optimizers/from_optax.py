@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +34,7 @@ def from_optax_muon(
     mu_dtype: DTypeLike | None = None,
     nesterov: bool = True,
     adaptive: bool = False,
-    preconditioning: str = "frobenius",
+    preconditioning: Literal["frobenius"] = "frobenius",
     adam_b1: Number = 0.9,
     adam_b2: Number = 0.999,
     adam_eps_root: Number = 0.0,

@@ -5,12 +5,15 @@ from __future__ import annotations
 import optax
 from jax.typing import DTypeLike
 
+from mimuon_jax.linalg.measures import MeasureName
 from mimuon_jax.optimizers.optax_names import explains_optax_names
 from mimuon_jax.optimizers.recipe import adam_rate, as_adamw, as_momentum, decayed, descent
 from mimuon_jax.transforms.fused import Split, split_fused
+from mimuon_jax.transforms.gains import GainName
 from mimuon_jax.transforms.gates import threshold_gate
-from mimuon_jax.transforms.orthogonalize import orthogonalize
+from mimuon_jax.transforms.orthogonalize import OrthogonalizerName, orthogonalize
 from mimuon_jax.transforms.partition import partition
+from mimuon_jax.transforms.references import ReferenceName
 from mimuon_jax.types import (
     Gain,
     LearningRate,
@@ -29,8 +32,8 @@ def muon(
     *,
     momentum: Number | optax.GradientTransformation = 0.95,
     nesterov: bool = True,
-    orthogonalizer: str | Orthogonalizer = "newton_schulz",
-    gain: str | float | Gain | None = "width",
+    orthogonalizer: OrthogonalizerName | Orthogonalizer = "newton_schulz",
+    gain: GainName | float | Gain | None = "width",
     weight_decay: Number = 0.0,
     auxiliary: optax.GradientTransformation | None = None,
     auxiliary_learning_rate: LearningRate | None = None,
@@ -101,12 +104,12 @@ def mimuon(
     learning_rate: LearningRate,
     *,
     threshold: Number = 5e-3,
-    measure: str | Measure = "rms",
-    relative_to: str | optax.GradientTransformation | None = None,
+    measure: MeasureName | Measure = "rms",
+    relative_to: ReferenceName | optax.GradientTransformation | None = None,
     momentum: Number | optax.GradientTransformation = 0.95,
     nesterov: bool = False,
-    orthogonalizer: str | Orthogonalizer = "newton_schulz",
-    gain: str | float | Gain | None = "width",
+    orthogonalizer: OrthogonalizerName | Orthogonalizer = "newton_schulz",
+    gain: GainName | float | Gain | None = "width",
     weight_decay: Number = 0.0,
     auxiliary: optax.GradientTransformation | None = None,
     auxiliary_learning_rate: LearningRate | None = None,

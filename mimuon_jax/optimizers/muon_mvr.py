@@ -9,7 +9,8 @@ from mimuon_jax.optimizers.optax_names import explains_optax_names
 from mimuon_jax.optimizers.recipe import adam_rate, as_adamw, decayed, descent
 from mimuon_jax.transforms.checks import check_decay
 from mimuon_jax.transforms.fused import Split
-from mimuon_jax.transforms.orthogonalize import orthogonalize
+from mimuon_jax.transforms.gains import GainName
+from mimuon_jax.transforms.orthogonalize import OrthogonalizerName, orthogonalize
 from mimuon_jax.transforms.partition import partition
 from mimuon_jax.transforms.variance_reduction import mvr1, mvr2
 from mimuon_jax.types import Gain, LearningRate, Mask, Matrices, Number, Orthogonalizer, Shardings
@@ -22,8 +23,8 @@ def muon_mvr1(
     gamma: Number = 0.05,
     clip: float | None = None,
     momentum: Number = 0.95,
-    orthogonalizer: str | Orthogonalizer = "newton_schulz",
-    gain: str | float | Gain | None = "width",
+    orthogonalizer: OrthogonalizerName | Orthogonalizer = "newton_schulz",
+    gain: GainName | float | Gain | None = "width",
     weight_decay: Number = 0.0,
     auxiliary: optax.GradientTransformation | None = None,
     auxiliary_learning_rate: LearningRate | None = None,
@@ -96,8 +97,8 @@ def muon_mvr2(
     gamma: Number = 0.05,
     clip: float | None = None,
     momentum: Number = 0.95,
-    orthogonalizer: str | Orthogonalizer = "newton_schulz",
-    gain: str | float | Gain | None = "width",
+    orthogonalizer: OrthogonalizerName | Orthogonalizer = "newton_schulz",
+    gain: GainName | float | Gain | None = "width",
     weight_decay: Number = 0.0,
     auxiliary: optax.GradientTransformation | None = None,
     auxiliary_learning_rate: LearningRate | None = None,

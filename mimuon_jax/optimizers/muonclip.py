@@ -8,6 +8,8 @@ from jax.typing import DTypeLike
 from mimuon_jax.optimizers.muon import muon
 from mimuon_jax.optimizers.optax_names import explains_optax_names
 from mimuon_jax.transforms.fused import Split
+from mimuon_jax.transforms.gains import GainName
+from mimuon_jax.transforms.orthogonalize import OrthogonalizerName
 from mimuon_jax.transforms.qk_clip import QKSpecs, qk_clip
 from mimuon_jax.types import Gain, LearningRate, Mask, Matrices, Number, Orthogonalizer, Shardings
 
@@ -21,8 +23,8 @@ def muonclip(
     alpha: Number = 0.5,
     momentum: Number | optax.GradientTransformation = 0.95,
     nesterov: bool = False,
-    orthogonalizer: str | Orthogonalizer = "newton_schulz",
-    gain: str | float | Gain | None = "rms",
+    orthogonalizer: OrthogonalizerName | Orthogonalizer = "newton_schulz",
+    gain: GainName | float | Gain | None = "rms",
     weight_decay: Number = 0.0,
     auxiliary: optax.GradientTransformation | None = None,
     auxiliary_learning_rate: LearningRate | None = None,

@@ -5,14 +5,15 @@ from __future__ import annotations
 import optax
 from jax.typing import DTypeLike
 
+from mimuon_jax.linalg.measures import MeasureName
 from mimuon_jax.optimizers.optax_names import explains_optax_names
 from mimuon_jax.optimizers.recipe import adam_rate, as_adamw, as_momentum, descent
 from mimuon_jax.transforms.checks import check_share
 from mimuon_jax.transforms.fused import Split, split_fused
 from mimuon_jax.transforms.hyperball import match_param_norm, retract
-from mimuon_jax.transforms.orthogonalize import orthogonalize
+from mimuon_jax.transforms.orthogonalize import OrthogonalizerName, orthogonalize
 from mimuon_jax.transforms.partition import partition
-from mimuon_jax.transforms.units import MEMORY, normalize_units
+from mimuon_jax.transforms.units import MEMORY, UnitName, normalize_units
 from mimuon_jax.types import LearningRate, Matrices, Measure, Number, Orthogonalizer, Shardings
 
 
@@ -20,10 +21,10 @@ from mimuon_jax.types import LearningRate, Matrices, Measure, Number, Orthogonal
 def muonh(
     learning_rate: LearningRate,
     *,
-    measure: str | Measure = "frobenius",
+    measure: MeasureName | Measure = "frobenius",
     momentum: Number | optax.GradientTransformation = 0.95,
     nesterov: bool = True,
-    orthogonalizer: str | Orthogonalizer = "newton_schulz",
+    orthogonalizer: OrthogonalizerName | Orthogonalizer = "newton_schulz",
     auxiliary: optax.GradientTransformation | None = None,
     auxiliary_learning_rate: LearningRate | None = None,
     matrices: Matrices = None,
@@ -92,12 +93,12 @@ def normuonh(
     learning_rate: LearningRate,
     *,
     beta2: Number = 0.95,
-    per: str = "longer",
+    per: UnitName = "longer",
     eps: Number = 1e-8,
-    measure: str | Measure = "frobenius",
+    measure: MeasureName | Measure = "frobenius",
     momentum: Number | optax.GradientTransformation = 0.95,
     nesterov: bool = True,
-    orthogonalizer: str | Orthogonalizer = "newton_schulz",
+    orthogonalizer: OrthogonalizerName | Orthogonalizer = "newton_schulz",
     auxiliary: optax.GradientTransformation | None = None,
     auxiliary_learning_rate: LearningRate | None = None,
     matrices: Matrices = None,
@@ -165,7 +166,7 @@ def normuonh(
 def _on_sphere(
     direction: optax.GradientTransformation,
     learning_rate: LearningRate,
-    measure: str | Measure,
+    measure: MeasureName | Measure,
     shardings: Shardings,
 ) -> optax.GradientTransformationExtraArgs:
     """Steps along a direction, on the sphere of every matrix."""

@@ -12,7 +12,8 @@ from mimuon_jax.optimizers.optax_names import explains_optax_names
 from mimuon_jax.optimizers.recipe import as_auxiliary, as_momentum, decayed, descent
 from mimuon_jax.transforms.checks import check_weight
 from mimuon_jax.transforms.fused import Split
-from mimuon_jax.transforms.orthogonalize import orthogonalize
+from mimuon_jax.transforms.gains import GainName
+from mimuon_jax.transforms.orthogonalize import OrthogonalizerName, orthogonalize
 from mimuon_jax.transforms.partition import partition
 from mimuon_jax.types import (
     Gain,
@@ -42,8 +43,8 @@ def musgd(
     momentum: Number | optax.GradientTransformation = 0.95,
     sgd_momentum: Number | optax.GradientTransformation = 0.9,
     nesterov: bool = True,
-    orthogonalizer: str | Orthogonalizer = "newton_schulz",
-    gain: str | float | Gain | None = "width",
+    orthogonalizer: OrthogonalizerName | Orthogonalizer = "newton_schulz",
+    gain: GainName | float | Gain | None = "width",
     weight_decay: Number = 0.0,
     auxiliary: optax.GradientTransformation | None = None,
     auxiliary_learning_rate: LearningRate | None = None,

@@ -9,9 +9,10 @@ from mimuon_jax.optimizers.optax_names import explains_optax_names
 from mimuon_jax.optimizers.recipe import adam_rate, as_adamw, as_momentum, decayed, descent
 from mimuon_jax.transforms.checks import check_decay
 from mimuon_jax.transforms.fused import Split, split_fused
+from mimuon_jax.transforms.gains import GainName
 from mimuon_jax.transforms.momentum import ema
 from mimuon_jax.transforms.namo import scale_by_namo
-from mimuon_jax.transforms.orthogonalize import orthogonalize
+from mimuon_jax.transforms.orthogonalize import OrthogonalizerName, orthogonalize
 from mimuon_jax.transforms.partition import partition
 from mimuon_jax.types import Gain, LearningRate, Mask, Matrices, Number, Orthogonalizer, Shardings
 
@@ -24,8 +25,8 @@ def namo(
     eps: Number = 1e-8,
     momentum: Number | optax.GradientTransformation = 0.95,
     nesterov: bool = False,
-    orthogonalizer: str | Orthogonalizer = "newton_schulz",
-    gain: str | float | Gain | None = "width",
+    orthogonalizer: OrthogonalizerName | Orthogonalizer = "newton_schulz",
+    gain: GainName | float | Gain | None = "width",
     weight_decay: Number = 0.0,
     auxiliary: optax.GradientTransformation | None = None,
     auxiliary_learning_rate: LearningRate | None = None,

@@ -9,10 +9,10 @@ from mimuon_jax.optimizers.optax_names import explains_optax_names
 from mimuon_jax.optimizers.recipe import adam_rate, as_adamw, as_momentum, decayed, descent
 from mimuon_jax.transforms.checks import check_positive, check_share
 from mimuon_jax.transforms.fused import Split, split_fused
-from mimuon_jax.transforms.gains import scale_by_gain
-from mimuon_jax.transforms.orthogonalize import orthogonalize
+from mimuon_jax.transforms.gains import GainName, scale_by_gain
+from mimuon_jax.transforms.orthogonalize import OrthogonalizerName, orthogonalize
 from mimuon_jax.transforms.partition import partition
-from mimuon_jax.transforms.units import MEMORY, normalize_units
+from mimuon_jax.transforms.units import MEMORY, UnitName, normalize_units
 from mimuon_jax.types import (
     Gain,
     LearningRate,
@@ -29,12 +29,12 @@ def normuon(
     learning_rate: LearningRate,
     *,
     beta2: Number = 0.95,
-    per: str = "output",
+    per: UnitName = "output",
     eps: Number = 1e-8,
     momentum: Number | optax.GradientTransformation = 0.95,
     nesterov: bool = True,
-    orthogonalizer: str | Orthogonalizer = "newton_schulz",
-    gain: str | float | Gain | None = "width",
+    orthogonalizer: OrthogonalizerName | Orthogonalizer = "newton_schulz",
+    gain: GainName | float | Gain | None = "width",
     weight_decay: Number = 0.0,
     auxiliary: optax.GradientTransformation | None = None,
     auxiliary_learning_rate: LearningRate | None = None,
@@ -120,7 +120,7 @@ def adamuon(
     eps: Number = 1e-8,
     momentum: Number | optax.GradientTransformation = 0.95,
     nesterov: bool = True,
-    orthogonalizer: str | Orthogonalizer = "newton_schulz",
+    orthogonalizer: OrthogonalizerName | Orthogonalizer = "newton_schulz",
     weight_decay: Number = 0.0,
     auxiliary: optax.GradientTransformation | None = None,
     auxiliary_learning_rate: LearningRate | None = None,

@@ -9,7 +9,9 @@ from mimuon_jax.optimizers.optax_names import explains_optax_names
 from mimuon_jax.optimizers.recipe import adam_rate, as_adamw, as_momentum, decayed, descent
 from mimuon_jax.transforms.checks import check_decay
 from mimuon_jax.transforms.fused import Split
+from mimuon_jax.transforms.gains import GainName
 from mimuon_jax.transforms.momentum import ema
+from mimuon_jax.transforms.orthogonalize import OrthogonalizerName
 from mimuon_jax.transforms.partition import partition
 from mimuon_jax.transforms.spectra import scale_by_dual_norm
 from mimuon_jax.types import Gain, LearningRate, Mask, Matrices, Number, Orthogonalizer, Shardings
@@ -21,8 +23,8 @@ def polargrad(
     *,
     momentum: Number | optax.GradientTransformation = 0.95,
     nesterov: bool = False,
-    orthogonalizer: str | Orthogonalizer = "newton_schulz",
-    gain: str | float | Gain | None = None,
+    orthogonalizer: OrthogonalizerName | Orthogonalizer = "newton_schulz",
+    gain: GainName | float | Gain | None = None,
     weight_decay: Number = 0.0,
     auxiliary: optax.GradientTransformation | None = None,
     auxiliary_learning_rate: LearningRate | None = None,

@@ -10,7 +10,7 @@ from jax.core import Tracer
 from jax.typing import DTypeLike
 
 from mimuon_jax.transforms.checks import check_decay, check_rate, check_weight
-from mimuon_jax.transforms.gains import is_rms
+from mimuon_jax.transforms.gains import GainName, is_rms
 from mimuon_jax.transforms.masks import as_mask
 from mimuon_jax.transforms.momentum import heavy_ball, with_nesterov
 from mimuon_jax.types import Gain, LearningRate, Mask, Number, State, Tree
@@ -110,7 +110,9 @@ def widened(transformation: optax.GradientTransformation) -> optax.GradientTrans
     return optax.GradientTransformationExtraArgs(lambda params: inner.init(wide(params)), update)
 
 
-def adam_rate(learning_rate: LearningRate, gain: str | float | Gain | None = None) -> LearningRate:
+def adam_rate(
+    learning_rate: LearningRate, gain: GainName | float | Gain | None = None
+) -> LearningRate:
     """The learning rate of the default AdamW next to that of the matrices, schedule included."""
     if gain == "rms" or is_rms(gain):  # the updates of the matrices have the RMS of AdamW's
         return learning_rate

@@ -11,7 +11,8 @@ from mimuon_jax.optimizers.optax_names import explains_optax_names
 from mimuon_jax.optimizers.recipe import as_auxiliary, as_momentum, decayed, descent
 from mimuon_jax.transforms.checks import check_weight
 from mimuon_jax.transforms.fused import Split
-from mimuon_jax.transforms.norms import lmo
+from mimuon_jax.transforms.norms import NormName, lmo
+from mimuon_jax.transforms.orthogonalize import OrthogonalizerName
 from mimuon_jax.transforms.partition import partition
 from mimuon_jax.types import LearningRate, Mask, Matrices, Number, Orthogonalizer, Shardings
 
@@ -22,10 +23,10 @@ def scion(
     *,
     radius: Number = 50.0,
     auxiliary_radius: Number = 3000.0,
-    norms: Mapping[str, str] | None = None,
+    norms: Mapping[str, NormName] | None = None,
     momentum: Number | optax.GradientTransformation = 0.9,
     nesterov: bool = False,
-    orthogonalizer: str | Orthogonalizer = "newton_schulz",
+    orthogonalizer: OrthogonalizerName | Orthogonalizer = "newton_schulz",
     weight_decay: Number = 1.0,
     auxiliary: optax.GradientTransformation | None = None,
     auxiliary_learning_rate: LearningRate | None = None,

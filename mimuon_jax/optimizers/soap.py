@@ -8,9 +8,11 @@ from jax.typing import DTypeLike
 from mimuon_jax.optimizers.optax_names import explains_optax_names
 from mimuon_jax.optimizers.recipe import adam_rate, as_adamw, as_momentum, decayed, descent
 from mimuon_jax.transforms.checks import check_decay
+from mimuon_jax.transforms.eigenbasis import SidesName
 from mimuon_jax.transforms.fused import Split, split_fused
+from mimuon_jax.transforms.gains import GainName
 from mimuon_jax.transforms.kronecker import precondition_kron, scale_by_soap
-from mimuon_jax.transforms.orthogonalize import orthogonalize
+from mimuon_jax.transforms.orthogonalize import OrthogonalizerName, orthogonalize
 from mimuon_jax.transforms.partition import partition
 from mimuon_jax.types import Gain, LearningRate, Mask, Matrices, Number, Orthogonalizer, Shardings
 
@@ -24,7 +26,7 @@ def soap(
     eps: Number = 1e-8,
     update_every: int = 10,
     max_dim: int = 10_000,
-    sides: str = "both",
+    sides: SidesName = "both",
     weight_decay: Number = 0.0,
     auxiliary: optax.GradientTransformation | None = None,
     auxiliary_learning_rate: LearningRate | None = None,
@@ -96,11 +98,11 @@ def soap_muon(
     eps: Number = 1e-8,
     update_every: int = 1,
     max_dim: int = 10_000,
-    sides: str = "both",
+    sides: SidesName = "both",
     momentum: Number | optax.GradientTransformation = 0.95,
     nesterov: bool = True,
-    orthogonalizer: str | Orthogonalizer = "newton_schulz",
-    gain: str | float | Gain | None = "width",
+    orthogonalizer: OrthogonalizerName | Orthogonalizer = "newton_schulz",
+    gain: GainName | float | Gain | None = "width",
     weight_decay: Number = 0.0,
     auxiliary: optax.GradientTransformation | None = None,
     auxiliary_learning_rate: LearningRate | None = None,

@@ -7,12 +7,13 @@ from typing import Any
 import optax
 from jax.typing import DTypeLike
 
-from mimuon_jax.linalg.powers import PowerMethod
+from mimuon_jax.linalg.powers import PowerMethod, PowerMethodName
 from mimuon_jax.optimizers.optax_names import explains_optax_names
 from mimuon_jax.optimizers.recipe import as_auxiliary, as_momentum, decayed, descent, widened
 from mimuon_jax.transforms.checks import check_decay, check_weight
 from mimuon_jax.transforms.fused import Split
-from mimuon_jax.transforms.gains import factor_of
+from mimuon_jax.transforms.gains import GainName, factor_of
+from mimuon_jax.transforms.orthogonalize import OrthogonalizerName
 from mimuon_jax.transforms.partition import partition
 from mimuon_jax.transforms.spectral_power import checked_exponent, spectral_power
 from mimuon_jax.types import Gain, LearningRate, Mask, Matrices, Number, Shardings
@@ -25,8 +26,8 @@ def spectral_sgd(
     p: float = 0.5,
     momentum: Number | optax.GradientTransformation = 0.95,
     nesterov: bool = False,
-    method: str | PowerMethod | None = None,
-    gain: str | float | Gain | None = "width",
+    method: OrthogonalizerName | PowerMethodName | PowerMethod | None = None,
+    gain: GainName | float | Gain | None = "width",
     weight_decay: Number = 0.0,
     auxiliary: optax.GradientTransformation | None = None,
     auxiliary_learning_rate: LearningRate | None = None,
@@ -102,8 +103,8 @@ def spectral_adam(
     b1: Number = 0.9,
     b2: Number = 0.999,
     eps: Number = 1e-8,
-    method: str | PowerMethod | None = None,
-    gain: str | float | Gain | None = "width",
+    method: OrthogonalizerName | PowerMethodName | PowerMethod | None = None,
+    gain: GainName | float | Gain | None = "width",
     weight_decay: Number = 0.0,
     auxiliary: optax.GradientTransformation | None = None,
     auxiliary_learning_rate: LearningRate | None = None,
@@ -192,7 +193,7 @@ def _spectral(
     return partition(steps(learning_rate, powers), rest, matrices=matrices)
 
 
-def _gain(p: float, gain: str | float | Gain | None) -> str | float | Gain | None:
+def _gain(p: float, gain: GainName | float | Gain | None) -> GainName | float | Gain | None:
     """The gain at ``p = 0``, None for every other ``p``; checked for every ``p``."""
     factor_of(gain)
     return gain if checked_exponent(p) == 0 else None

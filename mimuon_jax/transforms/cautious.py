@@ -1,5 +1,7 @@
 """Cautious weight decay: only of entries that the update moves towards zero."""
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
 import optax

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.core import Tracer
 
 from mimuon_jax.transforms.given import is_absent, named_leaves
@@ -90,7 +91,7 @@ def check_gradients(gradients: Tree, params: Tree) -> None:
       params: the parameters, or a part of the state that is shaped like them.
 
     Raises:
-      ValueError: a gradient is None or missing, or there is one too many.
+      ValueError: a gradient is None, missing or of another shape, or there is one too many.
 
     Example:
       >>> import jax.numpy as jnp
@@ -102,6 +103,7 @@ def check_gradients(gradients: Tree, params: Tree) -> None:
       move, or leave it out of the parameters given to `init` as well
     """
     if jax.tree.structure(gradients) == jax.tree.structure(params):
+        _check_shapes(gradients, params)
         return
     given, expected = (
         {"/".join(names) for names, leaf in named_leaves(tree) if not is_absent(leaf)}
@@ -117,6 +119,21 @@ def check_gradients(gradients: Tree, params: Tree) -> None:
             f"there is a gradient for {min(given - expected)!r}, which is not a parameter; the "
             f"parameters are {', '.join(sorted(expected))}"
         )
+
+
+def _check_shapes(gradients: Tree, params: Tree) -> None:
+    """Raises if a gradient has another shape than its parameter."""
+    given, expected = ([jnp.shape(x) for x in jax.tree.leaves(t)] for t in (gradients, params))
+    if given == expected:
+        return
+    names = ["/".join(names) for names, leaf in named_leaves(params) if not is_absent(leaf)]
+    name, one, other = next(
+        found for found in zip(names, given, expected, strict=True) if found[1] != found[2]
+    )
+    raise ValueError(
+        f"the gradient of parameter {name!r} has the shape {one}, and the parameter {other}; take "
+        "gradients with respect to these parameters"
+    )
 
 
 def _as_float(value: Any) -> float:

@@ -1,5 +1,7 @@
 """Reports about roles: the table of all parameters, and the warning if few are matrices."""
 
+from __future__ import annotations
+
 import math
 import warnings
 from collections.abc import Sequence

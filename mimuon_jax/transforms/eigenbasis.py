@@ -6,7 +6,7 @@ and ``Q_A``, ``Q_C`` their eigenvectors. A side without statistics has ``Q = I``
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +18,11 @@ from mimuon_jax.linalg.scaling import wide_dtype
 from mimuon_jax.transforms.given import Role
 from mimuon_jax.types import Array, Number
 
+#: Names of choices of sides.
+SidesName: TypeAlias = Literal["both", "reduction", "output", "shorter"]
+
 #: Which sides of ``[m, n]`` have statistics, before the limit on their length.
-SIDES: dict[str, Callable[[int, int], tuple[bool, bool]]] = {
+SIDES: dict[SidesName, Callable[[int, int], tuple[bool, bool]]] = {
     "both": lambda m, n: (True, True),
     "reduction": lambda m, n: (True, False),
     "output": lambda m, n: (False, True),
@@ -42,7 +45,7 @@ class Kronecker(NamedTuple):
     right: Side | None
 
 
-def start(dtype: jnp.dtype, role: Role, max_dim: int, sides: str) -> Kronecker:
+def start(dtype: jnp.dtype, role: Role, max_dim: int, sides: SidesName) -> Kronecker:
     """The statistics of one parameter before the first gradient."""
     assert role.numbers is not None
     real = jnp.finfo(wide_dtype(dtype)).dtype

@@ -1,5 +1,7 @@
 """Fused matrices: one parameter that holds several matrices side by side."""
 
+from __future__ import annotations
+
 import itertools
 import re
 from collections.abc import Mapping, Sequence

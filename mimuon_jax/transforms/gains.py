@@ -1,8 +1,10 @@
 """Gains: factors that an orthogonalized update is multiplied by, given the sizes of its matrix."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Sequence
-from typing import TypeGuard
+from typing import Literal, TypeAlias, TypeGuard
 
 import jax
 import jax.numpy as jnp
@@ -79,12 +81,15 @@ def spectral(reduction: int, output: int) -> float:
     return math.sqrt(output / reduction)
 
 
+#: Names of gains.
+GainName: TypeAlias = Literal["rms", "spectral", "width", "unflattened"]
+
 #: Gains by name. "unflattened" is not among them: it also depends on the dimension numbers.
 GAINS: dict[str, Gain] = {"rms": rms, "spectral": spectral, "width": width}
 
 
 def factor_of(
-    gain: str | float | Gain | None,
+    gain: GainName | float | Gain | None,
 ) -> Callable[[Sequence[int], MuonDimensionNumbers], float]:
     """The function ``(shape, numbers) -> factor`` of a ``gain`` argument; None: the constant 1."""
     if gain is None:
@@ -119,7 +124,7 @@ def is_convolution(numbers: MuonDimensionNumbers) -> bool:
 
 
 def scale_by_gain(
-    gain: str | float | Gain | None = "width", *, matrices: Matrices = None
+    gain: GainName | float | Gain | None = "width", *, matrices: Matrices = None
 ) -> optax.GradientTransformation:
     """Multiplies every matrix by a gain; auxiliary leaves pass through unchanged.
 

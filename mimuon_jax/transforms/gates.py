@@ -1,5 +1,7 @@
 """The threshold gate: one transformation for open matrices, another for closed ones."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -11,11 +13,13 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
 from mimuon_jax.engine.axes import axes_of, batch_shape
+from mimuon_jax.linalg.measures import MeasureName
 from mimuon_jax.linalg.scaling import wide_dtype
 from mimuon_jax.transforms.checks import check_number
 from mimuon_jax.transforms.measuring import as_measure, measure_matrices
 from mimuon_jax.transforms.references import (
     PerMatrix,
+    ReferenceName,
     ReferenceState,
     as_kept,
     as_reference,
@@ -57,8 +61,8 @@ def threshold_gate(
     transformation: optax.GradientTransformation,
     *,
     threshold: Number,
-    measure: str | Measure = "rms",
-    relative_to: str | optax.GradientTransformation | None = None,
+    measure: MeasureName | Measure = "rms",
+    relative_to: ReferenceName | optax.GradientTransformation | None = None,
     otherwise: optax.GradientTransformation | None = None,
     matrices: Matrices = None,
     shardings: Shardings = None,

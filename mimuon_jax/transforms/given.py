@@ -5,10 +5,12 @@ It is a tree or prefix tree of entries, or a function ``params -> tree``. An ent
 a `Role`, as in the trees that `roles_of` returns.
 """
 
+from __future__ import annotations
+
 import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import optax
@@ -29,7 +31,8 @@ class Role(NamedTuple):
 
 
 def by_path(
-    patterns: Mapping[str, MuonDimensionNumbers | str | None], otherwise: Matrices = None
+    patterns: Mapping[str, MuonDimensionNumbers | Literal["default"] | None],
+    otherwise: Matrices = None,
 ) -> Callable[[Tree], Tree]:
     r"""Dimension numbers by regular expressions on paths, for the argument ``matrices``.
 

@@ -1,5 +1,7 @@
 """Hyperball: matrices that keep their norm, and move by a fixed fraction of it."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -7,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax.core import Tracer
 
+from mimuon_jax.linalg.measures import MeasureName
 from mimuon_jax.transforms.in_place import (
     Place,
     change_matrices,
@@ -27,7 +30,7 @@ class RetractState(NamedTuple):
 
 
 def match_param_norm(
-    measure: str | Measure = "frobenius",
+    measure: MeasureName | Measure = "frobenius",
     *,
     matrices: Matrices = None,
     shardings: Shardings = None,
@@ -80,7 +83,7 @@ def match_param_norm(
 
 
 def retract(
-    measure: str | Measure = "frobenius",
+    measure: MeasureName | Measure = "frobenius",
     *,
     matrices: Matrices = None,
     shardings: Shardings = None,

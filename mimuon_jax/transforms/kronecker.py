@@ -1,5 +1,7 @@
 """SOAP's preconditioner: entries divided as in Adam, in the eigenbasis of Shampoo's statistics."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -12,7 +14,7 @@ from mimuon_jax.linalg.measures import frobenius
 from mimuon_jax.linalg.products import product
 from mimuon_jax.linalg.scaling import check_matrices, wide_dtype
 from mimuon_jax.transforms.checks import check_decay, check_positive, check_weight
-from mimuon_jax.transforms.eigenbasis import SIDES, Kronecker, refreshed, rotated, start
+from mimuon_jax.transforms.eigenbasis import SIDES, Kronecker, SidesName, refreshed, rotated, start
 from mimuon_jax.transforms.momentum import ema
 from mimuon_jax.transforms.preconditioner import check_static_number
 from mimuon_jax.transforms.roles import roles
@@ -41,7 +43,7 @@ def precondition_kron(
     eps: Number = 1e-8,
     update_every: int = 1,
     max_dim: int = 10_000,
-    sides: str = "both",
+    sides: SidesName = "both",
     matrices: Matrices = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Divides momentum by powers of its second moment, in the eigenbasis of Shampoo's statistics.
@@ -107,7 +109,7 @@ def scale_by_soap(
     *,
     update_every: int = 10,
     max_dim: int = 10_000,
-    sides: str = "both",
+    sides: SidesName = "both",
     matrices: Matrices = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Adam in the eigenbasis of Shampoo's statistics: SOAP.
@@ -186,7 +188,7 @@ def _in_basis(
     decay: Number,
     update_every: int,
     max_dim: int,
-    sides: str,
+    sides: SidesName,
     matrices: Matrices,
     *,
     waits: bool,

@@ -9,13 +9,13 @@ from mimuon_jax.engine.axes import axes_of
 from mimuon_jax.engine.batching import map_matrices
 from mimuon_jax.engine.sharding import of_leaves
 from mimuon_jax.linalg.equivariance import along_of, is_equivariant
-from mimuon_jax.linalg.measures import MEASURES
+from mimuon_jax.linalg.measures import MEASURES, MeasureName
 from mimuon_jax.linalg.scaling import check_matrices, wide_dtype
 from mimuon_jax.transforms.roles import roles
 from mimuon_jax.types import Array, Float, Inexact, Matrices, Measure, Shardings, Tree
 
 
-def as_measure(measure: str | Measure) -> Measure:
+def as_measure(measure: MeasureName | Measure) -> Measure:
     """The function that a ``measure`` argument stands for."""
     if callable(measure):
         return measure

@@ -5,6 +5,8 @@ base classes, and a model can only exist if its framework was imported. Unknown 
 parameters that a user makes with ``self.param``, are left to the rule by name.
 """
 
+from __future__ import annotations
+
 import sys
 from collections.abc import Sequence
 from typing import Any

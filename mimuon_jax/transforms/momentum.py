@@ -4,6 +4,8 @@ The two differ by a factor: heavy ball sums gradients, so it is ``1 / (1 - mu)``
 the EMA of the same decay. Orthogonalization does not see the factor; thresholds and SGD do.
 """
 
+from __future__ import annotations
+
 from typing import Any, Literal, NamedTuple
 
 import jax

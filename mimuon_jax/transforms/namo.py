@@ -1,5 +1,7 @@
 """NAMO's step size: the norm of the momentum relative to a running norm of the gradients."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from typing import NamedTuple
 

@@ -1,7 +1,10 @@
 """Scion's norms: every parameter moves to the extreme point of a ball of its own norm."""
 
+from __future__ import annotations
+
 import re
 from collections.abc import Callable, Mapping
+from typing import Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +14,7 @@ from mimuon_jax.linalg.scaling import wide_dtype
 from mimuon_jax.transforms.fused import Split
 from mimuon_jax.transforms.given import Role, is_masked
 from mimuon_jax.transforms.in_place import norm, ratio
-from mimuon_jax.transforms.orthogonalize import orthogonalize
+from mimuon_jax.transforms.orthogonalize import OrthogonalizerName, orthogonalize
 from mimuon_jax.transforms.roles import roles
 from mimuon_jax.transforms.scope import passing_on
 from mimuon_jax.types import Array, Matrices, Orthogonalizer, Shardings, State, Tree
@@ -27,8 +30,12 @@ def _unit(x: Array, axis: int) -> Array:
     return ratio(x, norm(x, (axis % x.ndim,)))
 
 
-#: Extreme points by norm, for arrays ``[..., m, n]``, and ``[..., n]`` for ``"rms"``.
-NORMS: dict[str, Callable[[Array], Array]] = {
+#: Names of norms.
+NormName: TypeAlias = Literal["spectral", "rms", "row", "sign"]
+
+#: Extreme points by norm, for arrays ``[..., m, n]``, and ``[..., n]`` for ``"rms"``; that of
+#: "spectral" is found by `orthogonalize`.
+NORMS: dict[NormName, Callable[[Array], Array]] = {
     "rms": _rms,
     "row": lambda x: _unit(x, -2) / x.shape[-2] ** 0.5,
     "sign": lambda x: jnp.sign(x) / (x.shape[-2] if x.ndim > 1 else 1),
@@ -36,9 +43,9 @@ NORMS: dict[str, Callable[[Array], Array]] = {
 
 
 def lmo(
-    norms: Mapping[str, str] | None = None,
+    norms: Mapping[str, NormName] | None = None,
     *,
-    orthogonalizer: str | Orthogonalizer = "newton_schulz",
+    orthogonalizer: OrthogonalizerName | Orthogonalizer = "newton_schulz",
     split: Split | None = None,
     matrices: Matrices = None,
     shardings: Shardings = None,
@@ -84,9 +91,9 @@ def lmo(
             raise ValueError(f"norms={{{pattern!r}: {name!r}}} is unknown; use {known}")
     spectral = orthogonalize(orthogonalizer, gain="spectral", split=split, shardings=shardings)
 
-    def chosen(tree: Tree) -> tuple[list[str], list[Role]]:
+    def chosen(tree: Tree) -> tuple[list[NormName], list[Role]]:
         decided = roles(tree, matrices)
-        names = [_norm_of(role, norms or {}) for role in decided]
+        names: list[NormName] = [_norm_of(role, norms or {}) for role in decided]
         left = [
             role if name == "spectral" else role._replace(numbers=None)
             for role, name in zip(decided, names, strict=True)
@@ -124,7 +131,7 @@ def _extreme(function: Callable[[Array], Array], x: Array) -> Array:
     return (function(wide) if x.ndim else jnp.sign(wide)).astype(x.dtype)
 
 
-def _norm_of(role: Role, norms: Mapping[str, str]) -> str:
+def _norm_of(role: Role, norms: Mapping[str, NormName]) -> NormName:
     """The norm of a parameter."""
     for pattern, name in norms.items():
         if re.search(pattern, role.path):
@@ -146,7 +153,7 @@ def _fits(name: str, role: Role) -> bool:
     return name != "row" or len(role.shape) > 1
 
 
-def _check_patterns(norms: Mapping[str, str], decided: list[Role]) -> None:
+def _check_patterns(norms: Mapping[str, NormName], decided: list[Role]) -> None:
     """Raises if a pattern does not match any parameter."""
     for pattern in norms:
         if not any(re.search(pattern, role.path) for role in decided):

@@ -1,6 +1,9 @@
 """Orthogonalization as a transformation, and orthogonalizers by name."""
 
+from __future__ import annotations
+
 import functools
+from typing import Literal, TypeAlias
 
 import optax
 
@@ -8,11 +11,23 @@ from mimuon_jax.linalg.coefficients import DION, JORDAN
 from mimuon_jax.linalg.newton_schulz import fast_newton_schulz, gram_newton_schulz, newton_schulz
 from mimuon_jax.linalg.powers import polar
 from mimuon_jax.transforms.fused import Split
+from mimuon_jax.transforms.gains import GainName
 from mimuon_jax.transforms.per_matrix import per_matrix
 from mimuon_jax.types import Gain, Matrices, Orthogonalizer, Shardings
 
+#: Names of orthogonalizers.
+OrthogonalizerName: TypeAlias = Literal[
+    "newton_schulz",
+    "polar_express",
+    "gram_newton_schulz",
+    "fast_newton_schulz",
+    "jordan",
+    "dion",
+    "svd",
+]
+
 #: Orthogonalizers by name.
-ORTHOGONALIZERS: dict[str, Orthogonalizer] = {
+ORTHOGONALIZERS: dict[OrthogonalizerName, Orthogonalizer] = {
     "newton_schulz": newton_schulz,
     "polar_express": newton_schulz,
     "gram_newton_schulz": gram_newton_schulz,
@@ -23,7 +38,7 @@ ORTHOGONALIZERS: dict[str, Orthogonalizer] = {
 }
 
 
-def as_orthogonalizer(orthogonalizer: str | Orthogonalizer) -> Orthogonalizer:
+def as_orthogonalizer(orthogonalizer: OrthogonalizerName | Orthogonalizer) -> Orthogonalizer:
     """The function that an ``orthogonalizer`` argument stands for."""
     if callable(orthogonalizer):
         return orthogonalizer
@@ -36,10 +51,10 @@ def as_orthogonalizer(orthogonalizer: str | Orthogonalizer) -> Orthogonalizer:
 
 
 def orthogonalize(
-    orthogonalizer: str | Orthogonalizer = "newton_schulz",
+    orthogonalizer: OrthogonalizerName | Orthogonalizer = "newton_schulz",
     *,
     equivariant: bool | None = None,
-    gain: str | float | Gain | None = None,
+    gain: GainName | float | Gain | None = None,
     split: Split | None = None,
     matrices: Matrices = None,
     shardings: Shardings = None,

@@ -1,5 +1,7 @@
 """One transformation for matrices, another for auxiliary parameters."""
 
+from __future__ import annotations
+
 from collections.abc import Hashable
 
 import jax

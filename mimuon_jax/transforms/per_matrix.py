@@ -12,7 +12,7 @@ from mimuon_jax.linalg.complex_matrices import RealOrComplex
 from mimuon_jax.linalg.equivariance import is_equivariant
 from mimuon_jax.linalg.platforms import rounded_on
 from mimuon_jax.transforms.fused import Split, split_fused
-from mimuon_jax.transforms.gains import factor_of, scale
+from mimuon_jax.transforms.gains import GainName, factor_of, scale
 from mimuon_jax.transforms.roles import roles
 from mimuon_jax.types import Array, Gain, Matrices, Orthogonalizer, Shardings, State, Tree
 
@@ -21,7 +21,7 @@ def per_matrix(
     function: Orthogonalizer,
     *,
     equivariant: bool | None = None,
-    gain: str | float | Gain | None,
+    gain: GainName | float | Gain | None,
     split: Split | None,
     matrices: Matrices,
     shardings: Shardings,

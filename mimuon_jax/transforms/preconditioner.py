@@ -1,5 +1,7 @@
 """Shampoo's preconditioner: every matrix multiplied by roots of its statistics on both sides."""
 
+from __future__ import annotations
+
 import functools
 import math
 from collections.abc import Mapping

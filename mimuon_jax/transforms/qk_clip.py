@@ -1,5 +1,7 @@
 """QK-Clip: smaller query and key projections for heads whose attention logits grew too large."""
 
+from __future__ import annotations
+
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args

@@ -1,7 +1,7 @@
 """References of the gate: numbers per matrix that scale with the gradient."""
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,9 @@ from mimuon_jax.types import Array, Float, Matrices, State, Tree
 #: parameters, and these arrays have another rank. Without any matrix it is a scalar 0, not an empty
 #: dict: `optax.tree_map_params` calls ``init`` with a tree without leaves and expects a leaf here.
 PerMatrix: TypeAlias = Mapping[str, Array] | Array
+
+#: Names of references.
+ReferenceName: TypeAlias = Literal["peak", "average", "noise"]
 
 _MEMORY = 0.99  # "average" and "noise" look back over some 100 steps
 
@@ -72,7 +75,9 @@ class Reference(NamedTuple):
         return ratios, ReferenceState(previous, statistic)
 
 
-def as_reference(relative_to: str | optax.GradientTransformation | None) -> Reference | None:
+def as_reference(
+    relative_to: ReferenceName | optax.GradientTransformation | None,
+) -> Reference | None:
     """The reference that an argument ``relative_to`` stands for; None: an absolute threshold."""
     if relative_to is None:
         return None
@@ -129,7 +134,8 @@ def _average(memory: float) -> optax.GradientTransformation:
     return optax.GradientTransformation(init, update)
 
 
-REFERENCES = {
+#: References by name.
+REFERENCES: dict[ReferenceName, Reference] = {
     "peak": Reference(_peak()),
     "average": Reference(_average(_MEMORY)),
     "noise": Reference(_average(_MEMORY), of_change=True),

@@ -1,5 +1,9 @@
 """Updates bounded relative to their parameters: a floor, a brake on growth, a pinned radius."""
 
+from __future__ import annotations
+
+from typing import Literal
+
 import jax.numpy as jnp
 import optax
 
@@ -9,7 +13,7 @@ from mimuon_jax.types import Array, Matrices, Number
 
 
 def floor_relative(
-    floor: Number, *, per: str = "matrix", matrices: Matrices = None
+    floor: Number, *, per: Literal["matrix", "output"] = "matrix", matrices: Matrices = None
 ) -> optax.GradientTransformation:
     """Lengthens updates that are short relative to their parameter.
 

@@ -1,5 +1,7 @@
 """Dion2's momentum: a part of the rows or columns of every matrix is orthogonalized per step."""
 
+from __future__ import annotations
+
 import functools
 import math
 from typing import NamedTuple
@@ -16,7 +18,7 @@ from mimuon_jax.linalg.scaling import check_matrices, is_wide, wide_dtype
 from mimuon_jax.transforms.checks import check_decay, check_static
 from mimuon_jax.transforms.in_place import places
 from mimuon_jax.transforms.momentum import cast_like, mix, zeros_like
-from mimuon_jax.transforms.orthogonalize import as_orthogonalizer
+from mimuon_jax.transforms.orthogonalize import OrthogonalizerName, as_orthogonalizer
 from mimuon_jax.transforms.roles import roles
 from mimuon_jax.types import Array, Float, Matrices, Number, Orthogonalizer, Shardings, State, Tree
 
@@ -31,7 +33,7 @@ def select_slices(
     fraction: float = 0.25,
     decay: Number = 0.95,
     *,
-    orthogonalizer: str | Orthogonalizer = "newton_schulz",
+    orthogonalizer: OrthogonalizerName | Orthogonalizer = "newton_schulz",
     matrices: Matrices = None,
     shardings: Shardings = None,
     accumulator_dtype: DTypeLike | None = None,

@@ -3,6 +3,8 @@
 All matrices go to their owners once, as in `orthogonalize`, whose arguments they take.
 """
 
+from __future__ import annotations
+
 import functools
 import math
 
@@ -13,8 +15,9 @@ from mimuon_jax.linalg.newton_schulz import newton_schulz
 from mimuon_jax.linalg.spectra import clipped_spectrum, contra_polar, dual_polar
 from mimuon_jax.transforms.checks import check_static
 from mimuon_jax.transforms.fused import Split
+from mimuon_jax.transforms.gains import GainName
 from mimuon_jax.transforms.in_place import change_matrices
-from mimuon_jax.transforms.orthogonalize import as_orthogonalizer
+from mimuon_jax.transforms.orthogonalize import OrthogonalizerName, as_orthogonalizer
 from mimuon_jax.transforms.per_matrix import per_matrix
 from mimuon_jax.types import Gain, Matrices, Orthogonalizer, Shardings, State, Tree
 
@@ -22,8 +25,8 @@ from mimuon_jax.types import Gain, Matrices, Orthogonalizer, Shardings, State, T
 def contra(
     strength: float = 0.4,
     *,
-    orthogonalizer: str | Orthogonalizer = "newton_schulz",
-    gain: str | float | Gain | None = None,
+    orthogonalizer: OrthogonalizerName | Orthogonalizer = "newton_schulz",
+    gain: GainName | float | Gain | None = None,
     split: Split | None = None,
     matrices: Matrices = None,
     shardings: Shardings = None,
@@ -68,8 +71,8 @@ def contra(
 
 def scale_by_dual_norm(
     *,
-    orthogonalizer: str | Orthogonalizer = "newton_schulz",
-    gain: str | float | Gain | None = None,
+    orthogonalizer: OrthogonalizerName | Orthogonalizer = "newton_schulz",
+    gain: GainName | float | Gain | None = None,
     split: Split | None = None,
     matrices: Matrices = None,
     shardings: Shardings = None,
@@ -121,8 +124,8 @@ def scale_by_dual_norm(
 def clip_spectrum(
     limit: float = 1.0,
     *,
-    method: str | Orthogonalizer | None = None,
-    gain: str | float | Gain | None = None,
+    method: OrthogonalizerName | Orthogonalizer | None = None,
+    gain: GainName | float | Gain | None = None,
     split: Split | None = None,
     matrices: Matrices = None,
     shardings: Shardings = None,

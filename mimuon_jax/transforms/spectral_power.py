@@ -1,12 +1,16 @@
 """Spectral powers as a transformation, from momentum (``p = 1``) to Muon (``p = 0``)."""
 
+from __future__ import annotations
+
 import functools
+from typing import cast
 
 import optax
 
-from mimuon_jax.linalg.powers import METHODS, PowerMethod, power
+from mimuon_jax.linalg.powers import METHODS, PowerMethod, PowerMethodName, power
 from mimuon_jax.transforms.fused import Split
-from mimuon_jax.transforms.orthogonalize import as_orthogonalizer
+from mimuon_jax.transforms.gains import GainName
+from mimuon_jax.transforms.orthogonalize import OrthogonalizerName, as_orthogonalizer
 from mimuon_jax.transforms.per_matrix import per_matrix
 from mimuon_jax.types import Gain, Matrices, Shardings
 
@@ -14,8 +18,8 @@ from mimuon_jax.types import Gain, Matrices, Shardings
 def spectral_power(
     p: float,
     *,
-    method: str | PowerMethod | None = None,
-    gain: str | float | Gain | None = None,
+    method: OrthogonalizerName | PowerMethodName | PowerMethod | None = None,
+    gain: GainName | float | Gain | None = None,
     split: Split | None = None,
     matrices: Matrices = None,
     shardings: Shardings = None,
@@ -60,7 +64,7 @@ def spectral_power(
     if callable(method):
         function = functools.partial(power, p=exponent, method=method)
     elif exponent == 0:
-        function = as_orthogonalizer(method or "newton_schulz")
+        function = as_orthogonalizer(cast("OrthogonalizerName", method or "newton_schulz"))
     else:
         named = method or ("coupled_newton" if exponent in (0.5, 0.25) else "svd")
         if named not in METHODS:

@@ -1,8 +1,10 @@
 """Normalization by a running mean square: NorMuon's per neuron, AdaMuon's per entry."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +15,11 @@ from mimuon_jax.transforms.in_place import Place, change_matrices, norm, places,
 from mimuon_jax.transforms.roles import roles
 from mimuon_jax.types import Array, Matrices, Number, State, Tree
 
+#: Kinds of units.
+UnitName: TypeAlias = Literal["output", "longer", "element", "scalar"]
+
 #: The axes over which the squares of a unit are averaged, by kind of unit.
-UNITS: dict[str, Callable[[Place, Array], tuple[int, ...]]] = {
+UNITS: dict[UnitName, Callable[[Place, Array], tuple[int, ...]]] = {
     "output": lambda place, x: place.reduction,
     "longer": lambda place, x: place.shorter(x),
     "element": lambda place, x: (),
@@ -37,8 +42,8 @@ class UnitsState(NamedTuple):
 def normalize_units(
     decay: Number,
     *,
-    per: str = "output",
-    restore: str | Number | None = "norm",
+    per: UnitName = "output",
+    restore: Literal["norm"] | Number | None = "norm",
     eps: Number = 1e-8,
     matrices: Matrices = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -123,14 +128,16 @@ def normalize_units(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _check_restore(restore: str | Number | None) -> None:
+def _check_restore(restore: Literal["norm"] | Number | None) -> None:
     """Raises unless it is known which norm the result has."""
     if restore is not None and restore != "norm":
         requirement = "'norm', None or a positive number, the RMS of the entries of an update"
         check_number("restore", restore, lambda x: 0 < x < math.inf, requirement)
 
 
-def _restored(restore: str | Number | None, x: Array, y: Array, axes: tuple[int, ...]) -> Array:
+def _restored(
+    restore: Literal["norm"] | Number | None, x: Array, y: Array, axes: tuple[int, ...]
+) -> Array:
     """``y`` with the norm of ``x``, or with the given root mean square."""
     if restore is None:
         return y
@@ -140,7 +147,7 @@ def _restored(restore: str | Number | None, x: Array, y: Array, axes: tuple[int,
     return y * ratio(jnp.asarray(restore * size**0.5, jnp.float32), norm(y, axes))
 
 
-def _kept(v: dict[str, Array], like: Tree, per: str, matrices: Matrices) -> Tree:
+def _kept(v: dict[str, Array], like: Tree, per: UnitName, matrices: Matrices) -> Tree:
     """The statistics as the state holds them."""
     # Not an empty dict: optax.tree_map_params calls `init` with a tree without leaves.
     if per != "element":
@@ -150,7 +157,7 @@ def _kept(v: dict[str, Array], like: Tree, per: str, matrices: Matrices) -> Tree
     return jax.tree.structure(like).unflatten(leaves)
 
 
-def _by_path(v: Tree, like: Tree, per: str, matrices: Matrices) -> Mapping[str, Array]:
+def _by_path(v: Tree, like: Tree, per: UnitName, matrices: Matrices) -> Mapping[str, Array]:
     """Undoes `_kept`."""
     if per != "element":
         return v if isinstance(v, Mapping) else {}

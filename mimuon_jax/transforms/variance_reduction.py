@@ -5,6 +5,8 @@ is a gradient at the previous point: that of the previous batch (MVR1) or of thi
 are EMAs: a constant gradient keeps its length.
 """
 
+from __future__ import annotations
+
 import contextlib
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar

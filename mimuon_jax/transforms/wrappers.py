@@ -4,6 +4,8 @@ What they leave in the parameters for the next gradient is not what to evaluate;
 point the best one of a run. `evaluation_params` returns the point to evaluate.
 """
 
+from __future__ import annotations
+
 from typing import NamedTuple
 
 import jax

@@ -223,8 +223,11 @@ def test_a_mistake_is_one_line(
     ("words", "found"),
     [
         ("--help", ["evaluate ", "sample ", "evaluate RUN_DIR", "export RUN_DIR FOLDER"]),
-        ("evaluate --help", ["RUN_DIR --help lists the options"]),
-        ("compare --help", ["EXPERIMENT --help lists the options", "table2 ", "stability "]),
+        ("evaluate --help", ["RUN_DIR --help says more", "--batch-size 16 ", "--mesh data=-1 "]),
+        ("sample --help", ["--temperature 0.8 ", "--seed 0 "]),
+        ("predict --help", ["--confidence 0.25 ", "--head one_to_one "]),
+        ("export --help", ["--dtype float32 ", "--checkpoint best "]),
+        ("compare --help", ["--seeds 3 ", "--scale small ", "table2 ", "stability "]),
         ("evaluate RUN --help", ["--data.validation", "--mesh", "--checkpoint {best,newest}"]),
         ("sample RUN --help", ["--prompt", "--temperature", "--seed"]),
     ],

@@ -1,9 +1,10 @@
 """Muon and its mixtures with momentum SGD: MiMuon chooses one per matrix, MuSGD adds both."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 from mimuon_jax import mimuon, muon, musgd
+from mimuon_jax.linalg.measures import MeasureName
+from mimuon_jax.transforms.references import ReferenceName
 from train.optimizers.options import (
     AdamDecay,
     AdamRate,
@@ -43,10 +44,10 @@ class MiMuon(Optimizer):
     """Gate threshold tau >= 0, in the unit of the measure of the momentum; 0 is Muon, inf is
     momentum SGD."""
 
-    measure: Literal["rms", "gap", "spectral", "frobenius"] = "rms"
+    measure: MeasureName = "rms"
     """What the gate compares with the threshold: one number per matrix."""
 
-    relative_to: Literal["peak", "average", "noise"] | None = None
+    relative_to: ReferenceName | None = None
     """What the measure is divided by, per matrix, so that clipping and the scale of the loss do not
     matter: its largest value so far, its average over about 100 steps, or that of the measure of
     the momentum's change. None: nothing, the threshold is absolute."""

@@ -6,6 +6,7 @@ from typing import Annotated, Literal, TypeAlias
 from tyro.conf import arg
 
 from mimuon_jax import muonh, normuonh
+from mimuon_jax.transforms.units import UnitName
 from train.optimizers.options import (
     AdamDecay,
     AdamRate,
@@ -50,7 +51,7 @@ class NorMuonH(Optimizer):
     beta2: float = 0.95
     """Decay of the mean square of each unit in 0 .. 1; 1 is MuonH."""
 
-    per: Literal["output", "longer", "element", "scalar"] = "longer"
+    per: UnitName = "longer"
     """Unit of the mean square: a neuron (output), an index of the longer axis, an entry, or the
     whole matrix (scalar)."""
 

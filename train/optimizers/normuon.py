@@ -1,9 +1,9 @@
 """Muon with a second moment after orthogonalization: per neuron or per entry."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 from mimuon_jax import adamuon, normuon
+from mimuon_jax.transforms.units import UnitName
 from train.optimizers.options import (
     AdamDecay,
     AdamRate,
@@ -28,7 +28,7 @@ class NorMuon(Optimizer):
     beta2: float = 0.95
     """Decay of the mean square of each neuron in 0 .. 1; 1 is Muon."""
 
-    per: Literal["output", "longer", "element", "scalar"] = "output"
+    per: UnitName = "output"
     """Unit of the mean square: a neuron (output), an index of the longer axis, an entry, or the
     whole matrix (scalar)."""
 

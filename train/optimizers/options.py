@@ -5,11 +5,13 @@ import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeAlias
+from typing import Annotated, Any, ClassVar, NamedTuple, TypeAlias
 
 import optax
 from tyro.conf import arg
 
+from mimuon_jax.transforms.gains import GainName
+from mimuon_jax.transforms.orthogonalize import OrthogonalizerName
 from mimuon_jax.transforms.qk_clip import QKSpecs
 from mimuon_jax.types import Matrices, Shardings
 from train.errors import require
@@ -18,17 +20,6 @@ from train.errors import require
 Split: TypeAlias = Mapping[str, Sequence[int]]
 #: A peak learning rate to its schedule over the run.
 Scheduled: TypeAlias = Callable[[float], optax.Schedule]
-
-OrthogonalizerName: TypeAlias = Literal[
-    "newton_schulz",
-    "polar_express",
-    "gram_newton_schulz",
-    "fast_newton_schulz",
-    "jordan",
-    "dion",
-    "svd",
-]
-GainName: TypeAlias = Literal["width", "rms", "spectral", "unflattened"]
 
 # Options that several optimizers have, each with its help text.
 MatrixRate: TypeAlias = Annotated[

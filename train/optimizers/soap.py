@@ -1,11 +1,12 @@
 """Adam in the eigenbasis of Shampoo: SOAP, and SOAP-Muon."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, TypeAlias
 
 from tyro.conf import arg
 
 from mimuon_jax import soap, soap_muon
+from mimuon_jax.transforms.eigenbasis import SidesName
 from train.optimizers.options import (
     AdamDecay,
     AdamRate,
@@ -28,7 +29,7 @@ Longest: TypeAlias = Annotated[
     int, arg(help="Longest side that has a basis of its own, in entries.")
 ]
 Sides: TypeAlias = Annotated[
-    Literal["both", "reduction", "output", "shorter"],
+    SidesName,
     arg(help="Sides of a matrix that have a basis of their own."),
 ]
 
