@@ -11,6 +11,7 @@ import numpy as np
 from train.config import Config
 from train.errors import require
 from train.experiments.figures import band, panels, save
+from train.experiments.paired import paired_differences
 from train.experiments.runs import Outcome, Run, clear, conditions, step_memory, train
 from train.experiments.sweep import Sweep, candidates, parse_sweeps
 from train.optimizers import MuonMVR2, Optimizer
@@ -70,6 +71,7 @@ class Comparison:
     paper: Mapping[str, float] = dataclasses.field(default_factory=dict)  # the paper's numbers
     paper_title: str = "paper"
     note: str = ""
+    against: str | None = None  # the optimizer that the others are subtracted from, seed by seed
 
     def run(
         self,
@@ -164,6 +166,9 @@ class Comparison:
         if sweeps:
             text.append(self._how_tried(sweeps, tried, seeds[0]))
         tables = [self._results(chosen, tried)]
+        if self.against in chosen:
+            columns = [column for column in self.columns if column.metric != "gate_rate"]
+            tables.append(paired_differences(chosen, columns, self.against))
         tables += [self._tried(sweeps, chosen, tried)] if sweeps else []
         return Report(
             title=self.title,

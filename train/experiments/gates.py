@@ -6,9 +6,10 @@ from train.experiments.comparison import Column, Curve
 from train.optimizers import MiMuon, Optimizer
 
 NOTE = (
-    "muon is MiMuon with threshold 0, so every optimizer has the same momentum and weight decay, "
-    "and only the gate differs. gap is the smallest gap between singular values, all others "
-    "measure rms. peak, average and noise are what the measure is divided by (relative_to)."
+    "muon_plain is MiMuon with threshold 0, so only the gate distinguishes the others from it. "
+    "mimuon and mimuon_gap have absolute thresholds, of the root mean square and of the smallest "
+    "gap between singular values. peak, average and noise are what the root mean square is divided "
+    "by (relative_to)."
 )
 #: Of Muon, which has no threshold, as many tries as the gates have.
 MUON_SWEEP = "learning_rate=x0.25,x0.5,x1,x2"
@@ -17,7 +18,7 @@ RELATIVE_SWEEP = "learning_rate=x0.5,x1 threshold=x1,x2"
 
 
 def gates(tuned: MiMuon, *, rms: float, gap: float) -> dict[str, Optimizer]:
-    """Muon, and MiMuon with every kind of threshold.
+    """Muon without Nesterov, and MiMuon with every kind of threshold.
 
     Args:
         tuned: the settings that all share.
@@ -25,8 +26,8 @@ def gates(tuned: MiMuon, *, rms: float, gap: float) -> dict[str, Optimizer]:
         gap: the same of the smallest gap between singular values.
     """
     changes = {
-        "muon": {"threshold": 0.0},
-        "mimuon_rms": {"threshold": rms},
+        "muon_plain": {"threshold": 0.0},
+        "mimuon": {"threshold": rms},
         "mimuon_gap": {"threshold": gap, "measure": "gap"},
         "mimuon_peak": {"threshold": 0.3, "relative_to": "peak"},
         "mimuon_average": {"threshold": 0.5, "relative_to": "average"},
@@ -36,7 +37,7 @@ def gates(tuned: MiMuon, *, rms: float, gap: float) -> dict[str, Optimizer]:
 
 
 SWEEPS = {
-    "mimuon_rms": ABSOLUTE_SWEEP,
+    "mimuon": ABSOLUTE_SWEEP,
     "mimuon_gap": ABSOLUTE_SWEEP,
     "mimuon_peak": RELATIVE_SWEEP,
     "mimuon_average": RELATIVE_SWEEP,
@@ -45,11 +46,11 @@ SWEEPS = {
 
 
 def columns(unit: str, level: float) -> tuple[Column, ...]:
-    """Losses at the end, and at a training loss that all reach.
+    """Losses as in the paper's table 2, at a training loss, and how often gates were open.
 
     Args:
         unit: of the loss.
-        level: this training loss.
+        level: a training loss that most reach.
     """
     return (
         Column(f"training loss, last tenth ({unit})", "train", "loss"),

@@ -8,7 +8,6 @@ import dataclasses
 
 from models.qwen3 import Qwen3Config
 from train.data.text import TextData
-from train.experiments.comparison import Column, Curve
 from train.optimizers import AdamW
 from train.tasks.language_model import LanguageModel, Sample
 
@@ -60,31 +59,3 @@ GPU = LanguageModel(
 def named(config: LanguageModel, preset: str) -> LanguageModel:
     """The configuration under the name of an experiment."""
     return dataclasses.replace(config, preset=preset)
-
-
-def columns(unit: str) -> tuple[Column, ...]:
-    """The columns of the paper's table 2, the gap, and how often gates were open.
-
-    Args:
-        unit: of the loss.
-    """
-    return (
-        Column(f"training loss, last tenth ({unit})", "train", "loss"),
-        Column(f"final validation loss ({unit})", "validation", "loss"),
-        Column(f"best validation loss ({unit})", "validation", "loss", at="best"),
-        Column(f"gap, final validation - training ({unit})", "gap", "loss"),
-        Column("open gates, last tenth", "train", "gate_rate", digits=3),
-    )
-
-
-def curves(unit: str) -> tuple[Curve, ...]:
-    """Losses and open gates over a run.
-
-    Args:
-        unit: of the loss.
-    """
-    return (
-        Curve(f"validation loss ({unit})", "validation", "loss"),
-        Curve(f"training loss ({unit})", "train", "loss"),
-        Curve("share of open gates", "train", "gate_rate"),
-    )

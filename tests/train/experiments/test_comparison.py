@@ -187,6 +187,14 @@ def test_columns_are_values_of_different_times_of_a_run():
         assert np.isnan(column.value(stopped))
 
 
+def test_differences_are_of_the_same_seed(pretended: list[Run], tmp_path: Path):
+    against = dataclasses.replace(TWO, against="muon")
+    columns = ("sweep", "none"), ("seeds", (0, 1)), ("say", lambda line: None)
+    _, differences = against.run(tmp_path, **dict(columns)).tables
+    # Adam's loss is 1 and 1.1, Muon's 1.02 and 1.12: their difference does not vary.
+    assert differences.rows == [["adamw", "-0.0200 ± 0.0000 (higher for 0 of 2)"]]
+
+
 def test_step_times_are_between_steps_of_one_start():
     seconds = [0.0, 1.0, 1.5, 0.2, 0.8]  # started again after the third
     lines = [{"step": i, "wall": {"seconds": s}} for i, s in enumerate(seconds)]
@@ -265,9 +273,9 @@ def test_the_page_needs_no_other_file(tmp_path: Path):
 
 
 def test_every_experiment_has_both_scales_and_known_optimizers():
-    names = {"gate", "gate_classify", "gate_lm", "mvr", "mvr_lm", "spectral", "speedrun"}
+    names = {"gate", "gate_classify", "mvr", "mvr_lm", "spectral", "speedrun"}
     names |= {"stability", "table2", "table3"}
-    on_one_gpu = {"gate", "gate_lm", "mvr_lm", "spectral", "table2"}
+    on_one_gpu = {"gate", "mvr_lm", "spectral", "table2"}
     assert names == set(experiments.names())
     for name in experiments.names():
         module = experiments.load(name)
@@ -280,7 +288,7 @@ def test_every_experiment_has_both_scales_and_known_optimizers():
                 assert type(optimizer) in OPTIMIZERS.values()
 
 
-@pytest.mark.parametrize("name", ["gate", "gate_lm", "mvr_lm", "spectral", "table2"])
+@pytest.mark.parametrize("name", ["gate", "mvr_lm", "spectral", "table2"])
 def test_the_scale_for_one_gpu_builds(name: str):
     scale = experiments.load(name).SCALES["gpu"]
     found = getattr(scale, "comparison", scale)
@@ -299,9 +307,6 @@ def test_the_small_decoder_sees_little_text_many_times():
     assert 20e3 <= text <= 100e3
     seen = config.steps * config.batch_size * config.data.sequence_length
     assert 4 <= seen / text <= 12
-    assert experiments.load("gate_lm").SCALES["small"].config == dataclasses.replace(
-        config, preset="gate_lm"
-    )
 
 
 @pytest.mark.slow
@@ -317,7 +322,7 @@ def test_every_small_comparison_can_start():
 
 
 MISTAKES = {
-    "compare": "name an experiment first: python -m train compare gate|gate_classify|gate_lm|mvr|",
+    "compare": "name an experiment first: python -m train compare gate|gate_classify|mvr|",
     "compare table9": "experiment 'table9' is unknown (did you mean table",
     "compare mvr --seeds 0": "seeds=0 must be at least 1",
     "compare mvr --scale large": "invalid choice 'large'",
