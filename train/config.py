@@ -73,9 +73,9 @@ class Config:
     profile: bool = False
     """Write a JAX trace of three steps into the run directory, for TensorBoard's profile page."""
 
-    log: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    log: tyro.conf.UseAppendAction[tuple[Literal["tensorboard", "wandb"], ...]] = ()
     """Where metrics go besides metrics.jsonl: tensorboard (RUN_DIR/tensorboard), wandb (Weights &
-    Biases), or both."""
+    Biases); may be given twice, for both."""
 
     micro_batches: int = 1
     """Number of parts of a batch, computed one after another and averaged, so that activations

@@ -43,7 +43,8 @@ def make_mesh(spec: str, *, explicit: bool = False, devices: Sequence[Any] | Non
     count = math.prod(sizes.values())
     require(
         count <= len(devices),
-        f"mesh={spec!r} needs {count} devices and there are {len(devices)}; use a smaller axis",
+        f"mesh={spec!r} needs {count} devices and there are {len(devices)}; use a smaller size, or "
+        "-1 for all that are left",
     )
     processes = len({device.process_index for device in devices})
     require(

@@ -142,7 +142,10 @@ def text_files(path: Path, *, option: str = "data.path", note: Note = note) -> l
     Raises:
         BadInput: there is no text.
     """
-    require(path.exists(), f"{option}={path} does not exist")
+    require(
+        path.exists(),
+        f"{option}={path} does not exist; name a file or a folder, from {Path.cwd()} or in full",
+    )
     if not path.is_dir():
         require(path.is_file(), f"{option}={path} is neither a file nor a folder")
         require(not is_blank(path), f"{path} is empty")

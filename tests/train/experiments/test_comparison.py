@@ -325,7 +325,7 @@ MISTAKES = {
     "compare": "name an experiment first: python -m train compare gate|gate_classify|mvr|",
     "compare table9": "experiment 'table9' is unknown (did you mean table",
     "compare mvr --seeds 0": "seeds=0 must be at least 1",
-    "compare mvr --scale large": "invalid choice 'large'",
+    "compare mvr --scale large": "--scale needs small, paper, gpu or track3, not large",
     "compare speedrun --scale paper": "not a scale of speedrun; choose from small, gpu, track3",
     "compare speedrun --optimizers lion": "--optimizers: lion is not compared here; choose from",
     "compare stability --optimizers muon": "--optimizers: stability compares a fixed list",
