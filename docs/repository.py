@@ -74,7 +74,7 @@ def _setting(notebook: Mapping[str, Any], name: str, ref: str) -> dict[str, str]
     url = f"https://github.com/{name}"
     settings = {
         'SOURCE = ".."': f'SOURCE = "git+{url}@{ref}"',
-        'CHECKOUT = ".."': f'!git clone -q --branch {ref} {url} checkout\nCHECKOUT = "checkout"',
+        'CHECKOUT = ".."': f'!git clone -q --branch {ref} {url} checkout\nCHECKOUT = "./checkout"',
     }
     code = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
     return {line: setting for line, setting in settings.items() if line in code[0].splitlines()}

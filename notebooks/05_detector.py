@@ -25,7 +25,7 @@ if not (pathlib.Path(CHECKOUT) / "models").is_dir():
 names = ("mimuon_jax", "flax", "grain", "matplotlib", "sklearn")
 if any(importlib.util.find_spec(name) is None for name in names):
     project = tomllib.loads((pathlib.Path(CHECKOUT) / "pyproject.toml").read_text())
-    packages = [CHECKOUT, *project["dependency-groups"]["train"]]
+    packages = [str(pathlib.Path(CHECKOUT).resolve()), *project["dependency-groups"]["train"]]
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", *packages], check=True)
 sys.path.insert(0, str(pathlib.Path(CHECKOUT).resolve()))
 
