@@ -71,7 +71,7 @@ class Comparison:
     paper: Mapping[str, float] = dataclasses.field(default_factory=dict)  # the paper's numbers
     paper_title: str = "paper"
     note: str = ""
-    against: str | None = None  # the optimizer that the others are subtracted from, seed by seed
+    against: Sequence[str] = ()  # optimizers that the others are subtracted from, seed by seed
 
     def run(
         self,
@@ -166,9 +166,9 @@ class Comparison:
         if sweeps:
             text.append(self._how_tried(sweeps, tried, seeds[0]))
         tables = [self._results(chosen, tried)]
-        if self.against in chosen:
-            columns = [column for column in self.columns if column.metric != "gate_rate"]
-            tables.append(paired_differences(chosen, columns, self.against))
+        columns = [column for column in self.columns if column.metric != "gate_rate"]
+        others = [label for label in self.against if label in chosen]
+        tables += [paired_differences(chosen, columns, label) for label in others]
         tables += [self._tried(sweeps, chosen, tried)] if sweeps else []
         return Report(
             title=self.title,

@@ -5,15 +5,24 @@ from typing import Any
 
 import numpy as np
 
+LINES = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)))  # to tell lines apart in grey
+MARKERS = ("", "o", "s")
+
 
 def panels(count: int) -> tuple[Any, list[Any]]:
     """A figure with axes side by side, each with a grid."""
+    from cycler import cycler
+    from matplotlib import colormaps
     from matplotlib.figure import Figure  # not pyplot: no window system, no global state
+
+    colors = cycler(color=colormaps["tab10"].colors)
+    styles = cycler(marker=MARKERS, markevery=[1, 0.1, 0.1]) * cycler(linestyle=LINES)
 
     figure = Figure(figsize=(5.5 * count, 4.2), layout="constrained")
     every = list(np.asarray(figure.subplots(1, count, squeeze=False))[0])
     for axes in every:
         axes.grid(alpha=0.3)
+        axes.set_prop_cycle(colors + styles[:10])
     return figure, every
 
 
@@ -28,10 +37,11 @@ def band(axes: Any, x: Any, y: Any, label: str, *, half_width: Any) -> None:
         half_width: of the band, `[points]`.
     """
     mean = np.asarray(y).mean(0)
-    axes.plot(x, mean, label=label, marker="o" if len(mean) < 10 else "")
-    axes.fill_between(x, mean - half_width, mean + half_width, alpha=0.2)
+    (line,) = axes.plot(x, mean, label=label, markersize=4)
+    color = line.get_color()
+    axes.fill_between(x, mean - half_width, mean + half_width, alpha=0.2, color=color, linewidth=0)
 
 
 def save(figure: Any, path: Path) -> None:
     """Writes a figure as PNG."""
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=200)

@@ -50,7 +50,7 @@ SCALES = {
         sweep=gates.MUON_SWEEP,
         sweeps=gates.SWEEPS,
         note=gates.NOTE,
-        against="muon_plain",
+        against=("muon_plain",),
     ),
     "paper": Comparison(
         title="Gates of MiMuon on ResNet-18, CIFAR-10, 30% of the labels wrong",
@@ -61,6 +61,6 @@ SCALES = {
         sweep=gates.MUON_SWEEP,
         sweeps=gates.SWEEPS,
         note=gates.NOTE,
-        against="muon_plain",
+        against=("muon_plain",),
     ),
 }

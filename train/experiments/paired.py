@@ -35,7 +35,7 @@ def paired_differences(
             row.append(spread and f"{spread} (higher for {higher} of {len(found)})")
         rows.append(row)
     return Table(
-        name="differences",
+        name=f"differences_from_{against}",
         title=f"Differences from {against}: mean ± standard deviation over seeds",
         columns=["optimizer", *(column.title for column in columns)],
         rows=rows,

@@ -57,7 +57,7 @@ SCALES: Mapping[str, Comparison] = {
         paper=PAPER,
         paper_title="paper, Qwen3-0.6B, final validation (nats/token)",
         note=NOTE,
-        against="muon",
+        against=("muon", "muon_plain"),
     ),
     "gpu": Comparison(
         title="Optimizers on a Qwen3 of 29M parameters that overfits (MiMuon paper, table 2)",
@@ -69,7 +69,7 @@ SCALES: Mapping[str, Comparison] = {
         paper=PAPER,
         paper_title="paper, Qwen3-0.6B, final validation (nats/token)",
         note=NOTE,
-        against="muon",
+        against=("muon", "muon_plain"),
     ),
     "paper": Comparison(
         title="Six optimizers on Qwen3-0.6B, WikiText-103 (MiMuon paper, table 2)",
@@ -79,6 +79,6 @@ SCALES: Mapping[str, Comparison] = {
         curves=gates.curves("nats/token"),
         paper=PAPER,
         paper_title="paper, final validation (nats/token)",
-        against="muon",
+        against=("muon", "muon_plain"),
     ),
 }

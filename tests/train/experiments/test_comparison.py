@@ -188,7 +188,7 @@ def test_columns_are_values_of_different_times_of_a_run():
 
 
 def test_differences_are_of_the_same_seed(pretended: list[Run], tmp_path: Path):
-    against = dataclasses.replace(TWO, against="muon")
+    against = dataclasses.replace(TWO, against=("muon", "sgd"))
     columns = ("sweep", "none"), ("seeds", (0, 1)), ("say", lambda line: None)
     _, differences = against.run(tmp_path, **dict(columns)).tables
     # Adam's loss is 1 and 1.1, Muon's 1.02 and 1.12: their difference does not vary.
