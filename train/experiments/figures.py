@@ -12,10 +12,10 @@ MARKERS = ("", "o", "s")
 def panels(count: int) -> tuple[Any, list[Any]]:
     """A figure with axes side by side, each with a grid."""
     from cycler import cycler
-    from matplotlib import colormaps
+    from matplotlib import color_sequences
     from matplotlib.figure import Figure  # not pyplot: no window system, no global state
 
-    colors = cycler(color=colormaps["tab10"].colors)
+    colors = cycler(color=color_sequences["tab10"])
     styles = cycler(marker=MARKERS, markevery=[1, 0.1, 0.1]) * cycler(linestyle=LINES)
 
     figure = Figure(figsize=(5.5 * count, 4.2), layout="constrained")
