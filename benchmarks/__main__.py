@@ -28,6 +28,8 @@ def main() -> None:
         default="cpu",
         help="devices to compile for: cpu, tpu:v5e:2x4 or gpu:h100:8 (no such device is needed)",
     )
+    history = commands.add_parser("history", help="draw docs/history.png, the counts of commits")
+    history.add_argument("--add", action="store_true", help="count this commit first (a minute)")
     time = commands.add_parser("time", help="seconds of one step on one device")
     time.add_argument("--sets", nargs="*", help="names, in full or up to the comma; all by default")
     time.add_argument("--rounds", type=int, default=5)
@@ -48,7 +50,7 @@ def main() -> None:
     faults = commands.add_parser("faults", help="runs under faults: what is lost, what is printed")
     faults.add_argument("--scale", type=int, default=1, help="times as many cases")
     faults.add_argument("--train", type=Path, help=argparse.SUPPRESS)  # one run, to be killed
-    for command in (counts, time, share, gpu, memory, faults):
+    for command in (counts, history, time, share, gpu, memory, faults):
         command.add_argument("--json", type=Path, help="file to write")
     arguments = parser.parse_args()
     failed = 0
@@ -56,7 +58,7 @@ def main() -> None:
         if not arguments.tiny and (found := backend()) != "gpu":
             sys.exit(f"error: JAX found no GPU but {found}; --tiny tries the command on it")
         failed = run_tests()  # whatever fails there, the times are still of use
-    if arguments.command in ("counts", "memory"):
+    if arguments.command in ("counts", "history", "memory"):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_SCHEDULER}"
     _measure(arguments)
     sys.exit(failed)
@@ -80,6 +82,15 @@ def _measure(arguments: argparse.Namespace) -> None:
             not arguments.no_baseline,
             arguments.target,
         )
+    elif arguments.command == "history":
+        jax.config.update("jax_platforms", "cpu")
+        jax.config.update("jax_num_cpu_devices", 8)
+        from benchmarks import history
+
+        found = history.rows() if arguments.add else []
+        if found:
+            history.add(found)
+        history.draw()
     elif arguments.command == "memory":
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", 8)

@@ -1,6 +1,7 @@
 """What a compiled step computes and sends: reading its HLO, and the counts in the docs."""
 
 import functools
+import json
 import math
 
 import jax
@@ -9,7 +10,8 @@ import pytest
 from jax import lax
 from jax.sharding import AxisType
 
-from benchmarks.counts import ENTRIES, NO_MESH, lower, measure, ours
+from benchmarks import history
+from benchmarks.counts import ENTRIES, NO_MESH, Row, lower, measure, ours
 from benchmarks.hlo import work, written_products
 from benchmarks.workloads import LAYOUTS, QWEN3, abstract, dimension_numbers, ideal_flops
 from benchmarks.yolo26 import yolo26
@@ -168,3 +170,17 @@ def test_on_an_accelerator_all_matrices_of_a_shape_are_one_batch(layout, batches
     text = lower(ours(leaves, "explicit"), leaves, "cuda").as_text()
     assert text.count("stablehlo.dot_general") == batches * PRODUCTS
     assert "stablehlo.while" not in text
+
+
+@pytest.mark.slow
+def test_the_history_keeps_the_counts_of_a_commit_and_draws_them(tmp_path, monkeypatch):
+    row = Row("0.6b", 4, "fsdp", "float32", "mimuon_jax", "auto", 10, received=92.27, gflop=236.2)
+    path = tmp_path / "history.jsonl"
+    monkeypatch.setattr(history.subprocess, "check_output", lambda *_, **__: "abc 2026-01-02\n")
+    history.add([row._replace(temporaries=1.0)], path)
+    history.add([row._replace(entry="explicit", temporaries=2.0)], path)
+    first, _ = (json.loads(line) for line in path.read_text().splitlines())
+    assert (first["commit"], first["entry"], first["received"]) == ("abc", "auto", 92.3)
+    history.draw(path, tmp_path / "history.png")
+    assert (tmp_path / "history.png").read_bytes().startswith(b"\x89PNG")
+    assert history.FILE.read_text().count('"commit"') >= 14

@@ -175,6 +175,8 @@ def to_json(config: Any) -> Any:
 def from_json(kind: Any, value: Any, name: str = "config") -> Any:
     """The inverse of `to_json`. Nothing is guessed, and every field must be present.
 
+    With cattrs, hooks for `type`, exact fields and the place in a message would be as long.
+
     Args:
         kind: the expected type; a dataclass also stands for its subclasses.
         value: JSON values.

@@ -1,4 +1,7 @@
-"""The report of an experiment: tables and pictures, as Markdown, CSV, PNG and one HTML file."""
+"""The report of an experiment: tables and pictures, as Markdown, CSV, PNG and one HTML file.
+
+The HTML is written here: a template of jinja2 would be as long, and one more dependency.
+"""
 
 import base64
 import csv

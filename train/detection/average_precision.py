@@ -1,5 +1,7 @@
 """Average precision of detections, as specified for the detector.
 
+pycocotools follows another rule, that of COCO; `train.detection.coco` reports its numbers too.
+
 Axes: D detections of all pictures together, T thresholds of overlap, P classes with objects.
 """
 
