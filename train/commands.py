@@ -4,30 +4,26 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, cast
+from typing import Annotated, Literal
 
 import tyro
 from flax import nnx
-from safetensors import SafetensorError
 
-from models.qwen3 import Qwen3, Qwen3Config, save
 from train import run_directory
 from train.checkpoints import Which
 from train.classes import predict_classes
 from train.compare import Compare, compare
-from train.data.subwords import Subwords
-from train.data.tokenizer_files import tokenizer_files
-from train.data.tokenizers import Bytes, Tokenizer, load_tokenizer
 from train.detection.predict import predict as predict_images
-from train.errors import BadInput, MachineError, one_line, require, shown
+from train.errors import BadInput, one_line, require, shown
+from train.export import write_model
 from train.files import writing
 from train.mesh import check_batch_size, make_mesh
 from train.options import PROGRAM, parse_options, path_of
 from train.precision import products
 from train.tasks.classification import Classification
 from train.tasks.detection import Detection
-from train.tasks.language_model import LanguageModel, Sample, sample_text
-from train.trained import load_trained, model_layout, on_one_device
+from train.tasks.language_model import LanguageModel, Sample, sample_text, tokenizer_of
+from train.trained import load_run, load_trained, model_layout
 
 Checkpoint = Annotated[
     Which, tyro.conf.arg(help="The checkpoint with the best evaluation, or the newest one.")
@@ -118,13 +114,8 @@ def evaluate(arguments: Sequence[str]) -> None:
     mesh = make_mesh(config.mesh)
     check_batch_size(config.batch_size, mesh)
     task = config.task(mesh)
-    averaged = task.average is not None or config.optimizer.lookahead > 0
-    step, *model = load_trained(
-        directory,
-        model_layout(task.init, task.sharding_rules, mesh, averaged=averaged),
-        which=options.checkpoint,
-        best=task.best,
-    )
+    layout = model_layout(task.init, task.sharding_rules, mesh, averaged=config.averaged)
+    step, *model = load_trained(directory, layout, which=options.checkpoint, best=config.best)
     print(f"{directory}, {options.checkpoint} checkpoint, step {step} of {config.steps}:")
     with products(config.precision):
         metrics = task.evaluate(*model)
@@ -149,11 +140,12 @@ def sample(arguments: Sequence[str]) -> None:
     )
     if options is None:
         return
-    graph, init = config.architecture()
-    layout = on_one_device(init, averaged=config.optimizer.lookahead > 0)
-    _, *model = load_trained(directory, layout, which=options.checkpoint, best=("loss", "min"))
+    graph, _ = config.architecture()
+    _, *model = load_run(config, directory, which=options.checkpoint)
     with products(config.precision):
-        text = sample_text(nnx.merge(graph, *model), _tokenizer(config), options, seed=options.seed)
+        text = sample_text(
+            nnx.merge(graph, *model), tokenizer_of(config), options, seed=options.seed
+        )
     print(shown(text))
 
 
@@ -190,9 +182,8 @@ def _classify(
 ) -> None:
     """Names the classes of images."""
     images = config.images(directory)
-    graph, init = config.architecture()
-    layout = on_one_device(init, averaged=config.optimizer.lookahead > 0)
-    _, *model = load_trained(directory, layout, which=options.checkpoint, best=("loss", "min"))
+    graph, _ = config.architecture()
+    _, *model = load_run(config, directory, which=options.checkpoint)
     classify = config.classifier(nnx.merge(graph, *model), images)
     predict_classes(classify, place, output, names=images.names, shape=images.shape)
 
@@ -202,9 +193,8 @@ def _detect(
 ) -> None:
     """Draws what a detector finds in images."""
     names = config.names(directory)
-    graph, init = config.model.functions(len(names))
-    layout = on_one_device(init, averaged=True)
-    _, *model = load_trained(directory, layout, which=options.checkpoint, best=("fitness", "max"))
+    graph, _ = config.model.functions(len(names))
+    _, *model = load_run(config, directory, which=options.checkpoint)
     predict_images(
         config.finder(nnx.merge(graph, *model), options.head),
         place,
@@ -216,14 +206,16 @@ def _detect(
 
 
 def export(arguments: Sequence[str]) -> None:
-    """Writes a run's Qwen3 as a Hugging Face folder for transformers or --pretrained."""
+    """Writes a run's model as a folder of safetensors, for --pretrained and other programs.
+
+    A Qwen3 or GPT-2 becomes a Hugging Face folder for transformers. Any other model becomes a
+    folder that evaluate, predict and sample take in place of the run.
+    """
     directory, words = _run_directory("export", arguments)
     given = bool(words) and not words[0].startswith("-")
     if not {"-h", "--help"} & set(words):
         require(given, f"name a folder to create: {PROGRAM} export {directory} FOLDER [options]")
     config = run_directory.read_config(directory)
-    if not isinstance(config, LanguageModel) or not isinstance(config.model, Qwen3Config):
-        raise BadInput(f"{directory} is not a run of a Qwen3, and nothing else can be exported")
     options = parse_options(
         ExportOptions(),
         words[given:],
@@ -234,25 +226,11 @@ def export(arguments: Sequence[str]) -> None:
         return
     folder = path_of(words[0])
     require(not folder.exists(), f"{folder} exists; name a folder that does not, or remove it")
-    graph, init = config.architecture()
-    layout = on_one_device(init, averaged=config.optimizer.lookahead > 0)
-    step, *model = load_trained(directory, layout, which=options.checkpoint, best=("loss", "min"))
-    tokenizer = _tokenizer(config)
-    files = tokenizer_files(tokenizer) if isinstance(tokenizer, Subwords) else {}
-    try:
-        with writing(folder):
-            save(
-                cast(Qwen3, nnx.merge(graph, *model)),
-                folder,
-                dtype=options.dtype,
-                end_of_text=tokenizer.end_of_text,
-                files=files,
-            )
-    except SafetensorError as error:  # a full disk
-        raise MachineError(f"cannot write {folder}: {error}") from error
+    step, *model = load_run(config, directory, which=options.checkpoint)
+    remark = write_model(config, directory, (model[0], model[1]), folder, options.dtype, step)
     print(f"wrote step {step} to {folder}")
-    if not files:
-        print("no tokenizer files: tokens are bytes, so encode a text with list(text.encode())")
+    if remark:
+        print(remark)
 
 
 # `train.cli` calls these by name, with the words after it.
@@ -280,9 +258,3 @@ def _run_directory(command: str, arguments: Sequence[str]) -> tuple[Path, Sequen
     given = bool(arguments) and not arguments[0].startswith("-")
     require(given, f"name a run directory first: {PROGRAM} {command} RUN_DIR [options]")
     return path_of(arguments[0]), arguments[1:]
-
-
-def _tokenizer(config: LanguageModel) -> Tokenizer:
-    """The tokenizer that a run was trained with."""
-    path = config.data.tokenizer
-    return Bytes() if path == "bytes" else load_tokenizer(Path(path))

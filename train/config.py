@@ -19,7 +19,7 @@ from train.precision import Precision
 if TYPE_CHECKING:
     import jax
 
-    from train.task import Task
+    from train.task import Init, Task
 
 # Fields that may change between two calls on one run directory: they do not affect the results. Of
 # data the checksum decides, wherever they are.
@@ -50,6 +50,11 @@ class Config:
     run_dir: Path | None = None
     """Folder for configuration, metrics, curve, samples and checkpoints (None: runs/PRESET). The
     same command on the same folder resumes the run."""
+
+    pretrained: Path | None = None
+    """Where the initial weights come from: the directory of a run, a folder that `export` wrote, or
+    a Hugging Face folder with a Qwen3 or GPT-2, whose architecture is used. --model options must
+    agree with it; a class head of another size starts at random. None: random weights."""
 
     steps: int = 300
     """Length of the run, in optimizer steps."""
@@ -134,6 +139,26 @@ class Config:
     def directory(self) -> Path:
         """The run directory, with the default filled in."""
         return self.run_dir if self.run_dir is not None else Path("runs") / self.preset
+
+    @property
+    def averaged(self) -> bool:
+        """Whether averaged weights are evaluated."""
+        return self.optimizer.lookahead > 0
+
+    @property
+    def best(self) -> tuple[str, Literal["min", "max"]]:
+        """The metric that chooses the best checkpoint, and which direction is better."""
+        return "loss", "min"
+
+    @property
+    def class_head(self) -> str | None:
+        """Regular expression for the paths of arrays whose sizes depend on the classes."""
+        return None
+
+    def init(self, directory: Path) -> "Init":
+        """The function from a key to the model of a run in a directory, without its data."""
+        del directory
+        raise TypeError(f"{type(self).__name__} does not define a model")
 
     def reopened(self, directory: Path) -> Self:
         """The same configuration for a run that is now in `directory`, to use what it trained."""

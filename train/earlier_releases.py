@@ -8,7 +8,7 @@ from train.config import to_json
 
 _RENAMED = {"skipped_at_most": "max_skipped_steps"}  # fields of config.json in earlier releases
 # Fields that earlier releases did not have: of all configurations, and by type.
-_ADDED_TO_ALL = {"precision": "default", "log": []}
+_ADDED_TO_ALL = {"precision": "default", "log": [], "pretrained": None}
 _ADDED_TO_OPTIMIZERS = {
     "cooldown": None,
     "lookahead": 0.0,

@@ -106,13 +106,13 @@ def make_state(task: Task, optimizer: optax.GradientTransformation, mesh: Mesh, 
     Returns:
         The state before the first step.
     """
-    like = jax.tree.map(lambda x: x.sharding, abstract_state(task, optimizer, mesh))
+    shapes = abstract_state(task, optimizer, mesh)
+    like = jax.tree.map(lambda x: x.sharding, shapes)
     key, _ = _keys(seed)
     if task.pretrained is None:
         params, model_state = jax.jit(task.init, out_shardings=(like.params, like.model_state))(key)
     else:
-        params = task.pretrained(like.params)
-        model_state = jax.jit(lambda key: task.init(key)[1], out_shardings=like.model_state)(key)
+        params, model_state = task.pretrained((shapes.params, shapes.model_state), key)
     opt_state = jax.jit(optimizer.init, out_shardings=like.opt_state)(params)
     step, skipped = jax.device_put((jnp.int32(0), jnp.int32(0)), like.step)
     average = None

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import grain
 import jax
@@ -16,6 +16,10 @@ from train.mesh import Rules
 Tree = Any  # a pytree of arrays
 
 
+#: From a key to `params` and `model_state`; pure, jitted.
+Init: TypeAlias = Callable[[PRNGKeyArray], tuple[Tree, Tree]]
+
+
 class Task(NamedTuple):
     """Model, loss, data and evaluation of one kind of training.
 
@@ -23,7 +27,7 @@ class Task(NamedTuple):
     carries from step to step, such as BatchNorm statistics; it is empty for a decoder.
     """
 
-    init: Callable[[PRNGKeyArray], tuple[Tree, Tree]]  # key -> (params, model_state); pure, jitted
+    init: Init
     loss: Callable[
         # params, model_state, batch, key, steps done (for losses that change during a run)
         [Tree, Tree, Tree, PRNGKeyArray, Int32[Array, ""]],
@@ -47,8 +51,8 @@ class Task(NamedTuple):
     workers: int = 0  # processes that prefetch batches; 0: threads of this process
     # Decay, at step 1.0, 2.0, ..., of the average of (params, model_state) that is evaluated
     average: Callable[[Float[Array, ""]], Float[Array, ""]] | None = None
-    # Shardings of the parameters -> initial parameters, in place of those of `init`
-    pretrained: Callable[[Tree], Tree] | None = None
+    # Shapes and shardings of (params, model_state), and a key -> both, in place of those of `init`
+    pretrained: Callable[[tuple[Tree, Tree], PRNGKeyArray], tuple[Tree, Tree]] | None = None
     # Ordered (regular expression for paths, factor of the learning rate); 1 if none matches
     rate_factors: Sequence[tuple[str, float]] = ()
 

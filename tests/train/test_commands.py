@@ -11,7 +11,8 @@ import optax
 import pytest
 from safetensors import SafetensorError
 
-from train import cli, commands, presets, run_directory
+from models import qwen3
+from train import cli, export, presets, run_directory
 from train.checkpoint_folder import best_step
 from train.config import Config, from_json, to_json
 from train.data.text import TextData
@@ -252,7 +253,7 @@ def test_an_export_of_bytes_says_that_it_has_no_tokenizer(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ):
-    monkeypatch.setattr(commands, "_tokenizer", lambda config: Bytes())
+    monkeypatch.setattr(export, "tokenizer_of", lambda config: Bytes())
     assert cli.main(["export", str(trained), str(tmp_path / "exported")]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[1:] == [
@@ -275,7 +276,7 @@ def test_an_export_to_a_full_disk_is_one_line(
     def full(*_: Any, **__: Any) -> None:
         raise error
 
-    monkeypatch.setattr(commands, "save", full)
+    monkeypatch.setattr(qwen3, "save", full)
     assert cli.main(["export", str(trained), str(tmp_path / "out")]) == 1
     said = capsys.readouterr().err
     assert said.startswith(f"stopped: cannot write {tmp_path / 'out'}: ")

@@ -1,5 +1,6 @@
 """Image classification: a residual network on CIFAR-10, or on handwritten digits."""
 
+import functools
 import json
 import math
 from collections.abc import Callable
@@ -30,7 +31,8 @@ from train.errors import require
 from train.files import replacing
 from train.fonts import label_of
 from train.mesh import batch_sharding
-from train.task import Task, Tree, split_batch
+from train.task import Init, Task, Tree, split_batch
+from train.warm_start import weights_of_run
 
 # Data parallel: weights are replicated, gradients are summed.
 SHARDING_RULES = [(".*", P())]
@@ -76,6 +78,16 @@ class Classification(Config):
             return nnx.to_pure_dict(params), nnx.to_pure_dict(model_state)
 
         return graph, init
+
+    @property
+    def class_head(self) -> str:
+        """Regular expression for the paths of arrays whose sizes depend on the classes."""
+        return "/head/"
+
+    def init(self, directory: Path) -> Init:
+        """The function that initializes the network."""
+        del directory
+        return self.architecture()[1]
 
     def images(self, directory: Path) -> Images:
         """What the run in a directory knows of its images.
@@ -154,6 +166,7 @@ class Classification(Config):
             loss_unit="nats/image",
             data=training.fingerprint() | {"held_out": len(held_out.labels)},
             files={IMAGES_FILE: json.dumps(known._asdict()) + "\n"},
+            pretrained=self.pretrained and functools.partial(weights_of_run, self, init),
         )
 
 

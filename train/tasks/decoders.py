@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from types import ModuleType
 from typing import Any, TypeAlias
 
 from mimuon_jax import QKSpec
 from mimuon_jax.transforms.qk_clip import QKSpecs
+from models import gpt2, qwen3
 from models.decoder import Decoder
 from models.gpt2 import GPT2, GPT2Config, fused_matrices, query_key_parts
 from models.nanogpt import NanoGPT, NanoGPTConfig
@@ -21,6 +23,16 @@ def make_decoder(config: Architecture, **options: Any) -> Decoder:
     if isinstance(config, NanoGPTConfig):
         return NanoGPT(config, **options)
     return Qwen3(config, **options)
+
+
+def published(config: Architecture) -> ModuleType | None:
+    """The package that reads and writes Hugging Face folders of an architecture, if there is one.
+
+    It has `load`, `save` and `read_config`.
+    """
+    if isinstance(config, GPT2Config):
+        return gpt2
+    return qwen3 if isinstance(config, Qwen3Config) else None
 
 
 def positions(config: Architecture) -> float:

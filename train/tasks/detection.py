@@ -34,7 +34,8 @@ from train.detection.held_out import HeldOut, batch_targets, named_terms, pixels
 from train.detection.matching import claim_best, claim_best_free
 from train.detection.predict import Find
 from train.errors import require
-from train.task import Task, Tree
+from train.task import Init, Task, Tree
+from train.warm_start import weights_of_run
 
 # Data parallel: weights are replicated, gradients are summed.
 SHARDING_RULES = [(".*", P())]
@@ -126,6 +127,25 @@ class Detection(Config):
             value = getattr(self, name)
             require(value >= least, f"{name}={value} must be at least {least}")
 
+    @property
+    def averaged(self) -> bool:
+        """Whether averaged weights are evaluated: always."""
+        return True
+
+    @property
+    def best(self) -> tuple[str, Literal["min", "max"]]:
+        """The metric that chooses the best checkpoint, and which direction is better."""
+        return "fitness", "max"
+
+    @property
+    def class_head(self) -> str:
+        """Regular expression for the paths of arrays whose sizes depend on the classes."""
+        return "/one_to_(many|one)/classes/"
+
+    def init(self, directory: Path) -> Init:
+        """The function that initializes the detector of a run in a directory."""
+        return self.model.functions(len(self.names(directory)))[1]
+
     def names(self, directory: Path) -> list[str]:
         """The classes of a run in a directory.
 
@@ -213,7 +233,8 @@ class Detection(Config):
             data={"training_" + k: v for k, v in training.fingerprint().items()}
             | {"held_out_" + k: v for k, v in held_out.fingerprint().items()},
             files={NAMES_FILE: "\n".join(training.names) + "\n"},
-            best=("fitness", "max"),
+            best=self.best,
+            pretrained=self.pretrained and functools.partial(weights_of_run, self, init),
             workers=self.workers,
             average=lambda t: 0.9999 * (1 - jnp.exp(-t / self.average_ramp)),
             rate_factors=LEARNING_RATE_FACTORS,

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -20,21 +19,20 @@ from models.attention import Implementation
 from models.cross_entropy import cross_entropy
 from models.decoder import Decoder
 from models.params import matrix_dimension_numbers
-from models.qwen3 import Qwen3Config, tiny
-from models.qwen3 import load as read_qwen3
+from models.qwen3 import tiny
 from models.sampling import sample
 from train import sharding_rules
 from train.config import Config
 from train.data.language import load
 from train.data.text import TextData
-from train.data.tokenizers import TOKENIZER_FILE, Tokenizer
+from train.data.tokenizers import TOKENIZER_FILE, Bytes, Tokenizer, load_tokenizer
 from train.data.windows import training_batches
 from train.errors import require
 from train.files import write_atomically
-from train.task import Task, Tree
+from train.task import Init, Task, Tree
 from train.tasks import decoders
 from train.tasks.held_out_loss import Weights, held_out_loss
-from train.tasks.pretrained import published_config, require_equal, unusable
+from train.tasks.pretrained import architecture_of, require_equal, weights
 
 BYTES = 256
 
@@ -82,10 +80,6 @@ class LanguageModel(Config):
     remat: bool = False
     """Compute every layer again in the backward pass, for less memory and a third more time."""
 
-    pretrained: Path | None = None
-    """Hugging Face folder with a Qwen3 to start from; its architecture is used, and --model options
-    must agree with it. None: random weights."""
-
     def __post_init__(self) -> None:
         super().__post_init__()
         require(
@@ -105,11 +99,6 @@ class LanguageModel(Config):
             f"attention=cudnn computes in 16 bits, and compute_dtype={self.compute_dtype}; use "
             "--compute-dtype bfloat16, or --attention auto",
         )
-        require(
-            self.pretrained is None or isinstance(self.model, Qwen3Config),
-            f"pretrained={self.pretrained} is for Qwen3, and the model is a "
-            f"{type(self.model).__name__.removesuffix('Config')}",
-        )
 
     @property
     def positions(self) -> float:
@@ -123,9 +112,7 @@ class LanguageModel(Config):
             data = dataclasses.replace(data, tokenizer=str(tokenizer))
         return dataclasses.replace(self, run_dir=directory, data=data, attention="auto")
 
-    def architecture(
-        self, mesh: Mesh | None = None
-    ) -> tuple[nnx.GraphDef[Decoder], Callable[[PRNGKeyArray], Any]]:
+    def architecture(self, mesh: Mesh | None = None) -> tuple[nnx.GraphDef[Decoder], Init]:
         """The model's graph, and the function that initializes `params` and `model_state`."""
         made: dict[str, Any] = {"dtype": jnp.dtype(self.compute_dtype)}
         made["attention"] = self.attention if mesh is None else self._attention(mesh)
@@ -149,28 +136,25 @@ class LanguageModel(Config):
         )
         return self.attention if whole else "xla"
 
-    def published(self, layout: Tree) -> Tree:
-        """The parameters in the folder `pretrained` as float32; each device reads its own part."""
-        require_equal(self.pretrained, published_config(self.pretrained), self.model)
-        try:
-            found = read_qwen3(
-                self.pretrained or "", param_dtype=jnp.float32, shardings=lambda _: layout
-            )
-        except ValueError as error:
-            raise unusable(self.pretrained, error) from error
-        return nnx.to_pure_dict(nnx.state(found, nnx.Param))
+    def init(self, directory: Path) -> Init:
+        """The function that initializes the decoder."""
+        del directory
+        return self.architecture()[1]
 
     def completed(self, default: Config) -> Self:
         """The configuration with the architecture of `pretrained`, where options gave no other."""
         if self.pretrained is None or not isinstance(default, LanguageModel):
             return self
-        found = published_config(self.pretrained)
+        found = architecture_of(self.pretrained)
         before = dataclasses.asdict(default.model)
         given = {n: v for n, v in dataclasses.asdict(self.model).items() if v != before.get(n)}
         require_equal(self.pretrained, found, self.model, fields=given)
-        if isinstance(self.model, Qwen3Config):
-            found = dataclasses.replace(found, initializer_range=self.model.initializer_range)
-        return dataclasses.replace(self, model=found)
+        kept = {
+            name: getattr(self.model, name)
+            for name in ("initializer_range",)
+            if hasattr(found, name) and hasattr(self.model, name)
+        }
+        return dataclasses.replace(self, model=dataclasses.replace(found, **kept))
 
     def _require_positions(self, tokenizer: Tokenizer) -> None:
         """Refuses a sample that is longer than the model's positions."""
@@ -250,9 +234,15 @@ class LanguageModel(Config):
             data=data.identity,
             split=decoders.split(self.model),
             query_key=decoders.query_key(self.model),
-            pretrained=None if self.pretrained is None else self.published,
+            pretrained=None if self.pretrained is None else functools.partial(weights, self, init),
             files={} if tokenizer_json is None else {TOKENIZER_FILE: tokenizer_json},
         )
+
+
+def tokenizer_of(config: LanguageModel) -> Tokenizer:
+    """The tokenizer that a run was trained with."""
+    path = config.data.tokenizer
+    return Bytes() if path == "bytes" else load_tokenizer(Path(path))
 
 
 def sample_text(model: Decoder, tokenizer: Tokenizer, options: Sample, *, seed: int) -> str:
