@@ -79,8 +79,8 @@ class Config:
     """Write a JAX trace of three steps into the run directory, for TensorBoard's profile page."""
 
     log: tyro.conf.UseAppendAction[tuple[Literal["tensorboard", "wandb"], ...]] = ()
-    """Where metrics go besides metrics.jsonl: tensorboard (RUN_DIR/tensorboard), wandb (Weights &
-    Biases); may be given twice, for both."""
+    """tensorboard or wandb, besides metrics.jsonl. TensorBoard's files go to RUN_DIR/tensorboard,
+    wandb is Weights & Biases; the option may be given twice, for both."""
 
     micro_batches: int = 1
     """Number of parts of a batch, computed one after another and averaged, so that activations

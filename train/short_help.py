@@ -53,7 +53,7 @@ def option_lines(config: Any, prefix: str = "--") -> list[str]:
 def _shown(value: Any) -> str:
     """A default as it is typed."""
     if isinstance(value, bool):
-        return "yes" if value else "no"
+        return "(on)" if value else "(off)"  # not typed: --a.b, or --a.no-b
     if isinstance(value, tuple):
         return " ".join(map(str, value)) or "none"
     return repr(value) if value == "" else str(value)
