@@ -225,19 +225,19 @@ class Comparison:
         chosen: dict[str, list[Outcome]],
         tried: Mapping[str, Sweeps],
     ) -> Table:
-        """One row per setting that was tried, and which one was chosen."""
-        rows = []
+        """One row per setting that was tried: its last evaluation, and which one was chosen."""
+        last = {c.metric: c for c in self.columns if (c.split, c.at) == ("validation", "end")}
+        names, rows = list(dict.fromkeys([self.best[0], *last])), []
         for label, outcomes in sweeps.items():
             for outcome in outcomes:
-                value = outcome.final("validation", self.best[0])
-                result = "stopped" if outcome.stopped else f"{value:.4f}"
-                best = outcome.run == chosen[label][0].run
-                setting = _setting(outcome.run, tried[label])
-                rows.append([label, setting, result, "chosen" if best else ""])
+                values = [outcome.final("validation", name) for name in names]
+                results = ["stopped" if outcome.stopped else f"{value:.4f}" for value in values]
+                best = "chosen" if outcome.run == chosen[label][0].run else ""
+                rows.append([label, _setting(outcome.run, tried[label]), *results, best])
         return Table(
             name="sweep",
             title="Settings tried with the first seed",
-            columns=["optimizer", "setting", f"last validation {self.best[0]}", ""],
+            columns=["optimizer", "setting", *(f"last validation {name}" for name in names), ""],
             rows=rows,
         )
 
