@@ -45,6 +45,9 @@ def batch_gradient(
     batch. `model_state` is passed from one micro-batch to the next; loss and metrics are averaged,
     except for `max_logits`, of which the largest counts.
 
+    `optax.microbatch` splits a batch likewise and adds or averages results, but neither passes
+    `model_state` on, nor takes a largest value, nor sums in float32.
+
     Args:
         loss: the loss function of the task.
         params: the parameters to differentiate at.
