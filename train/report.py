@@ -17,12 +17,13 @@ Cell: TypeAlias = str | int | float | None
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 80em; margin: 2em auto; padding: 0 1em; }
+h1, h2, p { overflow-wrap: anywhere; }
 table { border-collapse: collapse; display: block; margin: 1em 0; overflow-x: auto; }
 th, td { padding: .25em .75em; border-bottom: 1px solid #ccc; text-align: right; }
 th:first-child, td:first-child { text-align: left; }
 td { white-space: nowrap; }
-img { max-width: 100%; }
-pre { background: #f4f4f4; padding: .75em; white-space: pre-wrap; }
+img { max-width: 100%; height: auto; }
+pre { background: #f4f4f4; padding: .75em; white-space: pre-wrap; overflow-wrap: anywhere; }
 """
 
 
@@ -144,14 +145,29 @@ def _html(report: Report) -> str:
         )
         parts.append(f"<h2>{escape(table.title)}</h2>\n<table><tr>{head}</tr>\n{body}</table>")
         parts += [f"<p>{escape(table.note)}</p>"] if table.note else []
+        parts.append(f"<p>{_download(f'{table.name}.csv', _csv(table).encode())}</p>")
     for picture in report.pictures:
         data = base64.b64encode(picture.path.read_bytes()).decode()
         parts.append(
             f"<h2>{escape(picture.title)}</h2>\n"
             f'<img alt="{escape(picture.title)}" src="data:image/png;base64,{data}">'
         )
+        files = [picture.path.with_suffix(suffix) for suffix in (".svg", ".pdf")]
+        links = [_download(file.name, file.read_bytes()) for file in files if file.exists()]
+        parts += [f"<p>{' '.join(links)}</p>"] if links else []
     page = "\n".join(parts)
     return (
         f'<!doctype html>\n<html lang="en"><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(report.title)}</title><style>{_STYLE}</style>\n{page}\n</html>\n"
     )
+
+
+def _download(name: str, content: bytes) -> str:
+    """A link that holds a file, so that the page needs no other."""
+    kind = {".csv": "text/csv", ".pdf": "application/pdf", ".svg": "image/svg+xml"}[
+        Path(name).suffix
+    ]
+    data = base64.b64encode(content).decode()
+    name = html.escape(name)
+    return f'<a download="{name}" href="data:{kind};base64,{data}">{name}</a>'

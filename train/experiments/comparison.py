@@ -10,16 +10,14 @@ import numpy as np
 
 from train.config import Config
 from train.errors import require
-from train.experiments.figures import band, panels, save
+from train.experiments.curve_pictures import draw_curve
 from train.experiments.paired import paired_differences
 from train.experiments.runs import Outcome, Run, clear, conditions, step_memory, train
 from train.experiments.sweep import Sweep, candidates, parse_sweeps
-from train.optimizers import MuonMVR2, Optimizer
+from train.optimizers import Optimizer
 from train.report import Picture, Report, Table, mean_and_spread
 
 Sweeps: TypeAlias = tuple[Sweep, ...]  # of one optimizer; empty: only its own settings
-
-POINTS = 100  # of a training curve; each is a mean over its part of the run
 
 
 class Column(NamedTuple):
@@ -155,7 +153,7 @@ class Comparison:
         pictures = []
         for i, curve in enumerate(self.curves):
             path = directory / f"curve-{i + 1}.png"
-            _draw(curve, chosen, path)
+            draw_curve(curve, chosen, path, best=self.best)
             pictures.append(Picture(path, curve.title))
         every = [o for outcomes in (*chosen.values(), *sweeps.values()) for o in outcomes]
         _require_same_start(every)
@@ -267,31 +265,3 @@ def _require_same_start(outcomes: Sequence[Outcome]) -> None:
             f"runs of seed {seed} start from different losses {sorted(first)}: some were made with "
             "another version of the program or of the data; choose another --run-dir",
         )
-
-
-def _draw(curve: Curve, chosen: dict[str, list[Outcome]], path: Path) -> None:
-    """Draws one picture: the mean over seeds, with a band of one standard deviation."""
-    figure, (axes,) = panels(1)
-    for label, outcomes in chosen.items():
-        lines = [o.series(curve.split, curve.metric) for o in outcomes if not o.stopped]
-        lines = [_thinned(steps, values) for steps, values in lines if len(steps)]
-        if not lines:
-            continue
-        x, y = lines[0][0], np.stack([values for _, values in lines])
-        if curve.per == "gradient" and isinstance(outcomes[0].run.config.optimizer, MuonMVR2):
-            x = 2 * x
-        band(axes, x, y, label, half_width=y.std(0, ddof=1) if len(y) > 1 else 0 * y[0])
-    unit = "optimizer step" if curve.per == "step" else "gradient evaluations (batches)"
-    axes.set(xlabel=unit, ylabel=curve.title, yscale="log" if curve.log else "linear")
-    if axes.get_lines():
-        axes.legend()
-    save(figure, path)
-
-
-def _thinned(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Reduces a curve to at most `POINTS` points, each the mean of its part of the run."""
-    parts = np.array_split(np.arange(len(steps)), min(POINTS, len(steps)))
-    return (
-        np.asarray([steps[part].mean() for part in parts]),
-        np.asarray([values[part].mean() for part in parts]),
-    )

@@ -1,5 +1,6 @@
 """Figures of experiments: panels side by side, and lines with their spread."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,26 @@ import numpy as np
 
 LINES = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)))  # to tell lines apart in grey
 MARKERS = ("", "o", "s")
+
+#: Names of optimizers in legends.
+NAMES = {
+    "adamuon": "AdaMuon",
+    "adamw": "AdamW",
+    "lion": "Lion",
+    "mimuon": "MiMuon",
+    "muon": "Muon",
+    "muon_mvr1": "Muon-MVR1",
+    "muon_mvr2": "Muon-MVR2",
+    "muonh": "MuonH",
+    "musgd": "MuSGD",
+    "normuon": "NorMuon",
+    "normuonh": "NorMuonH",
+    "sgd": "SGD",
+    "sgdm": "momentum SGD",
+    "shampoo": "Shampoo",
+    "soap": "SOAP",
+    "soap_muon": "SOAP-Muon",
+}
 
 
 def panels(count: int) -> tuple[Any, list[Any]]:
@@ -26,7 +47,7 @@ def panels(count: int) -> tuple[Any, list[Any]]:
     return figure, every
 
 
-def band(axes: Any, x: Any, y: Any, label: str, *, half_width: Any) -> None:
+def band(axes: Any, x: Any, y: Any, label: str, *, half_width: Any, color: Any = None) -> None:
     """Draws the mean of several lines, and a band around it.
 
     Args:
@@ -35,13 +56,64 @@ def band(axes: Any, x: Any, y: Any, label: str, *, half_width: Any) -> None:
         y: `[lines, points]`.
         label: for the legend.
         half_width: of the band, `[points]`.
+        color: None: the next one.
     """
     mean = np.asarray(y).mean(0)
-    (line,) = axes.plot(x, mean, label=label, markersize=4)
+    colored = {} if color is None else {"color": color}
+    (line,) = axes.plot(x, mean, label=label, markersize=4, **colored)
     color = line.get_color()
     axes.fill_between(x, mean - half_width, mean + half_width, alpha=0.2, color=color, linewidth=0)
 
 
+def legend(axes: Any, **options: Any) -> None:
+    """Adds a legend with readable names, in which curves that coincide share a line.
+
+    Args:
+        axes: where to draw.
+        **options: of matplotlib's legend.
+    """
+    groups: dict[bytes, list[Any]] = {}
+    for line in axes.get_lines():
+        if not line.get_label().startswith("_"):  # a line without a label
+            groups.setdefault(np.asarray(line.get_xydata()).tobytes(), []).append(line)
+    labels = [
+        " = ".join(readable(line.get_label()) for line in group)
+        + (f": {len(group)} equal curves" if len(group) > 1 else "")
+        for group in groups.values()
+    ]
+    axes.legend([group[0] for group in groups.values()], labels, **options)
+
+
+def ordered_colors(values: Sequence[float]) -> list[Any]:
+    """Colours that get lighter with the value, for curves that differ in a number."""
+    from matplotlib import colormaps
+
+    ranks = np.argsort(np.argsort(values)) / max(len(values) - 1, 1)
+    return [colormaps["viridis"](0.9 * rank) for rank in ranks]
+
+
+def readable(label: str) -> str:
+    """The name of an optimizer as papers write it; other labels stay as they are.
+
+    Example:
+        >>> readable("mimuon"), readable("mimuon_gap"), readable("query")
+        ('MiMuon', 'MiMuon, gap', 'query')
+    """
+    known = [name for name in NAMES if f"{label}_".startswith((f"{name}_", f"{name} "))]
+    if not known:
+        return label
+    found = max(known, key=len)
+    rest = label[len(found) :]
+    if rest.startswith("_"):
+        rest = ", " + rest[1:].replace("_", " ")
+    return NAMES[found] + rest
+
+
 def save(figure: Any, path: Path) -> None:
-    """Writes a figure as PNG."""
-    figure.savefig(path, dpi=200)
+    """Writes a figure as PNG, and as SVG and PDF beside it."""
+    from matplotlib import rc_context
+
+    with rc_context({"svg.hashsalt": path.stem}):  # the same file for the same figure
+        figure.savefig(path, dpi=200)
+        figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
+        figure.savefig(path.with_suffix(".pdf"), metadata={"CreationDate": None})

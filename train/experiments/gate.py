@@ -17,7 +17,7 @@ from mimuon_jax.linalg.measures import MEASURES
 from train.config import Config
 from train.experiments import overfitting
 from train.experiments.comparison import Column, Comparison, Curve
-from train.experiments.figures import panels, save
+from train.experiments.figures import legend, panels, save
 from train.experiments.spectra import Spectra, spectra
 from train.optimizers import MiMuon, Optimizer
 from train.presets import lm, qwen3_0_6b_wikitext103
@@ -124,7 +124,7 @@ def _draw(label: str, s: Spectra, path: Path) -> Picture:
     by_kind.set(title=f"measure rms, tau = {THRESHOLDS[0]}")
     for axes in (over_thresholds, over_steps, by_kind):
         axes.set_ylim(-0.03, 1.03)
-        axes.legend(fontsize=8)
+        legend(axes, fontsize=8)
     save(figure, path)
     return Picture(path, f"Gate along {label}; dotted: the paper's thresholds")
 

@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from train.experiments.figures import band, panels, save
+from train.experiments.figures import band, legend, panels, save
 from train.experiments.twins import Trajectory
 
 Found: TypeAlias = dict[str, Trajectory]  # `[pair, size, record]`, NumPy, by optimizer
@@ -35,7 +35,7 @@ def draw_distances(found: Found, steps: Any, sizes: Sequence[int], path: Path) -
     over_sizes.set(xlabel="training samples N", ylabel="||W - W'||_F", title=f"T = {steps[-1]}")
     over_sizes.set(yscale="log")
     _mark_sizes(over_sizes, sizes)
-    over_steps.legend()
+    legend(over_steps)
     save(figure, path)
 
 
@@ -53,5 +53,5 @@ def draw_generalization(found: Found, steps: Any, sizes: Sequence[int], path: Pa
     _mark_sizes(over_sizes, sizes)
     kappas.set(xlabel="step", ylabel="kappa, median of pairs", title=f"N = {sizes[-1]}")
     kappas.set(yscale="log")
-    over_steps.legend()
+    legend(over_steps)
     save(figure, path)

@@ -16,7 +16,7 @@ from models.params import matrix_dimension_numbers
 from train import cli, compare, experiments
 from train.data.text import embedded_text
 from train.errors import BadInput
-from train.experiments import comparison, runs
+from train.experiments import comparison, curve_pictures, runs
 from train.experiments.comparison import Column, Comparison, Curve
 from train.experiments.runs import Outcome, Run
 from train.experiments.sweep import candidates, parse_sweeps
@@ -146,14 +146,15 @@ def test_runs_that_do_not_start_alike_are_no_comparison(
 
 def test_two_gradients_a_step_count_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     seen = []
-    monkeypatch.setattr(comparison, "band", lambda axes, x, *rest, **more: seen.append(list(x)))
+    monkeypatch.setattr(curve_pictures, "band", lambda axes, x, *rest, **more: seen.append(list(x)))
     lines = [{"step": step, "loss": 1.0} for step in (1, 2)]
     chosen = {
         name: [Outcome(Run(name, "", 0, dataclasses.replace(CONFIG, optimizer=o)), lines, [], None)]
         for name, o in (("muon", Muon()), ("muon_mvr2", MuonMVR2()))
     }
     for per in ("step", "gradient"):
-        comparison._draw(Curve("loss", "train", "loss", per=per), chosen, tmp_path / "x.png")
+        curve = Curve("loss", "train", "loss", per=per)
+        curve_pictures.draw_curve(curve, chosen, tmp_path / "x.png", best=("loss", "min"))
     assert seen == [[1, 2], [1, 2], [1, 2], [2, 4]]
 
 
