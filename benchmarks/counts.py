@@ -11,6 +11,7 @@ import optax
 from jax.sharding import AxisType
 
 from benchmarks.hlo import work, written_products
+from benchmarks.maxtext import maxtext_muon
 from benchmarks.targets import compiler_options, devices, platform
 from benchmarks.workloads import LAYOUTS, QWEN3, Layout, abstract, dimension_numbers, ideal_flops
 from mimuon_jax import muon
@@ -81,7 +82,7 @@ def measure(
         dtype: of parameters, gradients and momentum.
         entry: one of `ENTRIES`.
         layers: None: all of the model's.
-        make: `ours` or `optax_muon`.
+        make: `ours`, `optax_muon` or `maxtext_muon`.
         target: the devices to compile for, see `benchmarks.targets`.
     """
     config = QWEN3[model] if layers is None else QWEN3[model]._replace(layers=layers)
@@ -90,6 +91,7 @@ def measure(
     kind = AxisType.Explicit if entry == "explicit" else AxisType.Auto
     leaves = abstract(shapes, where, kind, jnp.dtype(dtype), devices(target))
     name = "optax" if make is optax_muon else "mimuon_jax"
+    name = "maxtext" if make is maxtext_muon else name
     row = Row(model, config.layers, layout, dtype, name, entry, target=target)
     tx = make(leaves, entry)
     start = time.perf_counter()
@@ -141,12 +143,14 @@ def rows(
     baseline: bool = True,
     target: str = "cpu",
 ) -> Iterator[Row]:
-    """Ours in all layouts and entries, then the baseline."""
+    """Ours in all layouts and entries, then the baselines."""
     for layout in LAYOUTS:
         for entry in ENTRIES:
             yield measure(model, layout, dtype, entry, layers, target=target)
     yield measure(model, "none", dtype, "auto", layers, target=target)
     if baseline:
+        for layout in ("scanned fsdp", "scanned 2d"):  # it exchanges stacked layers alone
+            yield measure(model, layout, dtype, "handed over", layers, maxtext_muon, target)
         yield measure(model, "fsdp", dtype, "explicit", layers, optax_muon, target)
         for layout in [*LAYOUTS, "none"]:
             yield measure(model, layout, dtype, "auto", layers, optax_muon, target)

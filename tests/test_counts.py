@@ -13,9 +13,10 @@ from jax.sharding import AxisType
 from benchmarks import history
 from benchmarks.counts import ENTRIES, NO_MESH, Row, lower, measure, ours
 from benchmarks.hlo import work, written_products
+from benchmarks.maxtext import maxtext_muon
 from benchmarks.workloads import LAYOUTS, QWEN3, abstract, dimension_numbers, ideal_flops
 from benchmarks.yolo26 import yolo26
-from mimuon_jax import JORDAN, fast_newton_schulz, gram_newton_schulz, muon
+from mimuon_jax import JORDAN, ema, fast_newton_schulz, gram_newton_schulz, muon
 
 pytestmark = pytest.mark.standard_promotion
 
@@ -33,6 +34,26 @@ COLLECTIVES = {
 # On Auto axes of unknown layout each of the five shapes travels on its own, and along each of two
 # mesh axes on its own.
 SEPARATE = {"fsdp": 5, "2d": 10, "replicated": 5, "hybrid": 5, "scanned fsdp": 5, "scanned 2d": 10}
+
+
+@pytest.mark.slow
+def test_the_baseline_of_maxtext_moves_stacked_layers_and_computes_muon():
+    row = measure("0.6b", "scanned fsdp", entry="handed over", layers=4, make=maxtext_muon)
+    assert (row.implementation, row.collectives) == ("maxtext", 14)  # two per leaf
+    mesh = jax.make_mesh((8,), ("fsdp",), axis_types=(AxisType.Auto,))
+    sharding = jax.sharding.NamedSharding(mesh, jax.P(None, "fsdp", None))
+    leaves = {
+        name: jax.device_put(jax.random.normal(jax.random.key(i), shape), sharding)
+        for i, (name, shape) in enumerate({"a": (3, 8, 16), "b": (3, 16, 8)}.items())
+    }
+    numbers = dimension_numbers({name: leaf.shape for name, leaf in leaves.items()})
+    tx = muon(0.02, momentum=ema(0.95, debias=True), nesterov=False, orthogonalizer="jordan",
+              matrices=numbers)  # fmt: skip
+    baseline = maxtext_muon(leaves, "auto")
+    expected, _ = jax.jit(tx.update)(leaves, tx.init(leaves), leaves)
+    found, _ = jax.jit(baseline.update)(leaves, baseline.init(leaves), leaves)
+    for name, leaf in found.items():
+        assert jnp.allclose(leaf, expected[name], atol=1e-5), name
 
 
 def text_of(function, *args):
