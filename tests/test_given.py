@@ -146,6 +146,10 @@ def test_patterns_of_paths_are_read_in_order():
         roles(params, by_path({"value": None, "keys": None, "attention": None}))
     with pytest.raises(ValueError, match="not a regular expression"):
         by_path({"(": None})
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_pattern_needs_dimension_numbers():
     with pytest.raises(ValueError, match="MuonDimensionNumbers"):
         by_path({"key": "matrix"})
 

@@ -99,6 +99,7 @@ def test_a_traced_exponent_shows_the_way_out():
         tx.update(tree, tx.init(tree), tree)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_unknown_methods_name_the_alternatives():
     with pytest.raises(ValueError, match=r"unknown for p=0.5; use 'svd', 'coupled_newton'"):
         spectral_power(0.5, method="newton")
