@@ -65,23 +65,33 @@ def band(axes: Any, x: Any, y: Any, label: str, *, half_width: Any, color: Any =
     axes.fill_between(x, mean - half_width, mean + half_width, alpha=0.2, color=color, linewidth=0)
 
 
-def legend(axes: Any, **options: Any) -> None:
+def legend(*panels: Any, **options: Any) -> None:
     """Adds a legend with readable names, in which curves that coincide share a line.
 
     Args:
-        axes: where to draw.
+        *panels: axes that show the same optimizers, in the same order. Several of them have one
+            legend, beside the figure, in which curves share a line that coincide in every one.
         **options: of matplotlib's legend.
     """
-    groups: dict[bytes, list[Any]] = {}
-    for line in axes.get_lines():
-        if not line.get_label().startswith("_"):  # a line without a label
-            groups.setdefault(np.asarray(line.get_xydata()).tobytes(), []).append(line)
+    groups: dict[tuple, list[Any]] = {}
+    for lines in zip(*map(_labelled, panels), strict=True):
+        points = tuple(np.asarray(line.get_xydata()).tobytes() for line in lines)
+        groups.setdefault(points, []).append(lines[0])
     labels = [
         " = ".join(readable(line.get_label()) for line in group)
         + (f": {len(group)} equal curves" if len(group) > 1 else "")
         for group in groups.values()
     ]
-    axes.legend([group[0] for group in groups.values()], labels, **options)
+    first = [group[0] for group in groups.values()]
+    if len(panels) == 1:
+        panels[0].legend(first, labels, **options)
+    else:
+        panels[0].figure.legend(first, labels, loc="outside right upper", **options)
+
+
+def _labelled(axes: Any) -> list[Any]:
+    """The lines of axes that have a label."""
+    return [line for line in axes.get_lines() if not line.get_label().startswith("_")]
 
 
 def ordered_colors(values: Sequence[float]) -> list[Any]:

@@ -35,7 +35,7 @@ def draw_distances(found: Found, steps: Any, sizes: Sequence[int], path: Path) -
     over_sizes.set(xlabel="training samples N", ylabel="||W - W'||_F", title=f"T = {steps[-1]}")
     over_sizes.set(yscale="log")
     _mark_sizes(over_sizes, sizes)
-    legend(over_steps)
+    legend(over_steps, over_sizes)
     save(figure, path)
 
 
@@ -53,5 +53,5 @@ def draw_generalization(found: Found, steps: Any, sizes: Sequence[int], path: Pa
     _mark_sizes(over_sizes, sizes)
     kappas.set(xlabel="step", ylabel="kappa, median of pairs", title=f"N = {sizes[-1]}")
     kappas.set(yscale="log")
-    legend(over_steps)
+    legend(over_steps, over_sizes, kappas)
     save(figure, path)

@@ -49,6 +49,17 @@ def test_coinciding_curves_share_a_line_and_the_best_is_marked(monkeypatch: pyte
     assert len(styles) == 3  # told apart in grey
 
 
+def test_panels_share_a_legend_and_curves_a_line_only_where_all_coincide():
+    figure, axes = panels(2)
+    for name, end in (("muon", 2), ("mimuon_rms", 3), ("mimuon_gap", 2)):
+        axes[0].plot([1, 2], [1, 2], label=name)
+        axes[1].plot([1, 2], [1, end], label=name)
+    legend(*axes)
+    (shared,) = figure.legends
+    texts = [text.get_text() for text in shared.get_texts()]
+    assert texts == ["Muon = MiMuon, gap: 2 equal curves", "MiMuon, rms"]
+
+
 def test_thresholds_have_colours_in_their_order(monkeypatch: pytest.MonkeyPatch):
     chosen = {
         f"mimuon {tau}": outcomes("mimuon", MiMuon(threshold=tau), [3, 2, tau]) for tau in (4, 1, 2)
