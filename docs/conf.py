@@ -61,7 +61,15 @@ def add_badge(app: Sphinx, page: str, source: list[str]) -> None:
         source[0] = with_badge(source[0], f"{page}.ipynb", repository, ref)
 
 
+def write_index(app: Sphinx, error: Exception | None) -> None:
+    """Hosts show `index.html` first; it leads to the front page."""
+    if error is None and app.builder.format == "html":
+        page = f'<!doctype html><meta http-equiv="refresh" content="0; url={root_doc}.html">'
+        (Path(app.outdir) / "index.html").write_text(page + "\n")
+
+
 def setup(app: Sphinx) -> None:
     """Formulas in docstrings are plain text: ``M_t = mu M_{t-1} + G_t``."""
     app.connect("autodoc-process-docstring", render_formulas)
     app.connect("source-read", add_badge)
+    app.connect("build-finished", write_index)
