@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from train.config import Config, from_json, to_json
+from train.config import Config
+from train.config_json import from_json, to_json
 from train.earlier_releases import upgraded
 from train.errors import BadInput
 from train.integrity import read_json

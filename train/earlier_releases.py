@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from models.qwen3 import RotaryScaling
-from train.config import to_json
+from train.config_json import to_json
 
 _RENAMED = {"skipped_at_most": "max_skipped_steps"}  # fields of config.json in earlier releases
 # Fields that earlier releases did not have: of all configurations, and by type.

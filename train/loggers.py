@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from train import distributed, run_directory
-from train.config import Config, to_json
+from train.config import Config
+from train.config_json import to_json
 from train.errors import one_line, require
 from train.files import write_atomically
 from train.progress import Reporter

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple, TextIO
 import jax
 
 from train import tasks
-from train.config import MAY_MOVE, Config, changes, from_json, to_json
+from train.config import Config
+from train.config_json import MAY_MOVE, changes, from_json, to_json
 from train.earlier_releases import upgraded
 from train.errors import BadInput, MachineError, require
 from train.files import machine_failed, write_atomically, writing

@@ -14,7 +14,8 @@ from safetensors import SafetensorError
 from models import qwen3
 from train import cli, export, presets, run_directory
 from train.checkpoint_folder import best_step
-from train.config import Config, from_json, to_json
+from train.config import Config
+from train.config_json import from_json, to_json
 from train.data.text import TextData
 from train.data.tokenizers import Bytes
 from train.errors import BadInput, shown

@@ -11,7 +11,7 @@ import pytest
 
 import train
 from train import cli, presets, run_directory
-from train.config import to_json
+from train.config_json import to_json
 from train.earlier_releases import upgraded
 from train.optimizers import MiMuon, Muon
 

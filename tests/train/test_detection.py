@@ -19,7 +19,7 @@ from models.yolo26 import LEARNING_RATE_FACTORS, Outputs, Raw, matrix_dimension_
 from models.yolo26.boxes import anchors, corners
 from tests.train.data.boxes import annotation, write_pair
 from train import cli, loop, presets
-from train.config import to_json
+from train.config_json import to_json
 from train.data.augment import Augmentation
 from train.data.detection import DetectionData
 from train.data.digits import DigitScenes

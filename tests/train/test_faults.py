@@ -19,7 +19,7 @@ from benchmarks.regression import Regression
 from train import checkpoints, cli, distributed, loop, record, run_directory
 from train.checkpoint_folder import read_evaluations, steps
 from train.checkpoints import load_model
-from train.config import to_json
+from train.config_json import to_json
 from train.data.cache import cached, note
 from train.errors import BadInput, MachineError
 from train.experiments import runs

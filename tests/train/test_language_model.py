@@ -18,7 +18,7 @@ from jax import P
 from models import gpt2
 from models.qwen3 import Qwen3
 from train import cli, loop
-from train.config import from_json, to_json
+from train.config_json import from_json, to_json
 from train.data.text import TextData
 from train.data.tokenizers import load_tokenizer, train_bpe
 from train.errors import BadInput

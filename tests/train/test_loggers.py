@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import disturbed
 from train import cli, loggers
-from train.config import to_json
+from train.config_json import to_json
 from train.loggers import Loggers
 from train.metrics import read_metrics
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import pytest
 
 from train import cli, loop, presets, run_directory
-from train.config import to_json
+from train.config_json import to_json
 
 
 class Mistake(NamedTuple):

@@ -20,7 +20,7 @@ import numpy as np
 import optax
 
 from mimuon_jax import mimuon, muon, sgdm
-from train.config import differences, to_json
+from train.config_json import differences, to_json
 from train.errors import BadInput, require
 from train.experiments.runs import conditions, read_arrays
 from train.experiments.stability_pictures import Found, draw_distances, draw_generalization
