@@ -35,6 +35,7 @@ def to_json(config: Any) -> Any:
     Paths become strings, tuples become lists, and inf and nan, which JSON lacks, become strings.
 
     Example:
+        >>> from train.optimizers import MiMuon
         >>> to_json(MiMuon(threshold=math.inf))["threshold"]
         'inf'
     """
@@ -64,6 +65,7 @@ def from_json(kind: Any, value: Any, name: str = "config") -> Any:
         BadInput: a field is missing, unknown or of another type; the message names it.
 
     Example:
+        >>> from train.optimizers import MiMuon, Optimizer
         >>> from_json(Optimizer, to_json(MiMuon(threshold=math.inf))) == MiMuon(threshold=math.inf)
         True
     """
