@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 
 from models.gpt2.config import GPT2Config
 from models.gpt2.modeling import GPT2
-from models.weights import Tree, Weight, check_float, read, read_json, write
+from models.weights import Tree, Weight, check_float, filled, read_json, write
 
 LAYER = "transformer.h.{layer}."
 # The published linear layers are [reduction, output], like those here.
@@ -118,19 +118,16 @@ def load(
     model = nnx.eval_shape(
         lambda: GPT2(config, rngs=nnx.Rngs(0), dtype=dtype, param_dtype=param_dtype or jnp.float32)
     )
-    graph, state = nnx.split(model)
-    params = read(
+    return filled(
+        model,
         folder,
         TABLE,
-        nnx.to_pure_dict(state),
         dtype=param_dtype,
         shardings=shardings,
         prefix="transformer.",
         copies=COPIES,
         idle=IDLE,
     )
-    nnx.replace_by_pure_dict(state, params)
-    return nnx.merge(graph, state)
 
 
 def save(

@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 
 from models.qwen3.config_json import config_to_hugging_face, read_config
 from models.qwen3.modeling import Qwen3
-from models.weights import Tree, Weight, check_float, read, write
+from models.weights import Tree, Weight, check_float, filled, write
 
 LAYER = "model.layers.{layer}."
 TABLE = (
@@ -80,19 +80,16 @@ def load(
     model = nnx.eval_shape(
         lambda: Qwen3(config, rngs=nnx.Rngs(0), dtype=dtype, param_dtype=param_dtype or jnp.float32)
     )
-    graph, state = nnx.split(model)
-    params = read(
+    return filled(
+        model,
         folder,
         TABLE,
-        nnx.to_pure_dict(state),
         dtype=param_dtype,
         shardings=shardings,
         prefix="model.",
         copies=COPIES if config.tie_word_embeddings else None,
         idle=IDLE,
     )
-    nnx.replace_by_pure_dict(state, params)
-    return nnx.merge(graph, state)
 
 
 def save(

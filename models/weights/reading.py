@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jax.sharding import Sharding, SingleDeviceSharding
 from jax.typing import DTypeLike
 from jaxtyping import Array
@@ -82,6 +83,14 @@ def read(
             return jax.block_until_ready(array)
 
         return jax.tree_util.tree_map_with_path(parameter, like, layout)
+
+
+def filled(model: nnx.Module, folder: Path | str, table: Sequence[Weight], **options: Any) -> Any:
+    """An abstract model, from `nnx.eval_shape`, with the weights in a folder; see `read`."""
+    graph, state = nnx.split(model)
+    params = read(folder, table, nnx.to_pure_dict(state), **options)
+    nnx.replace_by_pure_dict(state, params)
+    return nnx.merge(graph, state)
 
 
 def _open(folder: Path, stack: contextlib.ExitStack) -> dict[str, Any]:

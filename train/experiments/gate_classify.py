@@ -40,29 +40,25 @@ def _noisy(config: Classification, **fields: Any) -> Classification:
 
 CURVES = (Curve("validation accuracy", "validation", "accuracy"), *gates.curves("nats/image"))
 
+_ON_DIGITS = Comparison(
+    title="Gates of MiMuon on a small classifier, 30% of the labels wrong",
+    config=_noisy(classify.CONFIG, preset="gate_classify", steps=400, evaluate_every=40),
+    optimizers=SMALL,
+    columns=_columns(1.0),
+    best=("accuracy", "max"),
+    curves=CURVES,
+    sweep=gates.MUON_SWEEP,
+    sweeps=gates.SWEEPS,
+    note=gates.NOTE,
+    against=("muon_plain",),
+)
+
 SCALES = {
-    "small": Comparison(
-        title="Gates of MiMuon on a small classifier, 30% of the labels wrong",
-        config=_noisy(classify.CONFIG, preset="gate_classify", steps=400, evaluate_every=40),
-        optimizers=SMALL,
-        columns=_columns(1.0),
-        best=("accuracy", "max"),
-        curves=CURVES,
-        sweep=gates.MUON_SWEEP,
-        sweeps=gates.SWEEPS,
-        note=gates.NOTE,
-        against=("muon_plain",),
-    ),
-    "paper": Comparison(
+    "small": _ON_DIGITS,
+    "paper": dataclasses.replace(
+        _ON_DIGITS,
         title="Gates of MiMuon on ResNet-18, CIFAR-10, 30% of the labels wrong",
         config=_noisy(cifar10.CONFIG, preset="gate_classify_paper"),
         optimizers=PAPER,
-        columns=_columns(1.0),
-        best=("accuracy", "max"),
-        curves=CURVES,
-        sweep=gates.MUON_SWEEP,
-        sweeps=gates.SWEEPS,
-        note=gates.NOTE,
-        against=("muon_plain",),
     ),
 }
