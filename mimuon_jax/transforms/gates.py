@@ -16,6 +16,7 @@ from mimuon_jax.engine.axes import axes_of, batch_shape
 from mimuon_jax.linalg.measures import MeasureName
 from mimuon_jax.linalg.scaling import wide_dtype
 from mimuon_jax.transforms.checks import check_number
+from mimuon_jax.transforms.layouts import Layouts
 from mimuon_jax.transforms.measuring import as_measure, measure_matrices
 from mimuon_jax.transforms.references import (
     PerMatrix,
@@ -124,13 +125,15 @@ def threshold_gate(
     requirement = ">= 0: 0 opens the gate for every matrix, inf for none"
     check_number("threshold", threshold, lambda x: x >= 0, requirement)
     measured_by = as_measure(measure)
+    layouts = Layouts(shardings)
     inner = optax.with_extra_args_support(transformation)
     outer = optax.with_extra_args_support(optax.identity() if otherwise is None else otherwise)
 
     def measures(tree: Tree) -> dict[str, Array]:
-        return measure_matrices(measured_by, tree, matrices, shardings)
+        return measure_matrices(measured_by, tree, matrices, layouts)
 
     def init(params: Tree) -> ThresholdGateState | RelativeGateState:
+        layouts.see(params, roles(params, matrices))
         closed, zero = (_zeros(params, matrices, dtype) for dtype in (bool, None))
         rate = jnp.zeros((), jnp.float32)
         gate = ThresholdGateState(closed, zero, rate, inner.init(params), outer.init(params))

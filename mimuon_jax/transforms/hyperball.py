@@ -18,6 +18,7 @@ from mimuon_jax.transforms.in_place import (
     places,
     ratio,
 )
+from mimuon_jax.transforms.layouts import Layouts
 from mimuon_jax.transforms.measuring import as_measure, measure_matrices
 from mimuon_jax.transforms.roles import roles
 from mimuon_jax.types import Array, Matrices, Measure, Shardings, State, Tree
@@ -63,15 +64,16 @@ def match_param_norm(
       [[5.0, 0.0]]
     """
     size = as_measure(measure)
+    layouts = Layouts(shardings)
 
     def init(params: Tree) -> optax.EmptyState:
-        roles(params, matrices)  # raises if a parameter has no role
+        layouts.see(params, roles(params, matrices))
         return optax.EmptyState()
 
     def update(updates: Tree, state: State, params: Tree = None) -> tuple[Tree, optax.EmptyState]:
         check_given("match_param_norm", params)
         target, length = (
-            measure_matrices(size, tree, matrices, shardings) for tree in (params, updates)
+            measure_matrices(size, tree, matrices, layouts) for tree in (params, updates)
         )
 
         def matched(place: Place, u: Array) -> Array:
@@ -120,9 +122,11 @@ def retract(
       Array([[-1.2,  2.4]], dtype=float32)
     """
     size = as_measure(measure)
+    layouts = Layouts(shardings)
 
     def init(params: Tree) -> RetractState:
-        radius = measure_matrices(size, params, matrices, shardings)
+        layouts.see(params, roles(params, matrices))
+        radius = measure_matrices(size, params, matrices, layouts)
         for place in places(params, matrices):
             _check_nonzero(radius[place.path], place.path)
         return RetractState(radius or jnp.zeros(()))
@@ -132,7 +136,7 @@ def retract(
         moved = change_matrices(
             lambda place, u, w: w + u, updates, params, matrices=matrices, dtype=jnp.float32
         )
-        length = measure_matrices(size, moved, matrices, shardings)
+        length = measure_matrices(size, moved, matrices, layouts)
 
         def back(place: Place, u: Array, w: Array) -> Array:
             factor = ratio(state.radius[place.path], length[place.path])

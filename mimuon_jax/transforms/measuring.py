@@ -7,12 +7,12 @@ import jax.numpy as jnp
 
 from mimuon_jax.engine.axes import axes_of
 from mimuon_jax.engine.batching import map_matrices
-from mimuon_jax.engine.sharding import of_leaves
 from mimuon_jax.linalg.equivariance import along_of, is_equivariant
 from mimuon_jax.linalg.measures import MEASURES, MeasureName
 from mimuon_jax.linalg.scaling import check_matrices, wide_dtype
+from mimuon_jax.transforms.layouts import Layouts
 from mimuon_jax.transforms.roles import roles
-from mimuon_jax.types import Array, Float, Inexact, Matrices, Measure, Shardings, Tree
+from mimuon_jax.types import Array, Float, Inexact, Matrices, Measure, Tree
 
 
 def as_measure(measure: MeasureName | Measure) -> Measure:
@@ -28,7 +28,7 @@ def as_measure(measure: MeasureName | Measure) -> Measure:
 
 
 def measure_matrices(
-    measure: Measure, tree: Tree, matrices: Matrices, shardings: Shardings
+    measure: Measure, tree: Tree, matrices: Matrices, layouts: Layouts
 ) -> dict[str, Float[Array, "*batch"]]:
     """The measure of every matrix, by path; the arrays may be sharded."""
     leaves = jax.tree.leaves(tree)
@@ -46,7 +46,7 @@ def measure_matrices(
             _Filled(measure),
             [x.astype(wide_dtype(x.dtype)) for x in arrays],
             numbers,
-            shardings=of_leaves(shardings, tree, chosen),
+            shardings=layouts.of(tree, chosen),
             equivariant=is_equivariant(measure),
         )
         values = [jnp.max(y.real, axis=sum(own, ())) for y, own in zip(filled, axes, strict=True)]

@@ -84,9 +84,10 @@ def orthogonalize(
       matrices: as in `partition`.
       shardings: how the parameters are sharded: a tree, a prefix tree or a function
         ``params -> tree`` with one ``NamedSharding`` or ``PartitionSpec`` per parameter (None: not
-        sharded). None: read from the arrays if they show it, as on Explicit mesh axes; otherwise,
-        on Auto axes, matrices are moved without knowing it, in more exchanges. Wrong shardings
-        cost time, never correctness.
+        sharded). None: read from the arrays, on Auto mesh axes by an ``init`` outside ``jax.jit``,
+        which also takes shapes with shardings (``jax.ShapeDtypeStruct``). Where they do not show
+        it, matrices are moved without knowing it, in more exchanges. Wrong shardings cost time,
+        never correctness.
 
     Returns:
       A transformation without state. Its ``update`` takes ``active``, ``{path: bool [*batch]}``

@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import optax
 
 from mimuon_jax.engine.batching import map_matrices
-from mimuon_jax.engine.sharding import of_leaves
 from mimuon_jax.linalg.complex_matrices import RealOrComplex
 from mimuon_jax.linalg.equivariance import is_equivariant
 from mimuon_jax.linalg.platforms import rounded_on
 from mimuon_jax.transforms.fused import Split, split_fused
 from mimuon_jax.transforms.gains import GainName, factor_of, scale
+from mimuon_jax.transforms.layouts import Layouts
 from mimuon_jax.transforms.roles import roles
 from mimuon_jax.types import Array, Gain, Matrices, Orthogonalizer, Shardings, State, Tree
 
@@ -32,11 +32,12 @@ def per_matrix(
     argument ``active``, ``{path: bool [*batch]}``, is False for matrices whose results are not
     needed.
     """
+    layouts = Layouts(shardings)
     factor = factor_of(gain)
     shared = is_equivariant(function) if equivariant is None else equivariant
 
     def init(params: Tree) -> optax.EmptyState:
-        roles(params, matrices)  # raises if a parameter has no role
+        layouts.see(params, roles(params, matrices))
         return optax.EmptyState()
 
     def update(
@@ -55,7 +56,7 @@ def per_matrix(
             RealOrComplex(function),
             [jnp.asarray(leaves[i]) for i in chosen],
             numbers,
-            shardings=of_leaves(shardings, updates, chosen),
+            shardings=layouts.of(updates, chosen),
             active=[(active or {}).get(role.path) for role in chosen.values()],
             equivariant=shared,
             short=rounded_on(function),

@@ -12,11 +12,11 @@ import optax
 from jax.typing import DTypeLike
 
 from mimuon_jax.engine.batching import map_matrices
-from mimuon_jax.engine.sharding import of_leaves
 from mimuon_jax.linalg.platforms import rounded_on, rounds
 from mimuon_jax.linalg.scaling import check_matrices, is_wide, wide_dtype
 from mimuon_jax.transforms.checks import check_decay, check_static
 from mimuon_jax.transforms.in_place import places
+from mimuon_jax.transforms.layouts import Layouts
 from mimuon_jax.transforms.momentum import cast_like, mix, zeros_like
 from mimuon_jax.transforms.orthogonalize import OrthogonalizerName, as_orthogonalizer
 from mimuon_jax.transforms.roles import roles
@@ -74,6 +74,7 @@ def select_slices(
     """
     check_static("fraction", fraction, lambda x: 0 < x <= 1, "in (0, 1]")
     check_decay(decay)
+    layouts = Layouts(shardings)
     chosen = functools.partial(
         orthogonal_slices,
         fraction=float(fraction),
@@ -81,7 +82,8 @@ def select_slices(
     )
 
     def init(params: Tree) -> SlicesState:
-        roles(params, matrices)  # raises if a parameter has no role
+        layouts.see(params, roles(params, matrices))
+        layouts.see(params, roles(params, matrices))
         return SlicesState(zeros_like(params, accumulator_dtype))
 
     def update(
@@ -100,7 +102,7 @@ def select_slices(
             chosen,
             [leaves[place.position] for place in own],
             [numbers for role in decided if (numbers := role.numbers) is not None],
-            shardings=of_leaves(shardings, updates, [place.position for place in own]),
+            shardings=layouts.of(updates, {p.position: decided[p.position] for p in own}),
             short=rounded_on(chosen),
         )
         for place, y in zip(own, results, strict=True):

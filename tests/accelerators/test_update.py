@@ -15,7 +15,7 @@ from benchmarks.counts import lower, measure
 from benchmarks.hlo import traffic, work
 from benchmarks.targets import compiler_options, devices, missing_compiler, platform
 from benchmarks.workloads import ideal_flops
-from mimuon_jax import muon
+from mimuon_jax import muon, orthogonalize
 from mimuon_jax.engine import batching
 from mimuon_jax.engine.batching import map_matrices
 from mimuon_jax.linalg.coefficients import polar_express
@@ -147,6 +147,20 @@ def test_unknown_auto_axes_exchange_every_shape_along_every_mesh_axis(target, la
     else:  # a maximum per matrix for its scale; on the way back the scales are gathered
         assert done.collectives.total() <= 2 * axes
         assert least <= done.received <= least + 1000
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("target", [TPU, GPU], indirect=True)
+def test_auto_axes_that_init_saw_make_one_exchange(target, layout):
+    leaves = abstract(target, layout, AxisType.Auto)
+    numbers = dict.fromkeys(SHAPES, MuonDimensionNumbers(1, 2))
+    tx = orthogonalize(lambda x: 2 * x, equivariant=True, matrices=numbers)
+    state = tx.init(leaves)
+    run = jax.jit(lambda leaves: tx.update(leaves, state)[0])
+    lowered = run.trace(leaves).lower(lowering_platforms=(platform(target),))
+    done = work(compiled(lowered, target).as_text())
+    assert done.collectives == {"all-to-all": 2}
+    assert done.received == LEAST
 
 
 @pytest.mark.parametrize("arrays", [1, 16])
