@@ -2,10 +2,12 @@
 
 import argparse
 import os
+import signal
 import sys
 from pathlib import Path
 
-from benchmarks.gpu import FULL, TINY, backend, default_path, run_tests
+from benchmarks import gpu
+from benchmarks.isolated import Part
 
 # XLA's scheduler for CPU runs independent work concurrently, whatever memory that takes. With it
 # off, the temporaries are those of a backend that schedules for memory, as accelerators do.
@@ -38,10 +40,11 @@ def main() -> None:
     share.add_argument("--batch", type=int, default=2, help="sequences")
     share.add_argument("--length", type=int, default=512, help="tokens per sequence")
     share.add_argument("--rounds", type=int, default=5)
-    gpu = commands.add_parser("gpu", help="tests, times and shares on a GPU")
-    gpu.add_argument("--rounds", type=int, default=5)
-    gpu.add_argument("--tokens", type=Path, help="file of uint16 tokens to train on")
-    gpu.add_argument("--tiny", action="store_true", help="small sizes, also without a GPU")
+    card = commands.add_parser("gpu", help="tests, times, shares and training on a GPU")
+    card.add_argument("--rounds", type=int, default=5)
+    card.add_argument("--tokens", type=Path, help="file of uint16 tokens to train on")
+    card.add_argument("--tiny", action="store_true", help="small sizes, also without a GPU")
+    card.add_argument("--minutes", type=float, default=gpu.MINUTES, help="for everything")
     memory = commands.add_parser("memory", help="peak of a training step on 8 virtual devices")
     memory.add_argument("--layers", type=int, help="fewer layers than the model has")
     memory.add_argument("--vocabulary", type=int, help="fewer tokens than the model has")
@@ -50,18 +53,32 @@ def main() -> None:
     faults = commands.add_parser("faults", help="runs under faults: what is lost, what is printed")
     faults.add_argument("--scale", type=int, default=1, help="times as many cases")
     faults.add_argument("--train", type=Path, help=argparse.SUPPRESS)  # one run, to be killed
-    for command in (counts, history, time, share, gpu, memory, faults):
+    for command in (counts, history, time, share, card, memory, faults):
         command.add_argument("--json", type=Path, help="file to write")
     arguments = parser.parse_args()
-    failed = 0
-    if arguments.command == "gpu":
-        if not arguments.tiny and (found := backend()) != "gpu":
-            sys.exit(f"error: JAX found no GPU but {found}; --tiny tries the command on it")
-        failed = run_tests()  # whatever fails there, the times are still of use
     if arguments.command in ("counts", "history", "memory"):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_SCHEDULER}"
-    _measure(arguments)
-    sys.exit(failed)
+    sys.exit(_on_gpu(arguments) if arguments.command == "gpu" else _measure(arguments))
+
+
+def _on_gpu(arguments: argparse.Namespace) -> int:
+    """Measures in other processes, since this one would keep the memory of the GPU to itself."""
+    if arguments.tokens and not arguments.tokens.is_file():
+        sys.exit(f"error: --tokens {arguments.tokens} is not a file")
+    platform, names = gpu.card()
+    if platform != "gpu" and not arguments.tiny:
+        sys.exit(f"error: JAX found no GPU but {platform}; --tiny tries the command on it")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # ends the processes of the parts, too
+    import jax
+
+    from benchmarks import table
+
+    jax.config.update("jax_platforms", "cpu")
+    size = gpu.TINY if arguments.tiny else gpu.FULL
+    found = gpu.rows(size, arguments.rounds, arguments.tokens, 60 * arguments.minutes, platform)
+    path = arguments.json or (None if arguments.tiny else gpu.default_path(names[0]))
+    rows = table.stream(found, path, names)
+    return int(any(isinstance(row, Part) and row.ended != "done" for row in rows))
 
 
 def _measure(arguments: argparse.Namespace) -> None:
@@ -110,12 +127,6 @@ def _measure(arguments: argparse.Namespace) -> None:
         from benchmarks.time import rows
 
         found = rows(arguments.sets, arguments.rounds)
-    elif arguments.command == "gpu":
-        from benchmarks.gpu import rows
-
-        found = rows(TINY if arguments.tiny else FULL, arguments.rounds, arguments.tokens)
-        if not arguments.tiny:
-            arguments.json = arguments.json or default_path(jax.devices()[0].device_kind)
     else:
         from benchmarks.training import shares
 

@@ -1,8 +1,6 @@
 """Wall-clock time of one optimizer step and of its baselines, alternating in one process."""
 
 import functools
-import importlib
-import importlib.util
 import math
 import statistics
 import time
@@ -14,6 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from benchmarks.isolated import Part, guarded
+from benchmarks.profile import kernels
+from benchmarks.pytorch import torch_steps
 from benchmarks.workloads import QWEN3, Shapes, dimension_numbers, ideal_flops
 from benchmarks.yolo26 import yolo26
 from mimuon_jax import muon
@@ -22,6 +23,14 @@ from mimuon_jax.linalg.newton_schulz import fast_newton_schulz, newton_schulz
 
 STEPS = JORDAN.steps  # the default polynomial of optax and torch; "default" alone uses another
 BASELINE = "optax"
+
+#: A round calls a short function several times and then waits, since on a GPU starting a program
+#: may take longer than its computation: at least these seconds, and at most so many calls, whose
+#: results are all in memory.
+_ROUND, _MOST = 0.05, 20
+
+
+TINY: Shapes = {"stack": (2, 32, 64), "kernel": (3, 3, 4, 16), "tall": (64, 32)}
 
 
 class Ceiling(NamedTuple):
@@ -42,6 +51,18 @@ class Row(NamedTuple):
     difference: float  # largest of an entry from the baseline's; entries are about 0.02 / sqrt(n)
     tflops: float  # the standard iteration's FLOPs over the time, whatever was computed
     ceiling: float  # rate as a share of that of a large product of the same kind
+    compiled: float  # seconds to lower and compile; fewer if JAX's cache has it
+    temporaries: float  # GB in addition to arguments and results
+
+
+class Program(NamedTuple):
+    """An implementation that is ready to run."""
+
+    run: Callable[[int], None]  # so many steps, until all are computed
+    kind: str  # of its products, see `products`
+    updates: Mapping[str, jax.Array] | None = None  # of one step
+    compiled: float = math.nan
+    temporaries: float = math.nan
 
 
 def sets() -> dict[str, Shapes]:
@@ -57,8 +78,13 @@ def sets() -> dict[str, Shapes]:
     }
 
 
-def optimizers(shapes: Shapes) -> dict[str, tuple[optax.GradientTransformation, str]]:
-    """The implementations, and the kind of their products, see `products`."""
+def optimizers(shapes: Shapes, half: bool) -> dict[str, tuple[optax.GradientTransformation, str]]:
+    """The implementations, the baseline first, and the kind of their products, see `products`.
+
+    Args:
+        shapes: the matrices.
+        half: also all forms in 16 bits, which are slow on a CPU.
+    """
     by_name = dimension_numbers(shapes)
     ours = functools.partial(muon, 0.02, matrices=by_name)
     baseline = optax.contrib.muon(0.02, muon_weight_dimension_numbers=by_name)
@@ -72,12 +98,12 @@ def optimizers(shapes: Shapes) -> dict[str, tuple[optax.GradientTransformation, 
     for name, function in forms.items():
         found[name] = (ours(orthogonalizer=functools.partial(function, dtype="float32")), "float32")
     found["default"] = (ours(), "float32" if is_cpu else "float16")
-    if not is_cpu:  # 16 bits are faster there
+    if half:
         found[f"{BASELINE} bfloat16"] = (_in_bfloat16(baseline), "bfloat16")
         for name, function in forms.items():
             for dtype in ("bfloat16", "float16"):
-                half = functools.partial(function, dtype=dtype)
-                found[f"{name} {dtype}"] = (ours(orthogonalizer=half), dtype)
+                rounded = functools.partial(function, dtype=dtype)
+                found[f"{name} {dtype}"] = (ours(orthogonalizer=rounded), dtype)
     return found
 
 
@@ -92,127 +118,156 @@ def _in_bfloat16(tx: optax.GradientTransformation) -> optax.GradientTransformati
     return optax.GradientTransformation(lambda params: tx.init(cast(params)), update)
 
 
-def medians(functions: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """Median seconds of each function; every round calls all of them in turn."""
-    for function in functions.values():
-        function()
+def medians(functions: Mapping[str, Callable[[int], None]], rounds: int) -> dict[str, float]:
+    """Median seconds of one call of each function; every round times all of them in turn."""
+    calls = {}
+    for name, function in functions.items():
+        function(1)  # the first time takes longer
+        calls[name] = min(max(math.ceil(_ROUND / _seconds(function, 1)), 1), _MOST)
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(rounds):
         for name, function in functions.items():
-            start = time.perf_counter()
-            function()
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(_seconds(function, calls[name]) / calls[name])
     return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def _seconds(function: Callable[[int], None], calls: int) -> float:
+    """How long so many calls take."""
+    start = time.perf_counter()
+    function(calls)
+    return time.perf_counter() - start
+
+
+def queued(call: Callable[[], Any]) -> Callable[[int], None]:
+    """Calls a program of JAX so many times, and waits for the last."""
+
+    def run(times: int) -> None:
+        result = None
+        for _ in range(times):
+            result = call()
+        jax.block_until_ready(result)
+
+    return run
+
+
+def compiled(function: Callable, *arguments: Any) -> tuple[Any, float, float]:
+    """The compiled program, the seconds that took, and its temporaries in GB."""
+    start = time.perf_counter()
+    program = jax.jit(function).lower(*arguments).compile()
+    seconds = time.perf_counter() - start
+    memory = program.memory_analysis()
+    return program, seconds, memory.temp_size_in_bytes / 1e9 if memory else math.nan
 
 
 def rows(names: list[str] | None = None, rounds: int = 5) -> Iterator[NamedTuple]:
     """Ceilings, then one row per implementation and set."""
     ceilings = {}
     for ceiling in products(rounds):
-        ceilings[ceiling.product] = 1e12 * ceiling.tflops
+        ceilings[ceiling.product] = ceiling.tflops
         yield ceiling
+    half = jax.default_backend() != "cpu"
     for name, shapes in sets().items():
         if names is None or {name, name.split(",")[0]} & set(names):
-            yield from _of_set(name, shapes, ceilings, rounds)
-
-
-def _of_set(name: str, shapes: Shapes, ceilings: Mapping[str, float], rounds: int) -> Iterator[Row]:
-    """All implementations on one set."""
-    random = np.random.default_rng(0)
-    gradients = {n: jnp.asarray(random.standard_normal(s), jnp.float32) for n, s in shapes.items()}
-    functions: dict[str, Callable[[], Any]] = {}
-    dtypes = {}
-    for implementation, (tx, dtype) in optimizers(shapes).items():
-        state, update = tx.init(gradients), jax.jit(tx.update)
-        functions[implementation] = functools.partial(_run, update, gradients, state)
-        dtypes[implementation] = dtype
-    wanted = functions[BASELINE]()
-    differences = {
-        n: max(float(jnp.max(jnp.abs(run()[k] - wanted[k]))) for k in wanted)
-        for n, run in functions.items()
-    }
-    functions |= torch_steps(shapes)
-    seconds = medians(functions, rounds)
-    flops = ideal_flops(shapes, STEPS)
-    for implementation, median in seconds.items():
-        rate = flops / median
-        yield Row(
-            name,
-            implementation,
-            median,
-            seconds[BASELINE] / median,
-            differences.get(implementation, math.nan),
-            rate / 1e12,
-            rate / ceilings[dtypes.get(implementation, "float32")],
-        )
-
-
-def _run(update: Callable, gradients: Any, state: Any) -> Any:
-    """The updates of one step, once they are computed."""
-    return jax.block_until_ready(update(gradients, state, gradients)[0])
+            found = optimizers(shapes, half)
+            yield from of_set(name, shapes, found, ceilings, rounds, whole=True)
 
 
 def products(rounds: int = 5) -> Iterator[Ceiling]:
     """Rates of a large square product, accumulated in float32."""
-    is_cpu = jax.default_backend() == "cpu"
-    size = 2048 if is_cpu else 8192
-    kinds = {"float32": ("float32", "highest"), "tf32": ("float32", "default")}
-    kinds |= {dtype: (dtype, "default") for dtype in ("bfloat16", "float16")}
-    for kind, (dtype, precision) in kinds.items():
+    size = 2048 if jax.default_backend() == "cpu" else 8192
+    for kind in ("float16", "bfloat16", "tf32", "float32"):
+        dtype = "float32" if kind == "tf32" else kind
+        precision = "highest" if kind == "float32" else "default"
         # Random: zeros and ones take less power, so that a GPU's clock is higher.
         x = jax.random.normal(jax.random.key(0), (size, size)).astype(dtype)
-        square = jax.jit(
-            functools.partial(jnp.matmul, precision=precision, preferred_element_type=jnp.float32)
-        )
-        seconds = medians({kind: lambda f=square, x=x: f(x, x).block_until_ready()}, rounds)
+        square = jax.jit(functools.partial(jnp.matmul, precision=precision))
+        seconds = medians({kind: queued(functools.partial(square, x, x))}, rounds)
         yield Ceiling(kind, size, 2e-12 * size**3 / seconds[kind])
 
 
-def torch_steps(shapes: Shapes) -> dict[str, Callable[[], Any]]:
-    """`torch.optim.Muon` (bfloat16) and Jordan's iteration in float32; empty without torch.
+def of_set(
+    name: str,
+    shapes: Shapes,
+    found: Mapping[str, tuple[optax.GradientTransformation, str]],
+    ceilings: Mapping[str, float],
+    rounds: int,
+    whole: bool = False,
+) -> Iterator[NamedTuple]:
+    """Implementations on one set of matrices, each alternating with the baseline.
 
-    Also the Gram form of the package `gram-newton-schulz` if it is installed (float16).
+    Args:
+        name: of the set.
+        shapes: the matrices.
+        found: the implementations, see `optimizers`.
+        ceilings: TFLOP/s by kind of product.
+        rounds: measurements, of which the median is taken.
+        whole: whether the implementations of torch, and the kernels of "default", follow.
     """
-    if importlib.util.find_spec("torch") is None:
-        return {}
-    torch: Any = importlib.import_module("torch")  # not a dependency of ours
     random = np.random.default_rng(0)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    parameters = []
-    for shape in shapes.values():
-        matrices = (-1, *shape[-2:]) if len(shape) == 3 else (1, math.prod(shape[:-1]), shape[-1])
-        for matrix in random.standard_normal(shape).astype(np.float32).reshape(matrices):
-            parameter = torch.nn.Parameter(torch.zeros(matrix.shape, device=device))
-            parameter.grad = torch.from_numpy(matrix).to(device)
-            parameters.append(parameter)
+    arrays = {n: random.standard_normal(s, np.float32) for n, s in shapes.items()}
+    gradients = {n: jnp.asarray(x) for n, x in arrays.items()}
+    flops = 1e-12 * ideal_flops(shapes, STEPS)
+    kept: dict[str, Program] = {}
 
-    def wait() -> None:
-        if device == "cuda":
-            torch.cuda.synchronize()
-
-    def iterate() -> None:
-        for parameter in parameters:
-            x = parameter.grad if parameter.shape[0] <= parameter.shape[1] else parameter.grad.T
-            x = x / x.norm()
-            for a, b, c in JORDAN.triples:
-                gram = x @ x.T
-                x = a * x + (b * gram + c * gram @ gram) @ x
-        wait()
-
-    found: dict[str, Callable[[], Any]] = {"torch float32": torch.no_grad()(iterate)}
-    if hasattr(torch.optim, "Muon"):
-        optimizer = torch.optim.Muon(parameters, lr=0.02)
-        found["torch.optim.Muon"] = lambda: (optimizer.step(), wait())
-    if importlib.util.find_spec("gram_newton_schulz") is not None:
-        package: Any = importlib.import_module("gram_newton_schulz")
-        gram = package.GramNewtonSchulz(
-            ns_coefficients=[list(triple) for triple in JORDAN.triples],
-            gram_newton_schulz_reset_iterations=[2],
-            ns_use_kernels=importlib.util.find_spec("quack") is not None,  # its kernels
+    def timed(implementation: str, make: Callable[[], Program]) -> Iterator[Row]:
+        program = make()
+        if implementation in (BASELINE, "default"):
+            kept[implementation] = program
+        baseline = kept.get(BASELINE)
+        runs = {} if baseline is None else {BASELINE: baseline.run}
+        seconds = medians(runs | {implementation: program.run}, rounds)
+        median = seconds[implementation]
+        yield Row(
+            name,
+            implementation,
+            median,
+            seconds.get(BASELINE, math.nan) / median,
+            _difference(program, baseline),
+            flops / median,
+            flops / median / ceilings.get(program.kind, math.nan),
+            program.compiled,
+            program.temporaries,
         )
-        by_shape: dict[Any, list[Any]] = {}
-        for parameter in parameters:
-            by_shape.setdefault(parameter.shape, []).append(parameter.grad)
-        stacks = [torch.stack(gradients) for gradients in by_shape.values()]
-        found["gram-newton-schulz"] = lambda: ([gram(stack) for stack in stacks], wait())
-    return found
+
+    for implementation, (tx, kind) in found.items():
+        make = functools.partial(_program, tx, kind, gradients)
+        yield from guarded(f"{name}: {implementation}", timed(implementation, make))
+    if whole:
+        yield from guarded(f"{name}: torch", _of_torch(name, arrays, timed))
+    if whole and "default" in kept:
+        program = f"{name}: default"
+        yield from guarded(
+            f"kernels of {program}", kernels(program, functools.partial(kept["default"].run, 1))
+        )
+
+
+def _of_torch(name: str, arrays: Any, timed: Callable[..., Iterator[Row]]) -> Iterator[NamedTuple]:
+    """Those that are installed."""
+    found = torch_steps(arrays)
+    if not found:
+        yield Part(f"{name}: torch", 0.0, "not installed")
+    for implementation, (run, kind) in found.items():
+        make = functools.partial(Program, run, kind)
+        yield from guarded(f"{name}: {implementation}", timed(implementation, make))
+
+
+def _program(tx: optax.GradientTransformation, kind: str, gradients: Any) -> Program:
+    """Compiles an update."""
+    state = jax.jit(tx.init)(gradients)
+    update, seconds, temporaries = compiled(tx.update, gradients, state, gradients)
+    call = functools.partial(update, gradients, state, gradients)
+    return Program(queued(call), kind, call()[0], seconds, temporaries)
+
+
+def _difference(program: Program, baseline: Program | None) -> float:
+    """Of all entries of both updates, the largest."""
+    if program.updates is None or baseline is None:
+        return math.nan
+    return float(_largest_difference(program.updates, baseline.updates))
+
+
+@jax.jit
+def _largest_difference(a: Any, b: Any) -> jax.Array:
+    """Of all entries."""
+    largest = jax.tree.map(lambda x, y: jnp.max(jnp.abs(x - y)), a, b)
+    return jnp.max(jnp.stack(jax.tree.leaves(largest)))

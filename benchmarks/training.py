@@ -4,27 +4,37 @@ import dataclasses
 import functools
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import nnx
+from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
+from benchmarks.isolated import Part, guarded
 from benchmarks.memory import decoder_task
-from benchmarks.time import medians, products
+from benchmarks.profile import kernels
+from benchmarks.time import compiled, medians, queued
 from mimuon_jax import mimuon, muon
 from mimuon_jax.linalg.coefficients import JORDAN
 from mimuon_jax.linalg.newton_schulz import fast_newton_schulz, newton_schulz
-from models.cross_entropy import cross_entropy
-from models.qwen3 import Qwen3, matrix_dimension_numbers, qwen3_0_6b
+from models.qwen3 import matrix_dimension_numbers, qwen3_0_6b
 from train.mesh import make_mesh
 from train.optimizers import Muon, make_optimizer
 from train.step import jit_step, make_state
+from train.task import Task
+
+# TFLOP/s of dense bfloat16 products by JAX's name of the card, from NVIDIA's data sheets.
+PEAKS = {
+    "NVIDIA H100 80GB HBM3": 989.4,
+    "NVIDIA H100 PCIe": 756.0,
+    "NVIDIA H200": 989.4,
+    "NVIDIA A100-SXM4-80GB": 312.0,
+}
 
 # Without it 16 sequences of 1024 tokens need 143 GiB on a CPU, with it 30; no product is repeated.
 REMAT = functools.partial(
@@ -51,7 +61,8 @@ def shares(
     rounds: int = 5,
     vocabulary: int = 4096,
     dtype: DTypeLike = jnp.float32,
-) -> Iterator[Share]:
+    chosen: Collection[str] = ("default", "mimuon, default", "standard", "optax", "fast"),
+) -> Iterator[NamedTuple]:
     """Qwen3-0.6B, with fewer layers and a smaller vocabulary; float32 parameters and momenta.
 
     Args:
@@ -61,18 +72,18 @@ def shares(
         rounds: measurements, of which the median is taken.
         vocabulary: number of tokens; the model has 151,936.
         dtype: of the matrix products, the model's and the orthogonalizers'.
+        chosen: which optimizers, in this order; each alternates with the gradient.
     """
-    config = dataclasses.replace(qwen3_0_6b(), num_hidden_layers=layers, vocab_size=vocabulary)
-    graph, params = nnx.split(Qwen3(config, rngs=nnx.Rngs(0), dtype=dtype), nnx.Param)
+    task = _task(layers, vocabulary, dtype)
+    params, _ = jax.jit(task.init)(jax.random.key(0))
     tokens = jax.random.randint(jax.random.key(0), (batch, length + 1), 0, vocabulary)
 
-    def loss(params: nnx.State) -> jax.Array:
-        model = nnx.merge(graph, params)
-        hidden = model.hidden_states(tokens[:, :-1], remat=REMAT)
-        return cross_entropy(hidden, model.head, tokens[:, 1:])
+    def loss(params: Any, tokens: jax.Array) -> jax.Array:
+        return task.loss(params, {}, tokens, jax.random.key(0), jnp.int32(0))[0]
 
-    gradient = jax.jit(jax.grad(loss))
-    gradients = gradient(params)
+    gradient, _, _ = compiled(jax.grad(loss), params, tokens)
+    gradients = gradient(params, tokens)
+    first = queued(functools.partial(gradient, params, tokens))
     standard = functools.partial(newton_schulz, schedule=JORDAN, dtype=dtype)
     fast = functools.partial(fast_newton_schulz, schedule=JORDAN, dtype=dtype)
     ours = functools.partial(muon, 0.02, matrices=matrix_dimension_numbers)
@@ -84,14 +95,16 @@ def shares(
         "default": ours(),
         "mimuon, default": gated(),
     }
-    calls = {"gradient": functools.partial(gradient, params)}
-    for name, tx in found.items():
-        calls[name] = functools.partial(jax.jit(tx.update), gradients, tx.init(params), params)
-    wait = {name: lambda call=call: jax.block_until_ready(call()) for name, call in calls.items()}
-    seconds = medians(wait, rounds)
-    for name in found:
-        both = seconds["gradient"] + seconds[name]
-        yield Share(name, batch * length, seconds["gradient"], seconds[name], seconds[name] / both)
+
+    def share(name: str) -> Iterator[Share]:
+        state = jax.jit(found[name].init)(params)
+        update, _, _ = compiled(found[name].update, gradients, state, params)
+        second = queued(functools.partial(update, gradients, state, params))
+        a, b = medians({"gradient": first, name: second}, rounds).values()
+        yield Share(name, batch * length, a, b, b / (a + b))
+
+    for name in chosen:
+        yield from guarded(f"share: {name}", share(name))
 
 
 class Trained(NamedTuple):
@@ -103,14 +116,21 @@ class Trained(NamedTuple):
     loss: float  # nats per token, of the last step
     tokens_per_second: float
     tflops: float  # of the model: 6 per parameter of a product and token, and of causal attention
-    mfu: float  # share of the rate of one large bfloat16 product
+    ceiling: float  # share of the rate of one large bfloat16 product
+    mfu: float  # share of the rate that the card's maker states; not a number for other cards
     peak: float  # GB of device memory, of the whole process; not a number on a CPU
 
 
 def run(
-    layers: int, batch: int, length: int, vocabulary: int, seconds: float, tokens: Path | None
-) -> Iterator[Trained]:
-    """Trains Qwen3-0.6B with Muon in bfloat16, and reports six times.
+    layers: int,
+    batch: int,
+    length: int,
+    vocabulary: int,
+    seconds: float,
+    tokens: Path | None,
+    ceiling: float,
+) -> Iterator[NamedTuple]:
+    """Trains Qwen3-0.6B with Muon in bfloat16, reports six times, and lists a step's kernels.
 
     Args:
         layers: the model has 28.
@@ -119,40 +139,62 @@ def run(
         vocabulary: number of tokens; the model has 151,936.
         seconds: how long, without compiling.
         tokens: file of little-endian uint16 tokens; None: random tokens, half of them token 0.
+        ceiling: TFLOP/s of a large bfloat16 product.
     """
-    config = dataclasses.replace(qwen3_0_6b(), num_hidden_layers=layers, vocab_size=vocabulary)
-    mesh = make_mesh("data=1", devices=jax.devices()[:1])
-    task = decoder_task(config, mesh, dtype=jnp.bfloat16, remat=REMAT)
+    begin = time.perf_counter()
+    task = _task(layers, vocabulary, jnp.bfloat16)
     optimizer, schedule = make_optimizer(Muon(), steps=10_000, matrices=task.matrices)
-    state = make_state(task, optimizer, mesh, seed=0)
+    state = make_state(task, optimizer, _mesh(), seed=0)
     step = jit_step(state, task=task, optimizer=optimizer, schedule=schedule, seed=0)
-    random = np.random.default_rng(0)
-    stream = _read(tokens, vocabulary)
-
-    def windows() -> jax.Array:
-        starts = random.integers(len(stream) - length, size=(batch, 1))
-        return jax.device_put(stream[starts + np.arange(length + 1)].astype(np.int32))
-
-    matrices = sum(x.size for x in jax.tree.leaves(state.params) if x.ndim > 1)
-    per_layer = length * config.num_attention_heads * config.head_dim
-    flops = 6.0 * (matrices + layers * per_layer)  # a token attends to half of the sequence
-    ceiling = next(c.tflops for c in products() if c.product == "bfloat16")
-    state, metrics = step(state, windows())
+    draw = _windows(_read(tokens, vocabulary), batch, length)
+    flops = 1e-12 * _flops_per_token(state.params, layers, length)
+    peak = PEAKS.get(jax.devices()[0].device_kind, math.nan)
+    state, metrics = step(state, next(draw))
     jax.block_until_ready(metrics)
+    yield Part("first training step, with compilation", time.perf_counter() - begin, "done")
     start, passed, steps, reports = time.perf_counter(), 0.0, 0, 0
     while passed < seconds:
-        waited, (state, metrics) = metrics, step(state, windows())
+        waited, (state, metrics) = metrics, step(state, next(draw))
         jax.block_until_ready(waited)  # one step behind, so that the device never waits
         steps, passed = steps + 1, time.perf_counter() - start
         if passed >= min((reports + 1) * seconds / 6, seconds):
             loss, reports = float(metrics["loss"]), reports + 1
             passed = time.perf_counter() - start
             rate = steps * batch * length / passed
-            tflops = 1e-12 * rate * flops
-            memory = jax.devices()[0].memory_stats() or {}
-            peak = memory.get("peak_bytes_in_use", math.nan) / 1e9
+            done = rate * flops
+            memory = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", math.nan)
             name = tokens.name if tokens else "random"
-            yield Trained(name, passed, steps, loss, rate, tflops, tflops / ceiling, peak)
+            shares = done / ceiling, done / peak
+            yield Trained(name, passed, steps, loss, rate, done, *shares, memory / 1e9)
+    once = functools.partial(step, state, next(draw))
+    yield from guarded("kernels of a training step", kernels("training step", once))
+
+
+def _mesh() -> Mesh:
+    """One device."""
+    return make_mesh("data=1", devices=jax.devices()[:1])
+
+
+def _task(layers: int, vocabulary: int, dtype: DTypeLike) -> Task:
+    """Language modelling with a smaller Qwen3-0.6B."""
+    config = dataclasses.replace(qwen3_0_6b(), num_hidden_layers=layers, vocab_size=vocabulary)
+    return decoder_task(config, _mesh(), dtype=dtype, remat=REMAT)
+
+
+def _flops_per_token(params: Any, layers: int, length: int) -> float:
+    """6 for each parameter of a product; attention sees half of the sequence."""
+    config = qwen3_0_6b()
+    matrices = sum(x.size for x in jax.tree.leaves(params) if x.ndim > 1)
+    attention = length * config.num_attention_heads * config.head_dim
+    return 6.0 * (matrices + layers * attention)
+
+
+def _windows(stream: np.ndarray, batch: int, length: int) -> Iterator[jax.Array]:
+    """Batches of random windows."""
+    random = np.random.default_rng(0)
+    while True:
+        starts = random.integers(len(stream) - length, size=(batch, 1))
+        yield jax.device_put(stream[starts + np.arange(length + 1)].astype(np.int32))
 
 
 def _read(path: Path | None, vocabulary: int) -> np.ndarray:
