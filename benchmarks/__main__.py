@@ -56,6 +56,10 @@ def main() -> None:
     for command in (counts, history, time, share, card, memory, faults):
         command.add_argument("--json", type=Path, help="file to write")
     arguments = parser.parse_args()
+    if arguments.json and not arguments.json.parent.is_dir():
+        parser.error(f"--json {arguments.json}: the folder does not exist")
+    if arguments.command == "gpu" and arguments.tokens and not arguments.tokens.is_file():
+        parser.error(f"--tokens {arguments.tokens} is not a file")
     if arguments.command in ("counts", "history", "memory"):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_SCHEDULER}"
     sys.exit(_on_gpu(arguments) if arguments.command == "gpu" else _measure(arguments))
@@ -63,8 +67,6 @@ def main() -> None:
 
 def _on_gpu(arguments: argparse.Namespace) -> int:
     """Measures in other processes, since this one would keep the memory of the GPU to itself."""
-    if arguments.tokens and not arguments.tokens.is_file():
-        sys.exit(f"error: --tokens {arguments.tokens} is not a file")
     platform, names = gpu.card()
     if platform != "gpu" and not arguments.tiny:
         sys.exit(f"error: JAX found no GPU but {platform}; --tiny tries the command on it")
@@ -78,7 +80,8 @@ def _on_gpu(arguments: argparse.Namespace) -> int:
     found = gpu.rows(size, arguments.rounds, arguments.tokens, 60 * arguments.minutes, platform)
     path = arguments.json or (None if arguments.tiny else gpu.default_path(names[0]))
     rows = table.stream(found, path, names)
-    return int(any(isinstance(row, Part) and row.ended != "done" for row in rows))
+    ended = [row.ended for row in rows if isinstance(row, Part)]
+    return int(not all(end.startswith(("done", "skipped")) for end in ended))
 
 
 def _measure(arguments: argparse.Namespace) -> None:

@@ -138,7 +138,7 @@ def run_tests(workers: int, platform: str) -> Iterator[Tests]:
     """Runs the tests marked `gpu`, in so many processes; 0: in this one.
 
     Raises:
-        RuntimeError: a test failed, or none was found.
+        RuntimeError: a test failed, or none ran on a GPU.
     """
     import pytest
 
@@ -151,10 +151,11 @@ def run_tests(workers: int, platform: str) -> Iterator[Tests]:
     outcomes = _Outcomes()
     several = ["-n0"] if workers == 0 else [f"-n{workers}", f"--maxprocesses={workers}"]
     # A warning about a card that nobody has seen is worth reading, not a failure.
-    options = ["-q", *several, "--dist=load", "-W", "default", "-m", "gpu"]
+    options = ["-v", "--tb=short", *several, "--dist=load", "-W", "default", "-m", "gpu"]
     code = pytest.main([*options, "tests/test_gpu.py"], plugins=[outcomes])
-    yield Tests(*(len(outcomes.found.get(name, [])) for name in Tests._fields))
-    if code:
+    tests = Tests(*(len(outcomes.found.get(name, [])) for name in Tests._fields))
+    yield tests
+    if code or (platform == "gpu" and not tests.passed):
         failed = outcomes.found.get("failed", []) + outcomes.found.get("error", [])
         raise RuntimeError(f"pytest ended with code {int(code)}: {', '.join(failed)}")
 

@@ -16,7 +16,7 @@ class Part(NamedTuple):
 
     part: str
     passed: float  # seconds
-    ended: str  # "done", or what went wrong
+    ended: str  # "done", "skipped" and why, or what went wrong
 
 
 def guarded(part: str, rows: Iterable[NamedTuple]) -> Iterator[NamedTuple]:

@@ -26,6 +26,9 @@ def kernels(program: str, call: Callable[[], Any], number: int = 12) -> Iterator
         program: its name, for the rows.
         call: a program that has run before; returns arrays.
         number: how many kernels.
+
+    Raises:
+        RuntimeError: the trace has no kernels.
     """
     options = jax.profiler.ProfileOptions()
     options.python_tracer_level = 0
@@ -38,10 +41,12 @@ def kernels(program: str, call: Callable[[], Any], number: int = 12) -> Iterator
     for name, nanoseconds in _events(data):
         found[name].append(nanoseconds / 1e6)
     total = sum(map(sum, found.values()))
+    if not total:
+        raise RuntimeError(f"the trace has no kernels, but {[p.name for p in data.planes]}")
     ranked = sorted(found.items(), key=lambda item: -sum(item[1]))
     rest = [x for _, times in ranked[number:] for x in times]
     for name, times in [*ranked[:number], ("all others", rest)]:
-        yield Kernel(program, name[:60], len(times), sum(times), sum(times) / (total or 1.0))
+        yield Kernel(program, name[:60], len(times), sum(times), sum(times) / total)
 
 
 def _events(data: Any) -> Iterator[tuple[str, float]]:

@@ -245,7 +245,7 @@ def _of_torch(name: str, arrays: Any, timed: Callable[..., Iterator[Row]]) -> It
     """Those that are installed."""
     found = torch_steps(arrays)
     if not found:
-        yield Part(f"{name}: torch", 0.0, "not installed")
+        yield Part(f"{name}: torch", 0.0, "skipped, torch is not installed")
     for implementation, (run, kind) in found.items():
         make = functools.partial(Program, run, kind)
         yield from guarded(f"{name}: {implementation}", timed(implementation, make))
