@@ -90,7 +90,9 @@ def rows(
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
     end = time.monotonic() + seconds
     seen: list[Any] = []
-    for part, function, arguments, least, later in _parts(size, rounds, tokens, platform, seen):
+    for part, function, arguments, least, later in _parts(
+        size, rounds, tokens, platform, end, seen
+    ):
         start = time.monotonic()
         allowed = end - start - later * min(seconds / (60 * MINUTES), 1.0)
         late = f"skipped, {allowed:.0f} s are left"
@@ -107,12 +109,12 @@ def rows(
 
 
 def _parts(
-    size: Size, rounds: int, tokens: Path | None, platform: str, seen: list[Any]
+    size: Size, rounds: int, tokens: Path | None, platform: str, end: float, seen: list[Any]
 ) -> Iterator[tuple[str, Callable, tuple, float, float]]:
     """Name, function, arguments, and two times in seconds.
 
     A part is skipped if it has less than the first, with the second left for the parts after it.
-    Most of it is spent on compiling and tuning kernels, about a second for each kind of product: 10
+    Most time is spent on compiling and tuning kernels, about a second for each kind of product: 10
     in an update of the decoder, 29 in a training step, 76 in an update of the detector.
     """
     decoder, *others = size.sets
@@ -126,7 +128,7 @@ def _parts(
         first = (name, rounds, ceilings, FIRST[:2], True)
         yield f"update: {name}", _updates, first, 150, 105
     rate = ceilings.get("bfloat16", math.nan)
-    training = (*shape, size.vocabulary, size.seconds, tokens, rate)
+    training = (*shape, size.vocabulary, size.seconds, tokens, rate, end)
     yield "training", _training, training, 20, 0
     rest = ("mimuon, default", "standard", "optax", "fast")
     yield "other shares", _shares, (*of_shares, rest), 20, 0
@@ -193,16 +195,17 @@ def _updates(
     rounds: int,
     ceilings: Mapping[str, float],
     chosen: Collection[str] | None,
-    whole: bool,
+    first: bool,
 ) -> Iterator[NamedTuple]:
-    """Some implementations, or the baseline and all that are not the first."""
+    """The chosen implementations, or the baseline and all that are not in `FIRST`."""
     from benchmarks import time
 
     shapes = (time.sets() | {"tiny": time.TINY})[name]
     found = time.optimizers(shapes, half=True)
     others = (time.BASELINE, *(n for n in found if n not in FIRST))
     implementations = {n: found[n] for n in chosen or others}
-    yield from time.of_set(name, shapes, implementations, ceilings, rounds, whole)
+    arguments = (name, shapes, implementations, ceilings, rounds)
+    yield from time.of_set(*arguments, torch=first, profiled=first)
 
 
 def _shares(*arguments: Any) -> Iterator[NamedTuple]:

@@ -169,7 +169,7 @@ def rows(names: list[str] | None = None, rounds: int = 5) -> Iterator[NamedTuple
     for name, shapes in sets().items():
         if names is None or {name, name.split(",")[0]} & set(names):
             found = optimizers(shapes, half)
-            yield from of_set(name, shapes, found, ceilings, rounds, whole=True)
+            yield from of_set(name, shapes, found, ceilings, rounds, torch=True)
 
 
 def products(rounds: int = 5) -> Iterator[Ceiling]:
@@ -191,7 +191,9 @@ def of_set(
     found: Mapping[str, tuple[optax.GradientTransformation, str]],
     ceilings: Mapping[str, float],
     rounds: int,
-    whole: bool = False,
+    *,
+    torch: bool = False,
+    profiled: bool = False,
 ) -> Iterator[NamedTuple]:
     """Implementations on one set of matrices, each alternating with the baseline.
 
@@ -201,7 +203,8 @@ def of_set(
         found: the implementations, see `optimizers`.
         ceilings: TFLOP/s by kind of product.
         rounds: measurements, of which the median is taken.
-        whole: whether the implementations of torch, and the kernels of "default", follow.
+        torch: whether PyTorch's implementations follow.
+        profiled: whether the kernels of "default" follow.
     """
     random = np.random.default_rng(0)
     arrays = {n: random.standard_normal(s, np.float32) for n, s in shapes.items()}
@@ -232,9 +235,9 @@ def of_set(
     for implementation, (tx, kind) in found.items():
         make = functools.partial(_program, tx, kind, gradients)
         yield from guarded(f"{name}: {implementation}", timed(implementation, make))
-    if whole:
+    if torch:
         yield from guarded(f"{name}: torch", _of_torch(name, arrays, timed))
-    if whole and "default" in kept:
+    if profiled and "default" in kept:
         program = f"{name}: default"
         yield from guarded(
             f"kernels of {program}", kernels(program, functools.partial(kept["default"].run, 1))

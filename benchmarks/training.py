@@ -44,6 +44,9 @@ REMAT = functools.partial(
 )
 
 
+_TRACE = 15.0  # seconds at most, for the kernels of a step
+
+
 class Share(NamedTuple):
     """The time of one optimizer next to that of one forward and backward pass."""
 
@@ -129,6 +132,7 @@ def run(
     seconds: float,
     tokens: Path | None,
     ceiling: float,
+    end: float = math.inf,
 ) -> Iterator[NamedTuple]:
     """Trains Qwen3-0.6B with Muon in bfloat16, reports six times, and lists a step's kernels.
 
@@ -140,6 +144,7 @@ def run(
         seconds: how long, without compiling.
         tokens: file of little-endian uint16 tokens; None: random tokens, half of them token 0.
         ceiling: TFLOP/s of a large bfloat16 product.
+        end: on the clock of `time.monotonic`, when everything should be done.
     """
     begin = time.perf_counter()
     task = _task(layers, vocabulary, jnp.bfloat16)
@@ -152,6 +157,7 @@ def run(
     state, metrics = step(state, next(draw))
     jax.block_until_ready(metrics)
     yield Part("first training step, with compilation", time.perf_counter() - begin, "done")
+    seconds = max(min(seconds, end - time.monotonic() - _TRACE), 1.0)
     start, passed, steps, reports = time.perf_counter(), 0.0, 0, 0
     while passed < seconds:
         waited, (state, metrics) = metrics, step(state, next(draw))
