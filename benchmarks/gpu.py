@@ -95,7 +95,7 @@ def rows(
     ):
         start = time.monotonic()
         allowed = end - start - later * min(seconds / (60 * MINUTES), 1.0)
-        late = f"skipped, {allowed:.0f} s are left"
+        late = f"skipped, {max(allowed, 0.0):.0f} s are left"
         running = isolated(function, arguments, allowed) if allowed > least else [late]
         for row in running:
             if isinstance(row, str):
