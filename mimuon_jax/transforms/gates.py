@@ -154,11 +154,7 @@ def threshold_gate(
         if reference is not None:
             gate, memory = state
             measured, memory = reference.relative(measured, updates, memory, measures, matrices)
-        # The gap is inf if there are fewer than two singular values; tau = inf closes that too.
-        limit = jnp.asarray(threshold, float)
-        is_open = {
-            path: (x >= limit.astype(x.dtype)) & (limit < math.inf) for path, x in measured.items()
-        }
+        is_open = _opened(measured, threshold)
         is_closed = {path: ~x for path, x in is_open.items()}
         ours, inner_state = inner.update(
             updates, gate.inner, params, **extra, active=_needed(is_open, active)
@@ -192,6 +188,12 @@ def _batch_zeros(x: Any, numbers: MuonDimensionNumbers, dtype: DTypeLike) -> Arr
     spec = PartitionSpec(*(sharding.spec[axis] for axis in batch))
     zeros = jnp.zeros(batch_shape(x.shape, numbers), dtype)
     return jax.sharding.reshard(zeros, NamedSharding(sharding.mesh, spec)) if any(spec) else zeros
+
+
+def _opened(measured: Mapping[str, Array], threshold: Number) -> dict[str, Array]:
+    """Which gates are open. A gap is inf without two singular values; inf closes that one too."""
+    limit = jnp.asarray(threshold, float)
+    return {path: (x >= limit.astype(x.dtype)) & (limit < math.inf) for path, x in measured.items()}
 
 
 def _needed(flags: dict[str, Array], active: Mapping[str, Array] | None) -> dict[str, Array]:

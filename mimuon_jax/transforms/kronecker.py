@@ -244,8 +244,7 @@ def _in_basis(
             )
         count = jnp.asarray(optax.safe_increment(state.count))
         kept = found or jnp.zeros((), jnp.float32)
-        return treedef.unflatten(leaves), KroneckerState(
-            count, treedef.unflatten(moments), kept, inner
-        )
+        new = KroneckerState(count, treedef.unflatten(moments), kept, inner)
+        return treedef.unflatten(leaves), new
 
     return optax.GradientTransformationExtraArgs(init, update)
