@@ -17,7 +17,9 @@ from benchmarks.workloads import LAYOUTS, QWEN3, Layout, abstract, dimension_num
 from mimuon_jax import muon
 
 STEPS = 5  # Jordan's schedule, the default of optax.contrib.muon: both compute the same polynomial
-ENTRIES = ("explicit", "handed over", "auto")  # how the optimizer learns the shardings
+#: How the optimizer learns the shardings: from the arrays' types, as an argument, from an `init`
+#: outside jit, or not at all.
+ENTRIES = ("explicit", "handed over", "seen", "auto")
 NO_MESH = Layout({}, False, lambda name: (None, None))  # "none"
 Tree = dict[str, jax.ShapeDtypeStruct]
 
@@ -50,12 +52,15 @@ class Row(NamedTuple):
 def ours(leaves: Tree, entry: str) -> optax.GradientTransformation:
     """Our Muon, with the baseline's polynomial."""
     shardings = {name: leaf.sharding for name, leaf in leaves.items()}
-    return muon(
+    tx = muon(
         0.02,
         orthogonalizer="jordan",
         matrices=dimension_numbers({name: leaf.shape for name, leaf in leaves.items()}),
         shardings=shardings if entry == "handed over" else None,
     )
+    if entry == "seen":
+        jax.eval_shape(lambda: tx.init(leaves))  # what is not an argument is not traced
+    return tx
 
 
 def optax_muon(leaves: Tree, entry: str) -> optax.GradientTransformation:

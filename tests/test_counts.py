@@ -1,6 +1,7 @@
 """What a compiled step computes and sends: reading its HLO, and the counts in the docs."""
 
 import functools
+import itertools
 import json
 import math
 
@@ -130,7 +131,9 @@ def check(row):
     """Checks the promises for a row of any layout and entry."""
     devices = math.prod(LAYOUTS[row.layout].mesh.values())
     assert row.failed == ""
-    separate = SEPARATE.get(row.layout, 1) if row.entry == "auto" else 1
+    # An init that saw replicated parameters does not rely on it.
+    unknown = row.entry == "auto" or (row.entry, row.layout) == ("seen", "replicated")
+    separate = SEPARATE.get(row.layout, 1) if unknown else 1
     assert (row.collectives, row.looped) == (COLLECTIVES[row.layout] * separate, 0)
     assert row.products <= 3 * PRODUCTS
     assert row.ideal <= (1.07 if row.layout == "replicated" else 1.04)
@@ -138,7 +141,7 @@ def check(row):
         # At best every matrix goes to its owner once and back once: 440.4 MB in float32.
         assert row.received <= (231 if row.dtype == "bfloat16" else 462)
     if row.layout == "replicated":  # all results go to all devices, by "auto" with their padding
-        padded = 1.07 if row.entry == "auto" else 1.05
+        padded = 1.07 if unknown else 1.05
         assert row.received <= padded * devices * (110.1 if row.dtype == "bfloat16" else 220.2)
 
 
@@ -155,9 +158,15 @@ def test_a_step_of_qwen3_keeps_its_promises(layout, dtype, entry):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("entry", ENTRIES)
-@pytest.mark.parametrize("layout", COLLECTIVES)
-def test_every_layout_and_entry_keeps_the_promises(layout, entry):
+@pytest.mark.parametrize(
+    ("entry", "layout"),
+    [
+        (entry, layout)
+        for entry, layout in itertools.product(ENTRIES, COLLECTIVES)
+        if entry != "seen" or layout in ("2d", "hybrid", "replicated")  # one program with the first
+    ],
+)
+def test_every_layout_and_entry_keeps_the_promises(entry, layout):
     check(measure("0.6b", layout, "bfloat16" if entry == "explicit" else "float32", entry))
 
 
