@@ -27,6 +27,7 @@ def test_it_is_a_method_of_power():
     chex.assert_trees_all_close(y, power(x, 0.5), atol=1e-3)
 
 
+@pytest.mark.slow
 def test_laws():
     x = jnp.asarray(STACK).at[1, 1].set(0.0)
     root = functools.partial(coupled_newton, p=0.5)

@@ -198,7 +198,11 @@ def drawn_batch(seed, rule):
 
 
 OLDER = ONE_TO_MANY._replace(small=8.0)
-DRAWS = [(rule, seed) for rule in (ONE_TO_MANY, ONE_TO_ONE, OLDER) for seed in range(4)]
+DRAWS = [
+    pytest.param(rule, seed, marks=[pytest.mark.slow] * (seed > 0))
+    for rule in (ONE_TO_MANY, ONE_TO_ONE, OLDER)
+    for seed in range(4)
+]
 
 
 @pytest.mark.parametrize(("rule", "seed"), DRAWS)

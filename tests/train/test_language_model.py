@@ -96,6 +96,7 @@ def test_packed_documents_are_trained_on_as_if_they_were_alone(
     assert abs(joined - packed) > 1e-5 * packed
 
 
+@pytest.mark.slow
 def test_evaluations_are_reported_by_token_byte_and_word(subwords: Make, tmp_path: Path):
     config = subwords(tmp_path, evaluation_sequences=None)
     task = config.task(make_mesh("data=1"))
@@ -151,6 +152,7 @@ def test_a_mismatch_is_one_line_of_the_command_line(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_sample_goes_on_from_its_prompt(small: Make, tmp_path: Path):
     tokenizer = train_bpe(["the"], vocab_size=257)
     # Larger than the tokenizer: sampled tokens beyond it are omitted from the text.
