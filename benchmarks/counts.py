@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -59,7 +59,8 @@ def ours(leaves: Tree, entry: str) -> optax.GradientTransformation:
         shardings=shardings if entry == "handed over" else None,
     )
     if entry == "seen":
-        jax.eval_shape(lambda: tx.init(leaves))  # what is not an argument is not traced
+        shown = cast(Any, leaves)
+        jax.eval_shape(lambda: tx.init(shown))  # what is not an argument is not traced
     return tx
 
 
