@@ -191,7 +191,8 @@ def train_step(
         average = _next_average(task, state, evaluation_params(opt_state, new.params), model_state)
         new = new._replace(average=average)
     norm = optax.tree.norm(gradients)
-    finite = jnp.isfinite(loss) & jnp.isfinite(norm) & jnp.isfinite(optax.tree.norm(updates))
+    # A reduction: what is elementwise, XLA for CPUs compiles anew for every array selected below.
+    finite = jnp.isfinite(jnp.stack([loss, norm, optax.tree.norm(updates)])).all()
     new = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, state)
     new = new._replace(step=state.step + 1, skipped=jnp.where(finite, 0, state.skipped + 1))
     return new, {

@@ -15,7 +15,7 @@ from mimuon_jax import lookahead_ema, outer_nesterov
 from train.errors import BadInput
 from train.gradients import batch_gradient
 from train.mesh import batch_sharding, make_mesh
-from train.step import State, evaluated, jit_step, make_state
+from train.step import State, abstract_state, evaluated, jit_step, make_state
 from train.task import Task, split_batch
 
 ROWS, FEATURES, OUTPUTS = 16, 4, 3
@@ -259,6 +259,17 @@ def test_an_update_that_is_not_finite_changes_nothing(task: Task, batches: list[
     assert [line["skipped"] for line in metrics] == [0, 1, 2, 3]
     jax.tree.map(np.testing.assert_array_equal, states[1].params, states[-1].params)
     assert int(states[-1].opt_state.count) == 1
+
+
+def test_a_compiled_step_decides_once_whether_it_is_finite(task: Task, batches: list[Any]):
+    """XLA for CPUs may compile scalars anew for the selection of every array of the state."""
+    optimizer = optax.with_extra_args_support(optax.sgd(RATE, momentum=0.9))
+    mesh = make_mesh("data=1")
+    state = abstract_state(task, optimizer, mesh)
+    step: Any = jit_step(state, task=task, optimizer=optimizer, schedule=lambda _: RATE, seed=0)
+    rows = split_batch(jax.tree.map(np.float32, batches[0]), batch_sharding(mesh))
+    text = step.lower(state, rows).compile().as_text()
+    assert text.count(" is-finite(") == 1  # of a vector
 
 
 @pytest.mark.parametrize("micro_batches", [1, 2])
