@@ -72,12 +72,14 @@ def test_one_exchange_there_and_one_back(sizes, spec):
     assert_results(results, params)
 
 
-def test_an_init_under_jit_shows_nothing():
+def test_an_init_under_jit_shows_nothing_until_the_arrays_are_shown():
     tx, params = make(), on_mesh(*LAYOUTS["fsdp"])
     jax.jit(tx.init)(params)
     kinds, results = steps(tx, params)
     assert len(kinds) > 2
     assert_results(results, params)
+    jax.eval_shape(lambda: tx.init(params))
+    assert steps(tx, params)[0] == ["all-to-all"] * 2
 
 
 def test_shapes_with_shardings_are_enough():
