@@ -191,10 +191,7 @@ def train_step(
         average = _next_average(task, state, evaluation_params(opt_state, new.params), model_state)
         new = new._replace(average=average)
     norm = optax.tree.norm(gradients)
-    # A reduction: what is elementwise, XLA for CPUs compiles anew for every array selected below.
-    finite = jnp.isfinite(jnp.stack([loss, norm, optax.tree.norm(updates)])).all()
-    new = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, state)
-    new = new._replace(step=state.step + 1, skipped=jnp.where(finite, 0, state.skipped + 1))
+    new = _if_finite(new, state, loss, norm, optax.tree.norm(updates))
     return new, {
         "loss": loss,
         "gradient_norm": norm,
@@ -205,6 +202,14 @@ def train_step(
         **({"max_logit": jnp.stack([x.max() for x in largest.values()]).max()} if largest else {}),
         **metrics,
     }
+
+
+def _if_finite(new: State, old: State, *numbers: Array) -> State:
+    """The new state, or the old one with one more skipped step if a number is not finite."""
+    # A reduction: what is elementwise, XLA for CPUs compiles anew for every array selected below.
+    finite = jnp.isfinite(jnp.stack(numbers)).all()
+    chosen = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, old)
+    return chosen._replace(step=old.step + 1, skipped=jnp.where(finite, 0, old.skipped + 1))
 
 
 def jit_step(

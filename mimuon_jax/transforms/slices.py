@@ -83,7 +83,6 @@ def select_slices(
 
     def init(params: Tree) -> SlicesState:
         layouts.see(params, roles(params, matrices))
-        layouts.see(params, roles(params, matrices))
         return SlicesState(zeros_like(params, accumulator_dtype))
 
     def update(
